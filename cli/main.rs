@@ -1,0 +1,2 @@
+//! The `jtllm` binary.
+fn main() {}

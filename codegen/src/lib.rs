@@ -1,0 +1,1 @@
+//! Turns a graph into kernels and a kernel into bytes.

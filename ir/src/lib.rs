@@ -1,0 +1,1 @@
+//! The language of tensor programs: nodes, index expressions, symbols, and their meaning.

@@ -1,0 +1,1 @@
+//! Graphs, weights, tokenizers, chat templates and sampling of model families.

@@ -1,0 +1,1 @@
+//! Binds symbols and buffers, keeps blobs in place, launches kernels in order.

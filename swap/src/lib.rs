@@ -1,0 +1,1 @@
+//! Keeps byte blobs on a tier of memory within budgets.
