@@ -1,1 +1,4 @@
-//! Turns a graph into kernels and a kernel into bytes.
+//! Turns a graph into kernels and a kernel into bytes, deterministically and without touching a device.
+
+pub mod kernel;
+pub mod target;

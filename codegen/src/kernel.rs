@@ -1,0 +1,211 @@
+//! The loop IR: one kernel, as every emitter and the interpreter read it.
+//!
+//! # What a kernel is
+//!
+//! A kernel runs its body once for each cell of its `grid`, by a *group* of `lanes` lanes. On a GPU the
+//! lanes are the threads of a group; on a CPU they are the elements of a vector register. Lanes run in
+//! step as far as anyone can tell: where one lane reads from `shared` memory what another has written, a
+//! `Barrier` stands between.
+//!
+//! *Values are pure, statements have effects.* A [`Value`] is evaluated where its `Let` stands, once, and
+//! may be used by later statements of the same block and of blocks inside it. A *cell* is a variable (one
+//! per lane); reading it is a value, `Set` changes it. Nothing else changes but memory.
+//!
+//! *Indices are [`Expr`]s.* Their axes are: 0, 1, 2 the group's place in the grid; 3 the lane; 4 and up
+//! the loops, each bound once. Their extras (without coordinates) are integer values of the kernel, by
+//! value number. Symbols are read from the symbol block.
+//!
+//! A value is *uniform* if it is the same for all lanes, else *varying*; [`Kernel::varying`] decides.
+//! An `If` whose condition varies may hold only `Let`, `Set`, `Store` and such `If`s: lanes for which the
+//! condition does not hold neither load nor store inside, and keep their cells.
+
+pub mod build;
+mod uniformity;
+
+use jtllm_ir::{DType, Expr, Monoid, Scalar, ScalarOp, Symbol};
+
+pub use uniformity::Varying;
+
+/// The axis number of the group's first grid coordinate; the others follow.
+pub const GRID_AXIS: u16 = 0;
+/// The axis number of the lane.
+pub const LANE_AXIS: u16 = 3;
+/// The first axis number of loops.
+pub const LOOP_AXIS: u16 = 4;
+
+/// A value of a kernel; prints as `v12`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub u32);
+
+/// A cell of a kernel; prints as `c3`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CellId(pub u32);
+
+/// A memory that a kernel reads or writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Memory {
+    /// Parameter number so; prints as `p0`.
+    Param(u16),
+    /// Memory of the group; prints as `s0`.
+    Shared(u16),
+}
+
+/// What a kernel does with a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Access {
+    /// Only loads.
+    Read,
+    /// Only stores.
+    Write,
+}
+
+/// A buffer that a launch binds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Param {
+    /// The type of its elements.
+    pub dtype: DType,
+    /// What is done with it.
+    pub access: Access,
+    /// How many elements it has at least; over symbols.
+    pub len: Expr,
+    /// Whether it starts at a multiple of 256 bytes; else at a multiple of the element's size.
+    pub aligned: bool,
+}
+
+/// Memory that the lanes of a group share, with undefined contents at the start.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Shared {
+    /// The type of its elements.
+    pub dtype: DType,
+    /// How many elements.
+    pub len: u32,
+}
+
+/// A pure computation.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// A constant.
+    Const(Scalar),
+    /// The value of an index expression, as `i32`, `u32` or `bool`.
+    Index(Expr),
+    /// The content of a cell at this place.
+    Cell(CellId),
+    /// One element of a memory.
+    Load {
+        /// The memory.
+        memory: Memory,
+        /// The element's offset.
+        at: Expr,
+    },
+    /// A scalar operation.
+    Scalar(ScalarOp, Vec<ValueId>),
+    /// All lanes' values joined, in the order of a fixed tree (see [`lane_tree`]); uniform.
+    LaneReduce(Monoid, ValueId),
+}
+
+/// An effect.
+#[derive(Clone, Debug)]
+pub enum Stmt {
+    /// Evaluates a value here.
+    Let(ValueId),
+    /// Changes a cell.
+    Set(CellId, ValueId),
+    /// Changes one element of a memory.
+    Store {
+        /// The memory.
+        memory: Memory,
+        /// The element's offset.
+        at: Expr,
+        /// The new value, of the memory's type.
+        value: ValueId,
+    },
+    /// Runs the body for each value of `axis` in `0..extent`, ascending; the extent is uniform.
+    Loop {
+        /// The axis that it binds.
+        axis: u16,
+        /// How often; below 1: not at all.
+        extent: Expr,
+        /// What is repeated.
+        body: Vec<Stmt>,
+    },
+    /// Runs the body if the condition is not 0.
+    If {
+        /// The condition.
+        cond: Expr,
+        /// What is run.
+        body: Vec<Stmt>,
+    },
+    /// Makes what lanes have written to shared memory visible to the group's other lanes.
+    Barrier,
+}
+
+/// A value and its type.
+#[derive(Clone, Debug)]
+pub struct ValueRecord {
+    /// The computation.
+    pub value: Value,
+    /// The type of the result.
+    pub dtype: DType,
+}
+
+/// One kernel.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// A name for people; not part of the kernel's identity.
+    pub name: String,
+    /// The symbols that it mentions and their slots (4-byte words) in the symbol block.
+    pub symbols: Vec<(Symbol, u32)>,
+    /// The buffers that a launch binds, in order.
+    pub params: Vec<Param>,
+    /// The group's own memories.
+    pub shared: Vec<Shared>,
+    /// The types of the cells.
+    pub cells: Vec<DType>,
+    /// All values.
+    pub values: Vec<ValueRecord>,
+    /// How many groups run along each of three directions; over symbols.
+    pub grid: [Expr; 3],
+    /// How many lanes a group has.
+    pub lanes: u32,
+    /// What a group does.
+    pub body: Vec<Stmt>,
+}
+
+impl Kernel {
+    /// A value's record.
+    pub fn record(&self, value: ValueId) -> &ValueRecord {
+        &self.values[value.0 as usize]
+    }
+
+    /// The type of a memory's elements.
+    pub fn memory_dtype(&self, memory: Memory) -> DType {
+        match memory {
+            Memory::Param(param) => self.params[usize::from(param)].dtype,
+            Memory::Shared(shared) => self.shared[usize::from(shared)].dtype,
+        }
+    }
+
+    /// The number of elements of a memory.
+    pub fn memory_len(&self, memory: Memory) -> Expr {
+        match memory {
+            Memory::Param(param) => self.params[usize::from(param)].len.clone(),
+            Memory::Shared(shared) => Expr::int(i64::from(self.shared[usize::from(shared)].len)),
+        }
+    }
+
+    /// Which values and cells differ between lanes.
+    pub fn varying(&self) -> Varying {
+        Varying::of(self)
+    }
+}
+
+/// The order in which `LaneReduce` joins lanes: pairs at distance `lanes / 2`, then `lanes / 4`, and so
+/// on; lane 0 ends with the result. The number of lanes is a power of two.
+pub fn lane_tree<T: Clone>(mut lanes: Vec<T>, mut join: impl FnMut(T, T) -> T) -> Option<T> {
+    while lanes.len() > 1 {
+        let half = lanes.len() / 2;
+        let upper = lanes.split_off(half);
+        lanes = lanes.into_iter().zip(upper).map(|(a, b)| join(a, b)).collect();
+    }
+    lanes.pop()
+}

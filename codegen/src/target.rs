@@ -1,0 +1,96 @@
+//! The seam that a new emitter fills: what a target can do, and how it turns a kernel into bytes.
+
+use std::fmt;
+
+use jtllm_ir::{DType, ScalarOp};
+
+use crate::kernel::Kernel;
+
+/// What a target can do, and the parameters that schedules take from it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Caps {
+    /// Lanes of a group: the width of a vector register, or threads of a group; a power of two.
+    pub lanes: u32,
+    /// Whether lanes are threads with memory of their own group (else a vector register, in step).
+    pub threads: bool,
+    /// Bytes of memory that a group's lanes may share.
+    pub shared_bytes: u32,
+    /// Buffers that one kernel may bind.
+    pub max_bindings: u32,
+    /// Bytes of one binding.
+    pub max_span: u64,
+    /// Rows that packed weights interleave; `None`: rows stay contiguous.
+    pub interleave: Option<u32>,
+    /// Accumulators that a lane can hold in registers.
+    pub accumulators: u32,
+    /// Positions of the past that attention takes at a time; a multiple of 16.
+    pub attend_block: u32,
+    /// Whether functions such as `exp` must be made of simpler ones.
+    pub decompose: bool,
+}
+
+/// Machine code or source text, ready for a device to load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Artifact {
+    /// What the device loads.
+    pub bytes: Vec<u8>,
+}
+
+/// Why a kernel could not be emitted. Legality is checked before; this is a limit of the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EmitError {
+    /// The target has no way to compute this.
+    Unsupported {
+        /// The operation.
+        op: ScalarOp,
+        /// The type of its operands.
+        dtype: DType,
+        /// The target.
+        target: &'static str,
+    },
+    /// The kernel needs more of something than there is.
+    Limit {
+        /// Of what.
+        what: &'static str,
+        /// How much it needs.
+        need: u64,
+        /// How much there is.
+        have: u64,
+    },
+    /// The target's own compiler refused; always a fault of ours.
+    Refused {
+        /// Its words.
+        why: String,
+    },
+}
+
+impl fmt::Display for EmitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EmitError::Unsupported { op, dtype, target } => {
+                write!(f, "{target} cannot compute {} of {dtype}", op.name())
+            }
+            EmitError::Limit { what, need, have } => {
+                write!(f, "a kernel needs {need} {what}, the target has {have}")
+            }
+            EmitError::Refused { why } => write!(f, "the target's compiler refused a kernel: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for EmitError {}
+
+/// An emitter: kernel in, bytes out, without touching a device.
+pub trait Target: Send + Sync {
+    /// The name, as in `jtllm inspect` and in the kernel cache's keys.
+    fn name(&self) -> &'static str;
+
+    /// What else the bytes depend on, such as the processor's features; part of the cache's keys.
+    fn variant(&self) -> String;
+
+    /// What the target can do.
+    fn caps(&self) -> &Caps;
+
+    /// The kernel as bytes. The kernel has been verified against [`Target::caps`].
+    fn emit(&self, kernel: &Kernel) -> Result<Artifact, EmitError>;
+}
