@@ -86,8 +86,15 @@ pub struct Scan {
     pub body: Graph,
 }
 
+impl std::hash::Hash for Scan {
+    /// The body is left out: equal loops over different bodies are told apart by comparison.
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.axis, &self.carries, &self.xs).hash(state);
+    }
+}
+
 /// What a node computes. Five leaves, six operations, and the projection of a scan's results.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Op {
     /// Constant for ever, lives in a model file.
     Weight {
@@ -219,7 +226,7 @@ impl Op {
 }
 
 /// A node's operation, and the shape and type of its value.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Record {
     /// What it computes.
     pub op: Op,

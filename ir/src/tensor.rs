@@ -19,6 +19,12 @@ enum Elements {
     Int(Vec<i64>),
 }
 
+impl std::hash::Hash for Tensor {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.dtype, &self.shape, self.to_bytes()).hash(state);
+    }
+}
+
 impl Tensor {
     /// A tensor of zeros.
     pub fn zeros(dtype: DType, shape: &[usize]) -> Tensor {

@@ -21,18 +21,36 @@ enum Key {
     LaneReduce(Monoid, ValueId),
 }
 
+/// What a block belongs to.
+enum Opened {
+    Kernel,
+    Loop {
+        axis: u16,
+        extent: Expr,
+    },
+    /// Loads may not leave the block.
+    When {
+        cond: Expr,
+    },
+}
+
 struct Scope {
     body: Vec<Stmt>,
     known: HashMap<Key, ValueId>,
-    /// Loads may not leave a block that stands under a condition.
-    conditional: bool,
-    /// The loop axis that the block binds.
-    axis: Option<u16>,
+    opened: Opened,
 }
 
 impl Scope {
-    fn new(conditional: bool, axis: Option<u16>) -> Scope {
-        Scope { body: Vec::new(), known: HashMap::new(), conditional, axis }
+    fn new(opened: Opened) -> Scope {
+        Scope { body: Vec::new(), known: HashMap::new(), opened }
+    }
+
+    fn is_conditional(&self) -> bool {
+        matches!(self.opened, Opened::When { .. })
+    }
+
+    fn binds(&self, index: u16) -> bool {
+        matches!(self.opened, Opened::Loop { axis, .. } if axis == index)
     }
 }
 
@@ -59,7 +77,7 @@ impl Builder {
             lanes,
             body: Vec::new(),
         };
-        Builder { kernel, scopes: vec![Scope::new(false, None)], depth: Vec::new(), next_axis: LOOP_AXIS }
+        Builder { kernel, scopes: vec![Scope::new(Opened::Kernel)], depth: Vec::new(), next_axis: LOOP_AXIS }
     }
 
     /// The finished kernel; `slots` are the symbols of the graph in the order of their slots.
@@ -168,7 +186,7 @@ impl Builder {
         if !constant {
             return self.here(value, dtype);
         }
-        let conditional = self.scopes.iter().rposition(|scope| scope.conditional).unwrap_or(0);
+        let conditional = self.scopes.iter().rposition(Scope::is_conditional).unwrap_or(0);
         let depth = self.expr_depth(at).max(conditional);
         self.pure(Key::Load(memory, at.clone()), value, dtype, depth)
     }
@@ -207,7 +225,7 @@ impl Builder {
     pub fn lane_reduce(&mut self, monoid: Monoid, value: ValueId) -> ValueId {
         let dtype = self.dtype(value);
         let depth = self.depth[value.0 as usize];
-        let conditional = self.scopes.iter().rposition(|scope| scope.conditional).unwrap_or(0);
+        let conditional = self.scopes.iter().rposition(Scope::is_conditional).unwrap_or(0);
         let key = Key::LaneReduce(monoid, value);
         self.pure(key, Value::LaneReduce(monoid, value), dtype, depth.max(conditional))
     }
@@ -246,12 +264,9 @@ impl Builder {
         if extent.as_int() == Some(1) {
             return body(self, Expr::int(0));
         }
-        let axis = self.next_axis;
-        self.next_axis += 1;
-        self.scopes.push(Scope::new(false, Some(axis)));
-        let result = body(self, Expr::axis(axis, extent));
-        let scope = self.scopes.pop().expect("the scope was opened above");
-        self.statement(Stmt::Loop { axis, extent: extent.clone(), body: scope.body });
+        let axis = self.open_loop(extent);
+        let result = body(self, axis);
+        self.close();
         result
     }
 
@@ -262,10 +277,33 @@ impl Builder {
             Some(_) => return body(self),
             None => {}
         }
-        self.scopes.push(Scope::new(true, None));
+        self.open_when(cond);
         body(self);
-        let scope = self.scopes.pop().expect("the scope was opened above");
-        self.statement(Stmt::If { cond: cond.clone(), body: scope.body });
+        self.close();
+    }
+
+    /// Begins a loop and gives the axis that it binds; `close` ends it.
+    pub fn open_loop(&mut self, extent: &Expr) -> Expr {
+        let axis = self.next_axis;
+        self.next_axis += 1;
+        self.scopes.push(Scope::new(Opened::Loop { axis, extent: extent.clone() }));
+        Expr::axis(axis, extent)
+    }
+
+    /// Begins a block that runs if the condition holds; `close` ends it.
+    pub fn open_when(&mut self, cond: &Expr) {
+        self.scopes.push(Scope::new(Opened::When { cond: cond.clone() }));
+    }
+
+    /// Ends the block that was begun last.
+    pub fn close(&mut self) {
+        let scope = self.scopes.pop().expect("a block was opened");
+        let body = scope.body;
+        match scope.opened {
+            Opened::Kernel => panic!("the kernel's own block is closed by `finish`"),
+            Opened::Loop { axis, extent } => self.statement(Stmt::Loop { axis, extent, body }),
+            Opened::When { cond } => self.statement(Stmt::If { cond, body }),
+        }
     }
 
     fn statement(&mut self, stmt: Stmt) {
@@ -306,7 +344,7 @@ impl Builder {
         x.any(&mut |leaf| {
             let needed = match leaf.kind() {
                 Kind::Axis { index, .. } if *index >= LOOP_AXIS => {
-                    self.scopes.iter().position(|scope| scope.axis == Some(*index)).unwrap_or(0)
+                    self.scopes.iter().position(|scope| scope.binds(*index)).unwrap_or(0)
                 }
                 Kind::Extra { slot, .. } => self.depth[*slot as usize],
                 _ => 0,
