@@ -35,6 +35,7 @@ pub mod dtype;
 pub mod expr;
 pub mod format;
 pub mod graph;
+pub mod interp;
 pub mod layout;
 pub mod scalar;
 pub mod tensor;
