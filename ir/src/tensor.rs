@@ -86,6 +86,43 @@ impl Tensor {
         }
     }
 
+    /// The elements, if the type is a float type.
+    pub fn as_floats(&self) -> Option<&[f32]> {
+        match &self.elements {
+            Elements::Float(x) => Some(x),
+            Elements::Int(_) => None,
+        }
+    }
+
+    /// The elements, if the type is an integer type or the truth values.
+    pub fn as_ints(&self) -> Option<&[i64]> {
+        match &self.elements {
+            Elements::Float(_) => None,
+            Elements::Int(x) => Some(x),
+        }
+    }
+
+    /// The slice number `index` along `axis`, which disappears. Both must be inside the shape.
+    pub fn slice(&self, axis: usize, index: usize) -> Tensor {
+        let mut shape = self.shape.clone();
+        let extent = shape.remove(axis);
+        let mut out = Tensor::zeros(self.dtype, &shape);
+        let inner: usize = shape[axis..].iter().product();
+        for at in 0..out.len() {
+            out.set(at, self.get((at / inner * extent + index) * inner + at % inner));
+        }
+        out
+    }
+
+    /// Replaces slice number `index` along `axis` by `value`, which has the shape without `axis`.
+    pub fn set_slice(&mut self, axis: usize, index: usize, value: &Tensor) {
+        let inner: usize = self.shape[axis + 1..].iter().product();
+        let extent = self.shape[axis];
+        for at in 0..value.len() {
+            self.set((at / inner * extent + index) * inner + at % inner, value.get(at));
+        }
+    }
+
     /// The row-major position of a coordinate.
     pub fn position(&self, at: &[i64]) -> Option<usize> {
         at.iter().zip(&self.shape).try_fold(0usize, |position, (x, extent)| {
