@@ -21,13 +21,18 @@
 
 pub mod build;
 pub mod interp;
+mod names;
+mod types;
 mod uniformity;
+pub mod verify;
 
 use std::fmt;
 
 use jtllm_ir::{DType, Expr, Monoid, Scalar, ScalarOp, Symbol};
 
+pub use names::KernelNames;
 pub use uniformity::Varying;
+pub use verify::{KernelError, verify};
 
 /// The axis number of the group's first grid coordinate; the others follow.
 pub const GRID_AXIS: u16 = 0;

@@ -9,7 +9,7 @@ use super::InterpError;
 use super::index::{Action, Place, Step};
 use super::scalar::{Types, to_register};
 use crate::kernel::{
-    Access, GRID_AXIS, Kernel, LANE_AXIS, Memory, Shared, Stmt, Value, ValueId, ValueRecord, Varying,
+    Access, GRID_AXIS, Kernel, LANE_AXIS, Memory, Shared, Stmt, Value, ValueId, ValueRecord, Varying, types,
 };
 
 /// The most lanes that a group may have here.
@@ -124,27 +124,10 @@ impl Program {
 /// Every id in range, every operation on types that it takes: what later steps index without a look.
 fn check_values(kernel: &Kernel) -> Result<(), InterpError> {
     for (id, record) in kernel.values.iter().enumerate() {
-        let operands: &[ValueId] = match &record.value {
-            Value::Scalar(_, xs) => xs,
-            Value::LaneReduce(_, x) => std::slice::from_ref(x),
-            _ => &[],
-        };
-        if operands.iter().any(|x| x.0 as usize >= kernel.values.len()) {
-            return malformed(format!("v{id} has an operand that does not exist"));
-        }
-        let dtype_of = |x: &ValueId| kernel.values[x.0 as usize].dtype;
-        let expected = match &record.value {
-            Value::Const(_) => Some(record.dtype),
-            Value::Index(_) => {
-                matches!(record.dtype, DType::I32 | DType::U32 | DType::Bool).then_some(record.dtype)
-            }
-            Value::Cell(cell) => kernel.cells.get(cell.0 as usize).copied(),
-            Value::Load { memory, .. } => kernel.memory_exists(*memory).then(|| kernel.memory_dtype(*memory)),
-            Value::Scalar(op, xs) => op.result(&xs.iter().map(dtype_of).collect::<Vec<_>>()).ok(),
-            Value::LaneReduce(monoid, x) => monoid.scalar().result(&[dtype_of(x), dtype_of(x)]).ok(),
-        };
-        if expected != Some(record.dtype) {
-            return malformed(format!("v{id} cannot be a {} value", record.dtype));
+        match types::of(kernel, &record.value, record.dtype) {
+            Ok(dtype) if dtype == record.dtype => {}
+            Ok(dtype) => return malformed(format!("v{id} is {dtype}, not {}", record.dtype)),
+            Err(found) => return malformed(format!("v{id}: {found}")),
         }
     }
     Ok(())
