@@ -85,17 +85,7 @@ impl Builder {
         assert!(self.scopes.len() == 1, "every block that was opened is closed");
         self.kernel.body = self.scopes.remove(0).body;
         let mut used = Vec::new();
-        let mut note = |x: &Expr| {
-            x.any(&mut |leaf| {
-                if let Kind::Sym(symbol) = leaf.kind()
-                    && !used.contains(symbol)
-                {
-                    used.push(symbol.clone());
-                }
-                false
-            });
-        };
-        visit_exprs(&self.kernel, &mut note);
+        visit_exprs(&self.kernel, &mut |x| note_symbols(x, &mut used));
         let slot = |symbol: &Symbol| slots.iter().position(|s| s == symbol);
         let mut symbols: Vec<(Symbol, u32)> = used
             .into_iter()
@@ -143,7 +133,9 @@ impl Builder {
 
     /// A constant.
     pub fn constant(&mut self, dtype: DType, value: Scalar) -> ValueId {
-        self.pure(Key::Const(dtype, value.to_bits(dtype)), Value::Const(value), dtype, 0)
+        // Rounded to the type, so that equal constants are one value and print alike.
+        let bits = value.to_bits(dtype);
+        self.pure(Key::Const(dtype, bits), Value::Const(Scalar::from_bits(dtype, bits)), dtype, 0)
     }
 
     /// An `f32` constant.
@@ -170,7 +162,13 @@ impl Builder {
     pub fn as_expr(&self, value: ValueId, low: i64, end: &Expr) -> Expr {
         match &self.kernel.record(value).value {
             Value::Const(constant) => Expr::int(constant.int()),
-            Value::Index(x) => x.clone(),
+            // Where the type may wrap the expression, the value is not the expression.
+            Value::Index(x)
+                if self.dtype(value).wrap(x.low()) == x.low()
+                    && self.dtype(value).wrap(x.high()) == x.high() =>
+            {
+                x.clone()
+            }
             _ => Expr::extra(value.0, Vec::new(), low, end),
         }
     }
@@ -354,6 +352,18 @@ impl Builder {
         });
         depth
     }
+}
+
+/// Notes the symbols of an expression, and those that bound the values in it: the text form states both.
+fn note_symbols(x: &Expr, used: &mut Vec<Symbol>) {
+    x.any(&mut |leaf| {
+        match leaf.kind() {
+            Kind::Sym(symbol) if !used.contains(symbol) => used.push(symbol.clone()),
+            Kind::Extra { end, .. } => note_symbols(end, used),
+            _ => {}
+        }
+        false
+    });
 }
 
 /// Calls `visit` with every index expression of a kernel.
