@@ -48,7 +48,11 @@ pub(crate) fn compiled(graph: &Graph, caps: &Caps) -> Compilation {
 }
 
 /// Runs a compilation; states in `bindings` are updated.
-pub(crate) fn run(compilation: &Compilation, caps: &Caps, bindings: &mut Bindings) -> HashMap<String, Vec<f32>> {
+pub(crate) fn run(
+    compilation: &Compilation,
+    caps: &Caps,
+    bindings: &mut Bindings,
+) -> HashMap<String, Vec<f32>> {
     let graph = &compilation.graph;
     let mut memory: HashMap<Argument, Vec<u8>> = HashMap::new();
     for step in &compilation.steps {
@@ -116,7 +120,9 @@ fn initial(
                 let (ids, table) = (&bindings.inputs[&gather.ids], &bindings.weights[&gather.weight]);
                 let width = gather.width as usize * gather.dtype.size();
                 let all = table.to_bytes();
-                (0..ids.len()).flat_map(|t| all[ids.get(t).int() as usize * width..][..width].to_vec()).collect()
+                (0..ids.len())
+                    .flat_map(|t| all[ids.get(t).int() as usize * width..][..width].to_vec())
+                    .collect()
             }
         },
         Argument::Const(node) => match compilation.graph.op(*node) {
