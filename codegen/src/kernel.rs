@@ -22,6 +22,9 @@
 pub mod build;
 pub mod interp;
 mod names;
+pub mod parse;
+mod print;
+mod renumber;
 mod types;
 mod uniformity;
 pub mod verify;
@@ -31,6 +34,7 @@ use std::fmt;
 use jtllm_ir::{DType, Expr, Monoid, Scalar, ScalarOp, Symbol};
 
 pub use names::KernelNames;
+pub use parse::{ParseError, parse};
 pub use uniformity::Varying;
 pub use verify::{KernelError, verify};
 
