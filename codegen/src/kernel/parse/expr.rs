@@ -9,7 +9,7 @@ use crate::kernel::names::ValueRange;
 use crate::kernel::{GRID_AXIS, LANE_AXIS, LOOP_AXIS, ValueRecord};
 
 /// The largest number in an expression.
-pub(super) const LIMIT: i64 = 1 << 40;
+pub(super) const LIMIT: i64 = 1 << 52;
 /// The largest divisor.
 const DIVISOR_MAX: i64 = 1 << 31;
 /// The largest coefficient that operations may lead to.
@@ -31,7 +31,8 @@ impl Scope {
     pub(super) fn declare(&mut self, symbol: &Symbol) -> bool {
         let name = symbol.name();
         let numbered = ["g", "l", "v"].iter().filter_map(|letter| name.strip_prefix(letter));
-        let mut taken = ["lane", "min", "max", "and", "div", "mod", "in", "step", "sym"].contains(&name);
+        let mut taken =
+            ["lane", "lanes", "min", "max", "and", "div", "mod", "in", "step", "sym"].contains(&name);
         taken |= numbered.into_iter().any(|rest| plain_number(rest).is_some());
         !taken && self.symbols.insert(name.to_owned(), Expr::symbol(symbol)).is_none()
     }
