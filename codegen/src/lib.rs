@@ -25,6 +25,7 @@
 pub mod access;
 pub mod canon;
 pub mod classify;
+pub mod emit;
 pub mod kernel;
 pub mod partition;
 pub mod region;

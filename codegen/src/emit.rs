@@ -1,0 +1,3 @@
+//! The emitters, one file each: kernel in, bytes out.
+
+pub mod interp;
