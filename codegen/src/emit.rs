@@ -1,0 +1,3 @@
+//! The emitters: each turns a kernel into what one kind of device loads.
+
+pub mod cranelift;
