@@ -20,11 +20,19 @@
 //! condition does not hold neither load nor store inside, and keep their cells.
 
 pub mod build;
+pub mod interp;
+mod names;
+mod types;
 mod uniformity;
+pub mod verify;
+
+use std::fmt;
 
 use jtllm_ir::{DType, Expr, Monoid, Scalar, ScalarOp, Symbol};
 
+pub use names::KernelNames;
 pub use uniformity::Varying;
+pub use verify::{KernelError, verify};
 
 /// The axis number of the group's first grid coordinate; the others follow.
 pub const GRID_AXIS: u16 = 0;
@@ -48,6 +56,15 @@ pub enum Memory {
     Param(u16),
     /// Memory of the group; prints as `s0`.
     Shared(u16),
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Memory::Param(param) => write!(f, "p{param}"),
+            Memory::Shared(shared) => write!(f, "s{shared}"),
+        }
+    }
 }
 
 /// What a kernel does with a parameter.
@@ -175,6 +192,22 @@ impl Kernel {
     /// A value's record.
     pub fn record(&self, value: ValueId) -> &ValueRecord {
         &self.values[value.0 as usize]
+    }
+
+    /// Whether the kernel has that memory.
+    pub fn memory_exists(&self, memory: Memory) -> bool {
+        match memory {
+            Memory::Param(param) => usize::from(param) < self.params.len(),
+            Memory::Shared(shared) => usize::from(shared) < self.shared.len(),
+        }
+    }
+
+    /// What may be done with a parameter; `None` for shared memory.
+    pub fn access(&self, memory: Memory) -> Option<Access> {
+        match memory {
+            Memory::Param(param) => Some(self.params[usize::from(param)].access),
+            Memory::Shared(_) => None,
+        }
     }
 
     /// The type of a memory's elements.

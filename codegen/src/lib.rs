@@ -1,5 +1,97 @@
 //! Turns a graph into kernels and a kernel into bytes, deterministically and without touching a device.
+//!
+//! [`compile`] is the whole pipeline; each pass is a pure function in a file of its own:
+//!
+//! | pass | what it decides |
+//! |---|---|
+//! | [`canon`] | equal nodes are one node, unused ones none; gathered tables become inputs |
+//! | [`rewrite`] | the algebra that changes the order of operations, and nothing else does |
+//! | [`partition`] | which nodes share a kernel; [`classify`] recognises contractions and attention |
+//! | [`schedule`] | the loop nest of a region, for the target's lanes and registers |
+//! | [`kernel`] | the loop IR, which the target's emitter turns into bytes |
+//!
+//! # Invariants
+//!
+//! * The same graph and [`Caps`](target::Caps) give the same kernels, byte for byte.
+//! * The order in which a kernel adds depends on the operands' format and layout, the depth and the caps,
+//!   never on how many rows are computed together.
+//! * A kernel's identity is its canonical text; layers that differ in weights alone share kernels.
+//!
+//! # What this crate does not know
+//!
+//! Devices, buffers, addresses, files, threads, models. It cannot run what it makes, except in the
+//! interpreter of the loop IR.
 
+pub mod access;
+pub mod canon;
+pub mod classify;
 pub mod emit;
 pub mod kernel;
+pub mod partition;
+pub mod region;
+pub mod rewrite;
+pub mod schedule;
 pub mod target;
+pub mod twins;
+
+use std::collections::HashMap;
+
+use jtllm_ir::Graph;
+
+use canon::Gather;
+use kernel::Kernel;
+use region::Partition;
+use schedule::Argument;
+use target::Caps;
+
+/// One launch of a compiled graph.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Which of the compilation's kernels.
+    pub kernel: usize,
+    /// Which of the partition's regions it computes.
+    pub region: usize,
+    /// What its parameters are bound to.
+    pub arguments: Vec<Argument>,
+}
+
+/// A graph as kernels.
+pub struct Compilation {
+    /// The canonical graph that regions and arguments speak of.
+    pub graph: Graph,
+    /// The rows that the runtime gathers before a pass.
+    pub gathers: Vec<Gather>,
+    /// The regions, in the order of their steps.
+    pub partition: Partition,
+    /// The distinct kernels.
+    pub kernels: Vec<Kernel>,
+    /// The launches of a pass, in order.
+    pub steps: Vec<Step>,
+}
+
+/// Compiles a verified graph for a target's caps.
+pub fn compile(graph: &Graph, caps: &Caps) -> Compilation {
+    let canonical = canon::canon(graph);
+    let rewritten = rewrite::rewrite(&canonical.graph);
+    let graph = canon::canon(&rewritten).graph;
+    let partition = partition::partition(&graph);
+    let mut kernels: Vec<Kernel> = Vec::new();
+    let mut known: HashMap<u128, (usize, Vec<usize>)> = HashMap::new();
+    let mut steps = Vec::new();
+    for (number, region) in partition.regions.iter().enumerate() {
+        let shape = twins::shape(&graph, &partition.stored, region, caps);
+        let (kernel, places) = known.entry(shape.key).or_insert_with(|| {
+            let scheduled = schedule::schedule(&graph, &partition.stored, region, caps);
+            let place = |argument| shape.leaves.iter().position(|leaf| leaf == argument);
+            let places = scheduled.arguments.iter().map(|argument| {
+                place(argument).expect("the walk over a region meets everything that its kernel binds")
+            });
+            let places = places.collect();
+            kernels.push(scheduled.kernel);
+            (kernels.len() - 1, places)
+        });
+        let arguments = places.iter().map(|place| shape.leaves[*place].clone()).collect();
+        steps.push(Step { kernel: *kernel, region: number, arguments });
+    }
+    Compilation { graph, gathers: canonical.gathers, partition, kernels, steps }
+}

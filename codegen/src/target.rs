@@ -29,6 +29,40 @@ pub struct Caps {
     pub decompose: bool,
 }
 
+impl Caps {
+    /// A processor whose lanes are the elements of a vector register: 4, 8 or 16 of 32 bits.
+    pub fn vector(lanes: u32) -> Caps {
+        Caps {
+            lanes,
+            threads: false,
+            // A stack array of a group stays in the first-level cache.
+            shared_bytes: 64 << 10,
+            max_bindings: 64,
+            max_span: u64::MAX,
+            interleave: Some(16),
+            // Four of 16 vector registers, or eight of 32, are left for operands and addresses.
+            accumulators: if lanes >= 16 { 24 } else { 12 },
+            attend_block: 64,
+            decompose: true,
+        }
+    }
+
+    /// A graphics processor in miniature, for the interpreter: lanes are threads that share memory.
+    pub fn threads(lanes: u32) -> Caps {
+        Caps {
+            lanes,
+            threads: true,
+            shared_bytes: 48 << 10,
+            max_bindings: 64,
+            max_span: u64::MAX,
+            interleave: None,
+            accumulators: 32,
+            attend_block: 64,
+            decompose: false,
+        }
+    }
+}
+
 /// Machine code or source text, ready for a device to load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Artifact {

@@ -69,6 +69,18 @@ impl DType {
         matches!(self, DType::F32 | DType::I32 | DType::U32 | DType::Bool)
     }
 
+    /// The smallest value of an integer type and one more than its largest; of a float type, those of `i32`.
+    pub fn range(self) -> (i64, crate::Expr) {
+        let (low, end) = match self {
+            DType::U32 => (0, 1 << 32),
+            DType::I8 => (-128, 128),
+            DType::U8 => (0, 256),
+            DType::Bool => (0, 2),
+            DType::I32 | DType::F32 | DType::F16 | DType::BF16 => (-(1 << 31), 1 << 31),
+        };
+        (low, crate::Expr::int(end))
+    }
+
     /// The value nearest to `value` that the type can hold. `self` must be a float type.
     pub fn round(self, value: f32) -> f32 {
         match self {

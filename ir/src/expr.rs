@@ -17,7 +17,7 @@ use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-pub use bounds::proves_nonnegative;
+pub use bounds::{facts_of, proves_nonnegative};
 pub use display::{AxisNames, Names};
 
 /// A size that is known only when a pass runs, with the bounds that it always keeps.

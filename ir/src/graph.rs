@@ -86,8 +86,15 @@ pub struct Scan {
     pub body: Graph,
 }
 
+impl std::hash::Hash for Scan {
+    /// The body is left out: equal loops over different bodies are told apart by comparison.
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.axis, &self.carries, &self.xs).hash(state);
+    }
+}
+
 /// What a node computes. Five leaves, six operations, and the projection of a scan's results.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Op {
     /// Constant for ever, lives in a model file.
     Weight {
@@ -219,7 +226,7 @@ impl Op {
 }
 
 /// A node's operation, and the shape and type of its value.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Record {
     /// What it computes.
     pub op: Op,
@@ -327,16 +334,21 @@ impl Graph {
     }
 
     /// The range `low..end` of an integer node's elements, as far as the leaves tell.
-    pub fn value_range(&self, node: Node) -> (i64, Expr) {
-        match self.op(node) {
-            Op::Input { range: Some((low, end)), .. } => (*low, end.clone()),
-            Op::Index { value, .. } => (value.low(), Expr::int(value.high() + 1)),
-            Op::View { x, ok, .. } => {
-                let (low, end) = self.value_range(*x);
-                if ok.is_none() { (low, end) } else { (low.min(0), end.maximum(&Expr::int(1))) }
+    pub fn value_range(&self, mut node: Node) -> (i64, Expr) {
+        let mut masked = false;
+        let (low, end) = loop {
+            match self.op(node) {
+                Op::Input { range: Some((low, end)), .. } => break (*low, end.clone()),
+                Op::Index { value, .. } => break (value.low(), Expr::int(value.high() + 1)),
+                Op::View { x, ok, .. } => {
+                    masked |= ok.is_some();
+                    node = *x;
+                }
+                _ => break self.dtype(node).range(),
             }
-            _ => (i64::from(i32::MIN), Expr::int(i64::from(i32::MAX) + 1)),
-        }
+        };
+        // Where a view's condition does not hold, it is 0.
+        if masked { (low.min(0), end.maximum(&Expr::int(1))) } else { (low, end) }
     }
 
     /// A weight.

@@ -35,9 +35,11 @@ pub mod dtype;
 pub mod expr;
 pub mod format;
 pub mod graph;
+pub mod interp;
 pub mod layout;
 pub mod scalar;
 pub mod tensor;
+pub mod verify;
 
 pub use dtype::DType;
 pub use expr::{Expr, Symbol};
@@ -46,6 +48,7 @@ pub use graph::{Graph, Monoid, Node, Op};
 pub use layout::Layout;
 pub use scalar::{Scalar, ScalarOp};
 pub use tensor::Tensor;
+pub use verify::{VerifyError, verify};
 
 /// The most axes that a tensor may have.
 pub const RANK_MAX: usize = 8;

@@ -19,6 +19,12 @@ enum Elements {
     Int(Vec<i64>),
 }
 
+impl std::hash::Hash for Tensor {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.dtype, &self.shape, self.to_bytes()).hash(state);
+    }
+}
+
 impl Tensor {
     /// A tensor of zeros.
     pub fn zeros(dtype: DType, shape: &[usize]) -> Tensor {
@@ -77,6 +83,43 @@ impl Tensor {
         match &mut self.elements {
             Elements::Float(x) => x[at] = value.float(),
             Elements::Int(x) => x[at] = value.int(),
+        }
+    }
+
+    /// The elements, if the type is a float type.
+    pub fn as_floats(&self) -> Option<&[f32]> {
+        match &self.elements {
+            Elements::Float(x) => Some(x),
+            Elements::Int(_) => None,
+        }
+    }
+
+    /// The elements, if the type is an integer type or the truth values.
+    pub fn as_ints(&self) -> Option<&[i64]> {
+        match &self.elements {
+            Elements::Float(_) => None,
+            Elements::Int(x) => Some(x),
+        }
+    }
+
+    /// The slice number `index` along `axis`, which disappears. Both must be inside the shape.
+    pub fn slice(&self, axis: usize, index: usize) -> Tensor {
+        let mut shape = self.shape.clone();
+        let extent = shape.remove(axis);
+        let mut out = Tensor::zeros(self.dtype, &shape);
+        let inner: usize = shape[axis..].iter().product();
+        for at in 0..out.len() {
+            out.set(at, self.get((at / inner * extent + index) * inner + at % inner));
+        }
+        out
+    }
+
+    /// Replaces slice number `index` along `axis` by `value`, which has the shape without `axis`.
+    pub fn set_slice(&mut self, axis: usize, index: usize, value: &Tensor) {
+        let inner: usize = self.shape[axis + 1..].iter().product();
+        let extent = self.shape[axis];
+        for at in 0..value.len() {
+            self.set((at / inner * extent + index) * inner + at % inner, value.get(at));
         }
     }
 

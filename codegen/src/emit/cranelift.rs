@@ -156,19 +156,10 @@ impl Target for Cranelift {
     }
 }
 
-/// The parameters of schedules: 16 registers of 128 bits.
+/// A fused product needs a copy of its sum while both factors are still wanted (Cranelift has no form
+/// that overwrites the sum), so of 16 registers 8 may be sums: with 12 the loop spills.
 fn caps() -> Caps {
-    Caps {
-        lanes: LANES as u32,
-        threads: false,
-        shared_bytes: 64 << 10,
-        max_bindings: 64,
-        max_span: i64::MAX as u64,
-        interleave: Some(16),
-        accumulators: 8,
-        attend_block: 64,
-        decompose: true,
-    }
+    Caps { accumulators: 8, ..Caps::vector(LANES as u32) }
 }
 
 /// Code that can lie anywhere and needs nothing at run time; checked by the verifier in debug builds.

@@ -21,18 +21,36 @@ enum Key {
     LaneReduce(Monoid, ValueId),
 }
 
+/// What a block belongs to.
+enum Opened {
+    Kernel,
+    Loop {
+        axis: u16,
+        extent: Expr,
+    },
+    /// Loads may not leave the block.
+    When {
+        cond: Expr,
+    },
+}
+
 struct Scope {
     body: Vec<Stmt>,
     known: HashMap<Key, ValueId>,
-    /// Loads may not leave a block that stands under a condition.
-    conditional: bool,
-    /// The loop axis that the block binds.
-    axis: Option<u16>,
+    opened: Opened,
 }
 
 impl Scope {
-    fn new(conditional: bool, axis: Option<u16>) -> Scope {
-        Scope { body: Vec::new(), known: HashMap::new(), conditional, axis }
+    fn new(opened: Opened) -> Scope {
+        Scope { body: Vec::new(), known: HashMap::new(), opened }
+    }
+
+    fn is_conditional(&self) -> bool {
+        matches!(self.opened, Opened::When { .. })
+    }
+
+    fn binds(&self, index: u16) -> bool {
+        matches!(self.opened, Opened::Loop { axis, .. } if axis == index)
     }
 }
 
@@ -59,7 +77,7 @@ impl Builder {
             lanes,
             body: Vec::new(),
         };
-        Builder { kernel, scopes: vec![Scope::new(false, None)], depth: Vec::new(), next_axis: LOOP_AXIS }
+        Builder { kernel, scopes: vec![Scope::new(Opened::Kernel)], depth: Vec::new(), next_axis: LOOP_AXIS }
     }
 
     /// The finished kernel; `slots` are the symbols of the graph in the order of their slots.
@@ -67,17 +85,7 @@ impl Builder {
         assert!(self.scopes.len() == 1, "every block that was opened is closed");
         self.kernel.body = self.scopes.remove(0).body;
         let mut used = Vec::new();
-        let mut note = |x: &Expr| {
-            x.any(&mut |leaf| {
-                if let Kind::Sym(symbol) = leaf.kind()
-                    && !used.contains(symbol)
-                {
-                    used.push(symbol.clone());
-                }
-                false
-            });
-        };
-        visit_exprs(&self.kernel, &mut note);
+        visit_exprs(&self.kernel, &mut |x| note_symbols(x, &mut used));
         let slot = |symbol: &Symbol| slots.iter().position(|s| s == symbol);
         let mut symbols: Vec<(Symbol, u32)> = used
             .into_iter()
@@ -125,7 +133,9 @@ impl Builder {
 
     /// A constant.
     pub fn constant(&mut self, dtype: DType, value: Scalar) -> ValueId {
-        self.pure(Key::Const(dtype, value.to_bits(dtype)), Value::Const(value), dtype, 0)
+        // Rounded to the type, so that equal constants are one value and print alike.
+        let bits = value.to_bits(dtype);
+        self.pure(Key::Const(dtype, bits), Value::Const(Scalar::from_bits(dtype, bits)), dtype, 0)
     }
 
     /// An `f32` constant.
@@ -152,7 +162,13 @@ impl Builder {
     pub fn as_expr(&self, value: ValueId, low: i64, end: &Expr) -> Expr {
         match &self.kernel.record(value).value {
             Value::Const(constant) => Expr::int(constant.int()),
-            Value::Index(x) => x.clone(),
+            // Where the type may wrap the expression, the value is not the expression.
+            Value::Index(x)
+                if self.dtype(value).wrap(x.low()) == x.low()
+                    && self.dtype(value).wrap(x.high()) == x.high() =>
+            {
+                x.clone()
+            }
             _ => Expr::extra(value.0, Vec::new(), low, end),
         }
     }
@@ -168,7 +184,7 @@ impl Builder {
         if !constant {
             return self.here(value, dtype);
         }
-        let conditional = self.scopes.iter().rposition(|scope| scope.conditional).unwrap_or(0);
+        let conditional = self.scopes.iter().rposition(Scope::is_conditional).unwrap_or(0);
         let depth = self.expr_depth(at).max(conditional);
         self.pure(Key::Load(memory, at.clone()), value, dtype, depth)
     }
@@ -207,7 +223,7 @@ impl Builder {
     pub fn lane_reduce(&mut self, monoid: Monoid, value: ValueId) -> ValueId {
         let dtype = self.dtype(value);
         let depth = self.depth[value.0 as usize];
-        let conditional = self.scopes.iter().rposition(|scope| scope.conditional).unwrap_or(0);
+        let conditional = self.scopes.iter().rposition(Scope::is_conditional).unwrap_or(0);
         let key = Key::LaneReduce(monoid, value);
         self.pure(key, Value::LaneReduce(monoid, value), dtype, depth.max(conditional))
     }
@@ -246,12 +262,9 @@ impl Builder {
         if extent.as_int() == Some(1) {
             return body(self, Expr::int(0));
         }
-        let axis = self.next_axis;
-        self.next_axis += 1;
-        self.scopes.push(Scope::new(false, Some(axis)));
-        let result = body(self, Expr::axis(axis, extent));
-        let scope = self.scopes.pop().expect("the scope was opened above");
-        self.statement(Stmt::Loop { axis, extent: extent.clone(), body: scope.body });
+        let axis = self.open_loop(extent);
+        let result = body(self, axis);
+        self.close();
         result
     }
 
@@ -262,10 +275,33 @@ impl Builder {
             Some(_) => return body(self),
             None => {}
         }
-        self.scopes.push(Scope::new(true, None));
+        self.open_when(cond);
         body(self);
-        let scope = self.scopes.pop().expect("the scope was opened above");
-        self.statement(Stmt::If { cond: cond.clone(), body: scope.body });
+        self.close();
+    }
+
+    /// Begins a loop and gives the axis that it binds; `close` ends it.
+    pub fn open_loop(&mut self, extent: &Expr) -> Expr {
+        let axis = self.next_axis;
+        self.next_axis += 1;
+        self.scopes.push(Scope::new(Opened::Loop { axis, extent: extent.clone() }));
+        Expr::axis(axis, extent)
+    }
+
+    /// Begins a block that runs if the condition holds; `close` ends it.
+    pub fn open_when(&mut self, cond: &Expr) {
+        self.scopes.push(Scope::new(Opened::When { cond: cond.clone() }));
+    }
+
+    /// Ends the block that was begun last.
+    pub fn close(&mut self) {
+        let scope = self.scopes.pop().expect("a block was opened");
+        let body = scope.body;
+        match scope.opened {
+            Opened::Kernel => panic!("the kernel's own block is closed by `finish`"),
+            Opened::Loop { axis, extent } => self.statement(Stmt::Loop { axis, extent, body }),
+            Opened::When { cond } => self.statement(Stmt::If { cond, body }),
+        }
     }
 
     fn statement(&mut self, stmt: Stmt) {
@@ -306,7 +342,7 @@ impl Builder {
         x.any(&mut |leaf| {
             let needed = match leaf.kind() {
                 Kind::Axis { index, .. } if *index >= LOOP_AXIS => {
-                    self.scopes.iter().position(|scope| scope.axis == Some(*index)).unwrap_or(0)
+                    self.scopes.iter().position(|scope| scope.binds(*index)).unwrap_or(0)
                 }
                 Kind::Extra { slot, .. } => self.depth[*slot as usize],
                 _ => 0,
@@ -316,6 +352,18 @@ impl Builder {
         });
         depth
     }
+}
+
+/// Notes the symbols of an expression, and those that bound the values in it: the text form states both.
+fn note_symbols(x: &Expr, used: &mut Vec<Symbol>) {
+    x.any(&mut |leaf| {
+        match leaf.kind() {
+            Kind::Sym(symbol) if !used.contains(symbol) => used.push(symbol.clone()),
+            Kind::Extra { end, .. } => note_symbols(end, used),
+            _ => {}
+        }
+        false
+    });
 }
 
 /// Calls `visit` with every index expression of a kernel.

@@ -44,12 +44,26 @@ impl Linear {
 
     /// The expression, after `(x div d) * d + x mod d` has become `x` wherever it occurs.
     fn finish(mut self) -> Expr {
-        while self.recombine() {}
+        while self.recombine() || self.undo_exact_division() {}
         match self.terms.as_slice() {
             [] => Expr::int(self.constant),
             [(x, 1)] if self.constant == 0 => x.clone(),
             _ => Expr::make(Kind::Sum(self.terms, self.constant)),
         }
+    }
+
+    /// `(x div d) * d*c` is `x * c` if every value of `x` is a multiple of `d`.
+    fn undo_exact_division(&mut self) -> bool {
+        let exact = self.terms.iter().find_map(|(quotient, c)| match quotient.kind() {
+            Kind::Div(x, d) if c % d == 0 && x.divisor() % d == 0 => {
+                Some((quotient.clone(), *c, Linear::of(x), c / d))
+            }
+            _ => None,
+        });
+        let Some((quotient, c, x, factor)) = exact else { return false };
+        self.add(&quotient, -c);
+        self.add_scaled(&x, factor);
+        true
     }
 
     fn recombine(&mut self) -> bool {
@@ -230,7 +244,11 @@ impl Expr {
     }
 }
 
-fn div_rest(rest: Linear, d: i64) -> Expr {
+fn div_rest(mut rest: Linear, d: i64) -> Expr {
+    // With only multiples of `d` in front, a constant below `d` cannot carry.
+    if rest.terms.iter().all(|(x, c)| c.saturating_mul(x.divisor()) % d == 0) {
+        rest.constant = 0;
+    }
     let r = Linear { terms: rest.terms.clone(), constant: rest.constant }.finish();
     if r.low().div_euclid(d) == r.high().div_euclid(d) {
         return Expr::int(r.low().div_euclid(d));

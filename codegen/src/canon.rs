@@ -1,0 +1,129 @@
+//! Canonical graphs: no node twice, none unused, and tables read by row replaced by the rows themselves.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use jtllm_ir::expr::Kind;
+use jtllm_ir::graph::Record;
+use jtllm_ir::{DType, Expr, Graph, Node, Op};
+
+/// Rows of a weight's plane that a pass needs: the runtime copies row `ids[t]` of the plane to row `t` of
+/// the input before the pass, so that a table read only by row need not be resident.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gather {
+    /// The input that takes the rows.
+    pub input: String,
+    /// The plane, as the weight leaf named it.
+    pub weight: String,
+    /// The input that says which rows.
+    pub ids: String,
+    /// The type of the plane's elements.
+    pub dtype: DType,
+    /// Elements of a row.
+    pub width: i64,
+}
+
+/// A canonical graph.
+pub struct Canonical {
+    /// The graph.
+    pub graph: Graph,
+    /// The rows that it wants gathered.
+    pub gathers: Vec<Gather>,
+}
+
+/// Drops what no output and no write needs, merges equal nodes, and replaces row gathers by inputs.
+pub fn canon(graph: &Graph) -> Canonical {
+    let mut merged = Merge::new(&graph.name);
+    merged.graph.symbols.clone_from(&graph.symbols);
+    let needed = needed(graph);
+    let mut place: Vec<Option<Node>> = vec![None; graph.len()];
+    for node in graph.nodes().filter(|node| needed[node.0 as usize]) {
+        let at = |x: Node| place[x.0 as usize].expect("operands come before their users");
+        let record = graph.record(node);
+        let op = record.op.map_operands(&mut |x| at(x));
+        let record = Record { op, shape: record.shape.clone(), dtype: record.dtype };
+        let record = merged.rows(record);
+        place[node.0 as usize] = Some(merged.add(record));
+    }
+    for (name, node) in &graph.outputs {
+        let node = place[node.0 as usize].expect("outputs are needed");
+        merged.graph.output(name, node);
+    }
+    Canonical { graph: merged.graph, gathers: merged.gathers }
+}
+
+fn needed(graph: &Graph) -> Vec<bool> {
+    let mut needed = vec![false; graph.len()];
+    for (_, node) in &graph.outputs {
+        needed[node.0 as usize] = true;
+    }
+    for node in graph.nodes().rev() {
+        if matches!(graph.op(node), Op::Write { .. }) {
+            needed[node.0 as usize] = true;
+        }
+        if needed[node.0 as usize] {
+            graph.op(node).operands().into_iter().for_each(|x| needed[x.0 as usize] = true);
+        }
+    }
+    needed
+}
+
+struct Merge {
+    graph: Graph,
+    gathers: Vec<Gather>,
+    known: HashMap<u64, Vec<Node>>,
+}
+
+impl Merge {
+    fn new(name: &str) -> Merge {
+        Merge { graph: Graph::new(name), gathers: Vec::new(), known: HashMap::new() }
+    }
+
+    fn add(&mut self, record: Record) -> Node {
+        let mut hasher = DefaultHasher::new();
+        record.hash(&mut hasher);
+        let bucket = self.known.entry(hasher.finish()).or_default();
+        if let Some(equal) = bucket.iter().find(|node| *self.graph.record(**node) == record) {
+            return *equal;
+        }
+        let node = self.graph.push(record);
+        bucket.push(node);
+        node
+    }
+
+    /// A view of a weight's rows by an input becomes a view of an input of just those rows.
+    fn rows(&mut self, record: Record) -> Record {
+        let Op::View { x, at, ok, extras } = &record.op else { return record };
+        let (Op::Weight { name }, [count, width]) = (self.graph.op(*x), self.graph.shape(*x)) else {
+            return record;
+        };
+        let (Some(_), Some(width)) = (count.as_int(), width.as_int()) else { return record };
+        let Kind::Extra { slot, at: index, .. } = at[0].kind() else { return record };
+        let [row] = index.as_slice() else { return record };
+        let ids = extras[*slot as usize];
+        let Op::Input { name: ids_name, .. } = self.graph.op(ids) else { return record };
+        if at[1..].iter().any(mentions_extra) || ok.as_ref().is_some_and(mentions_extra) {
+            return record;
+        }
+        let gather = Gather {
+            input: format!("rows {name} by {ids_name}"),
+            weight: name.clone(),
+            ids: ids_name.clone(),
+            dtype: record.dtype,
+            width,
+        };
+        let shape = vec![self.graph.shape(ids)[0].clone(), Expr::int(width)];
+        let op = Op::Input { name: gather.input.clone(), range: None };
+        let at = vec![row.clone(), at[1].clone()];
+        let ok = ok.clone();
+        if !self.gathers.contains(&gather) {
+            self.gathers.push(gather);
+        }
+        let x = self.add(Record { op, shape, dtype: record.dtype });
+        Record { op: Op::View { x, at, ok, extras: Vec::new() }, ..record }
+    }
+}
+
+fn mentions_extra(x: &Expr) -> bool {
+    x.any(&mut |leaf| matches!(leaf.kind(), Kind::Extra { .. }))
+}

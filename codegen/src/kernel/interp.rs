@@ -1,0 +1,168 @@
+//! The loop-IR interpreter: the engine of the fourth target, and the meaning of a kernel.
+//!
+//! A kernel is compiled once into a [`Program`] (index expressions become short lists of steps over `i64`
+//! registers, values become rows of 32-bit registers, one per lane) and runs group by group, all lanes in
+//! lockstep per statement. Floats are computed in `f32`, each operation rounded once; whatever has no fast
+//! path of its own is [`ScalarOp::evaluate`](jtllm_ir::ScalarOp::evaluate).
+//!
+//! Every access is checked. With [`Options::threads`] lanes are taken for threads: what one lane writes to
+//! shared memory another may touch only after a barrier, and every breach is an error.
+
+mod compile;
+mod index;
+mod machine;
+mod memory;
+mod scalar;
+
+use std::fmt;
+use std::ops::Range;
+
+use super::{Kernel, Memory};
+
+pub use compile::Program;
+
+/// What a launch binds to one parameter; elements are little endian.
+#[derive(Debug)]
+pub enum Buffer<'a> {
+    /// Memory that the kernel may only load from.
+    Read(&'a [u8]),
+    /// Memory that the kernel may load from and store to.
+    Write(&'a mut [u8]),
+}
+
+impl Buffer<'_> {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Buffer::Read(bytes) => bytes,
+            Buffer::Write(bytes) => bytes,
+        }
+    }
+}
+
+/// Everything that a launch binds.
+#[derive(Debug)]
+pub struct Memories<'a> {
+    /// One buffer per parameter, in order.
+    pub params: Vec<Buffer<'a>>,
+    /// The symbol block, by slot.
+    pub symbols: &'a [i32],
+}
+
+/// How strictly a kernel is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Take lanes for threads: races in shared memory, and loads of what no lane has written, are errors.
+    pub threads: bool,
+}
+
+/// Why a run stopped. Groups are numbered flat, direction 0 fastest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InterpError {
+    /// The kernel is not one; `verify` names every such fault.
+    Malformed {
+        /// The fault.
+        what: String,
+    },
+    /// A launch binds something that does not fit the kernel.
+    Binding {
+        /// What does not fit.
+        what: String,
+    },
+    /// An access outside a memory.
+    OutOfBounds {
+        /// The memory.
+        memory: Memory,
+        /// The element's offset.
+        offset: i64,
+        /// How many elements the memory has.
+        len: u64,
+        /// The group.
+        group: u64,
+        /// The lane.
+        lane: u32,
+    },
+    /// Two lanes store different values to one element in one statement.
+    Conflict {
+        /// The memory.
+        memory: Memory,
+        /// The element's offset.
+        offset: i64,
+        /// The group.
+        group: u64,
+        /// Both lanes.
+        lanes: [u32; 2],
+    },
+    /// Two lanes touch one element of shared memory, one of them writes, and no barrier stands between.
+    Race {
+        /// The memory.
+        memory: Memory,
+        /// The element's offset.
+        offset: i64,
+        /// The group.
+        group: u64,
+        /// The lane that came later.
+        lane: u32,
+        /// What it did: `loads` or `stores`.
+        does: &'static str,
+        /// The lane that came first; `None`: several.
+        other: Option<u32>,
+    },
+    /// A load of shared memory that the group has not written.
+    Undefined {
+        /// The memory.
+        memory: Memory,
+        /// The element's offset.
+        offset: i64,
+        /// The group.
+        group: u64,
+        /// The lane.
+        lane: u32,
+    },
+}
+
+impl fmt::Display for InterpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            InterpError::Malformed { what } => write!(f, "not a kernel: {what}"),
+            InterpError::Binding { what } => write!(f, "a launch does not fit its kernel: {what}"),
+            InterpError::OutOfBounds { memory, offset, len, group, lane } => {
+                write!(f, "{memory}[{offset}] is outside of {len} elements (group {group}, lane {lane})")
+            }
+            InterpError::Conflict { memory, offset, group, lanes: [a, b] } => {
+                write!(f, "lanes {a} and {b} store different values to {memory}[{offset}] (group {group})")
+            }
+            InterpError::Race { memory, offset, group, lane, does, other } => {
+                write!(f, "lane {lane} {does} {memory}[{offset}] that ")?;
+                match other {
+                    Some(other) => write!(f, "lane {other} has touched")?,
+                    None => f.write_str("other lanes have touched")?,
+                }
+                write!(f, " since the last barrier (group {group})")
+            }
+            InterpError::Undefined { memory, offset, group, lane } => {
+                write!(f, "lane {lane} loads {memory}[{offset}] that nothing has written (group {group})")
+            }
+        }
+    }
+}
+
+impl std::error::Error for InterpError {}
+
+/// Runs a kernel once for each group in `groups` (flat numbers, direction 0 fastest). What is stored
+/// before an error stays stored. To launch a kernel often, keep its [`Program`].
+pub fn run_groups(
+    kernel: &Kernel,
+    memories: &mut Memories<'_>,
+    groups: Range<u64>,
+    options: Options,
+) -> Result<(), InterpError> {
+    Program::new(kernel)?.run(memories, groups, options)
+}
+
+/// Runs all groups of a kernel's grid.
+pub fn run(kernel: &Kernel, memories: &mut Memories<'_>, options: Options) -> Result<(), InterpError> {
+    let program = Program::new(kernel)?;
+    let groups = program.group_count(memories.symbols)?;
+    program.run(memories, 0..groups, options)
+}

@@ -1,0 +1,123 @@
+//! Memories during a run: elements in and out of registers, bounds, races.
+
+use jtllm_ir::DType;
+
+use super::InterpError;
+use crate::kernel::Memory;
+
+/// The register that holds the element at `offset`, which is in bounds.
+pub(super) fn decode(dtype: DType, bytes: &[u8], offset: usize) -> u32 {
+    let at = offset * dtype.size();
+    match dtype {
+        DType::F32 | DType::I32 | DType::U32 => {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        }
+        DType::F16 => half::f16::from_bits(u16::from_le_bytes([bytes[at], bytes[at + 1]])).to_f32().to_bits(),
+        DType::BF16 => u32::from(u16::from_le_bytes([bytes[at], bytes[at + 1]])) << 16,
+        DType::I8 => i32::from(bytes[at] as i8) as u32,
+        DType::U8 | DType::Bool => u32::from(bytes[at]),
+    }
+}
+
+/// Writes a register to the element at `offset`, which is in bounds.
+pub(super) fn encode(dtype: DType, bytes: &mut [u8], offset: usize, register: u32) {
+    let at = offset * dtype.size();
+    match dtype {
+        DType::F32 | DType::I32 | DType::U32 => bytes[at..at + 4].copy_from_slice(&register.to_le_bytes()),
+        DType::F16 => {
+            let half = half::f16::from_f32(f32::from_bits(register));
+            bytes[at..at + 2].copy_from_slice(&half.to_le_bytes());
+        }
+        DType::BF16 => {
+            let half = half::bf16::from_f32(f32::from_bits(register));
+            bytes[at..at + 2].copy_from_slice(&half.to_le_bytes());
+        }
+        DType::I8 | DType::U8 | DType::Bool => bytes[at] = register as u8,
+    }
+}
+
+/// Who touched an element of shared memory, and in which stretch between barriers.
+#[derive(Clone, Copy, Default)]
+struct Touch {
+    written: u64,
+    writer: u32,
+    read: u64,
+    reader: u32,
+}
+
+/// Several lanes.
+const SEVERAL: u32 = u32::MAX;
+
+/// What lanes did to shared memory since the last barrier.
+pub(super) struct Races {
+    touches: Vec<Vec<Touch>>,
+    /// Numbers the stretches between barriers, from 1.
+    stretch: u64,
+    /// The stretch with which the group began.
+    first: u64,
+}
+
+/// The place of an access, for the error's words.
+#[derive(Clone, Copy)]
+pub(super) struct Access {
+    pub(super) shared: u16,
+    pub(super) offset: usize,
+    pub(super) lane: u32,
+    pub(super) group: u64,
+}
+
+impl Races {
+    pub(super) fn new(lens: impl Iterator<Item = usize>) -> Races {
+        Races { touches: lens.map(|len| vec![Touch::default(); len]).collect(), stretch: 0, first: 0 }
+    }
+
+    pub(super) fn begin_group(&mut self) {
+        self.stretch += 1;
+        self.first = self.stretch;
+    }
+
+    pub(super) fn barrier(&mut self) {
+        self.stretch += 1;
+    }
+
+    pub(super) fn read(&mut self, access: Access) -> Result<(), InterpError> {
+        let touch = &mut self.touches[usize::from(access.shared)][access.offset];
+        if touch.written < self.first {
+            let memory = Memory::Shared(access.shared);
+            let (offset, group, lane) = (access.offset as i64, access.group, access.lane);
+            return Err(InterpError::Undefined { memory, offset, group, lane });
+        }
+        if touch.written == self.stretch && touch.writer != access.lane {
+            return Err(race(access, "loads", touch.writer));
+        }
+        if touch.read == self.stretch && touch.reader != access.lane {
+            touch.reader = SEVERAL;
+        } else {
+            (touch.read, touch.reader) = (self.stretch, access.lane);
+        }
+        Ok(())
+    }
+
+    pub(super) fn write(&mut self, access: Access) -> Result<(), InterpError> {
+        let touch = &mut self.touches[usize::from(access.shared)][access.offset];
+        if touch.written == self.stretch && touch.writer != access.lane {
+            return Err(race(access, "stores", touch.writer));
+        }
+        if touch.read == self.stretch && touch.reader != access.lane {
+            return Err(race(access, "stores", touch.reader));
+        }
+        (touch.written, touch.writer) = (self.stretch, access.lane);
+        Ok(())
+    }
+}
+
+fn race(access: Access, does: &'static str, other: u32) -> InterpError {
+    InterpError::Race {
+        memory: Memory::Shared(access.shared),
+        offset: access.offset as i64,
+        group: access.group,
+        lane: access.lane,
+        does,
+        other: (other != SEVERAL).then_some(other),
+    }
+}

@@ -1,0 +1,114 @@
+//! Regions: which nodes share a kernel, and what kind of loop nest that kernel is.
+
+use std::collections::HashSet;
+
+use jtllm_ir::{Expr, Node};
+
+/// One kernel's part of a graph.
+#[derive(Clone, Debug)]
+pub struct Region {
+    /// What the kernel stores: Maps, Views and Reduces into buffers of their own, Writes into their state.
+    pub roots: Vec<Node>,
+    /// The reductions that it computes, operands first.
+    pub reduces: Vec<Node>,
+    /// The shape over which the reductions' results are spread (or the only root, without reductions).
+    pub space: Vec<Expr>,
+    /// The kind of loop nest.
+    pub work: Work,
+}
+
+/// The shape of a loop nest; one schedule each.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// Each element on its own.
+    Pointwise,
+    /// One group a row: reductions over the row, then whatever needs their results.
+    Rows,
+    /// Products of a left and a right operand summed over a common axis; few rows on the left.
+    Gemv(Contraction),
+    /// The same with many rows on the left.
+    Gemm(Contraction),
+    /// A softmax-weighted sum over the past.
+    Attend(Attend),
+}
+
+impl Work {
+    /// The name in text forms.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Work::Pointwise => "pointwise",
+            Work::Rows => "rows",
+            Work::Gemv(_) => "gemv",
+            Work::Gemm(_) => "gemm",
+            Work::Attend(_) => "attend",
+        }
+    }
+}
+
+/// Sums of products that share their left operand: several in one region are sibling accumulators.
+#[derive(Clone, Debug)]
+pub struct Contraction {
+    /// The sums.
+    pub sums: Vec<Sum>,
+    /// The axes of the region's space that only the left operand depends on (or nobody).
+    pub left_axes: Vec<usize>,
+    /// The axes of the region's space that the right operands depend on.
+    pub right_axes: Vec<usize>,
+}
+
+/// `sum_b scale[b] * sum_u left[b, u] * right[b, u]`, or without blocks `sum_u left[u] * right[u]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sum {
+    /// The node whose value this is.
+    pub root: Node,
+    /// The left operand, over the region's space, the block axis if there are blocks, and the depth.
+    pub left: Node,
+    /// The right operand, over the same.
+    pub right: Node,
+    /// With blocks: the sum inside a block, and what it is multiplied by (over space and block axis).
+    pub blocks: Option<Blocks>,
+    /// Products in a sum (in a block, if there are blocks).
+    pub depth: i64,
+}
+
+/// The outer level of a blocked sum.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Blocks {
+    /// The sum inside a block.
+    pub inner: Node,
+    /// The block's factor.
+    pub scale: Node,
+    /// How many blocks.
+    pub count: i64,
+}
+
+/// The nodes of an attention pattern (see `jtllm_ir::build::attention`).
+#[derive(Clone, Debug)]
+pub struct Attend {
+    /// The quotient, `[T, heads, width]`.
+    pub root: Node,
+    /// The sum over the head's width, `[T, heads, J]`.
+    pub dot: Node,
+    /// The query inside the dot product, `[T, heads, J, width]`.
+    pub query: Node,
+    /// The key inside the dot product, `[T, heads, J, width]`.
+    pub key: Node,
+    /// The scaled score, `[T, heads, J]`.
+    pub score: Node,
+    /// Whether a position is seen, `[T, heads, J]`.
+    pub visible: Node,
+    /// The sum of the weights, `[T, heads]`.
+    pub total: Node,
+    /// The weighted sum of values, `[T, heads, width]`.
+    pub sum: Node,
+    /// The value inside the weighted sum, `[T, heads, width, J]`.
+    pub value: Node,
+}
+
+/// A graph cut into kernels.
+pub struct Partition {
+    /// The kernels, in an order in which each follows those that it reads from.
+    pub regions: Vec<Region>,
+    /// The nodes that have a buffer of their own (roots that are no Writes).
+    pub stored: HashSet<Node>,
+}

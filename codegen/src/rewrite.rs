@@ -1,0 +1,120 @@
+//! Algebraic rewrites: the only pass that may change arithmetic.
+//!
+//! 1. Factors that are constant in a block leave the block's sum: `sum_k s[k div B] * x[k]` becomes
+//!    `sum_b s[b] * sum_u x[b B + u]`. So a block format's scale is applied once a block.
+
+use jtllm_ir::graph::axes;
+use jtllm_ir::{Expr, Graph, Monoid, Node, Op, ScalarOp};
+
+use crate::access::{read_coordinates, spans};
+
+/// Applies every rewrite wherever it fits.
+pub fn rewrite(graph: &Graph) -> Graph {
+    let mut result = Graph::new(&graph.name);
+    result.symbols.clone_from(&graph.symbols);
+    let mut place: Vec<Node> = Vec::with_capacity(graph.len());
+    for node in graph.nodes() {
+        let record = graph.record(node);
+        let op = record.op.map_operands(&mut |x| place[x.0 as usize]);
+        let new =
+            result.push(jtllm_ir::graph::Record { op, shape: record.shape.clone(), dtype: record.dtype });
+        place.push(split_blocks(&mut result, new).unwrap_or(new));
+    }
+    for (name, node) in &graph.outputs {
+        result.output(name, place[node.0 as usize]);
+    }
+    result
+}
+
+/// One factor of a product: a node, read at coordinates over the product's own.
+struct Factor {
+    node: Node,
+    at: Vec<Expr>,
+}
+
+fn split_blocks(graph: &mut Graph, sum: Node) -> Option<Node> {
+    let Op::Reduce { monoid: Monoid::Add, x, axes: reduced } = graph.op(sum).clone() else { return None };
+    let space = graph.shape(x).to_vec();
+    let last = space.len() - 1;
+    if !graph.dtype(x).is_float() || reduced != [last] {
+        return None;
+    }
+    let depth = space[last].as_int()?;
+    let mut factors = Vec::new();
+    product_factors(graph, x, &axes(&space), &mut factors);
+    let block = block_of(graph, &factors, last as u16, depth)?;
+    let (constant, inner): (Vec<Factor>, Vec<Factor>) =
+        factors.into_iter().partition(|factor| constant_in_block(graph, factor, last as u16, block, depth));
+    if constant.is_empty() || inner.is_empty() {
+        return None;
+    }
+
+    let mut blocked = space[..last].to_vec();
+    blocked.push(Expr::int(depth / block));
+    blocked.push(Expr::int(block));
+    let here = axes(&blocked);
+    let mut along = here[..last].to_vec();
+    along.push(here[last].clone() * block + here[last + 1].clone());
+    let inside = product(graph, inner, &blocked, &along);
+    let inside = graph.reduce(Monoid::Add, inside, &[last + 1]);
+    let mut at_block = here[..last].to_vec();
+    at_block.push(here[last].clone() * block);
+    let scale = product(graph, constant, &blocked[..=last], &at_block);
+    let scaled = graph.map(ScalarOp::Mul, &[inside, scale]);
+    Some(graph.reduce(Monoid::Add, scaled, &[last]))
+}
+
+/// Takes a product apart, through views that only move.
+fn product_factors(graph: &Graph, node: Node, at: &[Expr], factors: &mut Vec<Factor>) {
+    match graph.op(node) {
+        Op::Map { op: ScalarOp::Mul, xs } => xs.iter().for_each(|x| product_factors(graph, *x, at, factors)),
+        Op::View { x, at: inner, ok: None, extras } if extras.is_empty() => {
+            let inner: Vec<Expr> = inner.iter().map(|e| e.at(at)).collect();
+            product_factors(graph, *x, &inner, factors);
+        }
+        _ => factors.push(Factor { node, at: at.to_vec() }),
+    }
+}
+
+/// The length of the blocks: the largest span of `axis` that some factor is constant in.
+fn block_of(graph: &Graph, factors: &[Factor], axis: u16, depth: i64) -> Option<i64> {
+    let mut found: Vec<i64> = factors
+        .iter()
+        .flat_map(|factor| spans(&read_coordinates(graph, factor.node, &factor.at, &|_| false), axis))
+        .filter(|block| *block > 1 && depth % block == 0 && *block < depth)
+        .collect();
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    found
+        .into_iter()
+        .find(|block| factors.iter().any(|factor| constant_in_block(graph, factor, axis, *block, depth)))
+}
+
+fn constant_in_block(graph: &Graph, factor: &Factor, axis: u16, block: i64, depth: i64) -> bool {
+    let outer = Expr::axis(axis, &Expr::int(depth / block));
+    let inner = Expr::axis(axis + 1, &Expr::int(block));
+    let along = outer * block + inner;
+    let split = |x: &Expr| {
+        x.substitute(&mut |leaf| match leaf.kind() {
+            jtllm_ir::expr::Kind::Axis { index, .. } if *index == axis => Some(along.clone()),
+            _ => None,
+        })
+    };
+    let at: Vec<Expr> = factor.at.iter().map(split).collect();
+    let coordinates = read_coordinates(graph, factor.node, &at, &|_| false);
+    let whole = coordinates.iter().any(|x| x.mentions_axis(axis));
+    whole && !coordinates.iter().any(|x| x.mentions_axis(axis + 1))
+}
+
+/// The product of the factors at coordinates `along` over `space`.
+fn product(graph: &mut Graph, factors: Vec<Factor>, space: &[Expr], along: &[Expr]) -> Node {
+    let views: Vec<Node> = factors
+        .into_iter()
+        .map(|factor| {
+            let at = factor.at.iter().map(|x| x.at(along)).collect();
+            graph.view(factor.node, space, &[], |_| at)
+        })
+        .collect();
+    let mut views = views.into_iter();
+    let first = views.next().expect("a product has factors");
+    views.fold(first, |product, view| graph.map(ScalarOp::Mul, &[product, view]))
+}

@@ -1,0 +1,66 @@
+//! Loop nests: one file a kind of work, written once for all targets.
+//!
+//! What differs between targets (lanes over the depth or over rows, tile sizes) is a parameter taken from
+//! [`Caps`]. The order in which a sum's terms are added depends on the operand's layout, its depth and the
+//! target's lanes alone, never on how many rows are computed together: a row's result is the same bits
+//! whatever its company.
+
+mod attend;
+mod contract;
+mod lower;
+mod pointwise;
+mod rows;
+
+use jtllm_ir::{Expr, Graph, Layout, Node};
+use std::collections::HashSet;
+
+pub use lower::Argument;
+
+use crate::kernel::Kernel;
+use crate::region::{Region, Work};
+use crate::target::Caps;
+use lower::Lower;
+
+/// A kernel, and what its parameters are bound to.
+pub struct Scheduled {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// One argument a parameter.
+    pub arguments: Vec<Argument>,
+}
+
+/// The loop nest of a region.
+pub fn schedule(graph: &Graph, stored: &HashSet<Node>, region: &Region, caps: &Caps) -> Scheduled {
+    let lower = Lower::new(graph, stored, region, caps);
+    match &region.work {
+        Work::Pointwise => pointwise::schedule(lower),
+        Work::Rows => rows::schedule(lower),
+        Work::Gemv(contraction) | Work::Gemm(contraction) => contract::schedule(lower, contraction),
+        Work::Attend(attend) => attend::schedule(lower, attend),
+    }
+}
+
+/// How a weight's plane lies in memory on a target: planes of packed formats interleave rows where the
+/// target wants lanes over rows, all else stays as files have it.
+pub fn layout(weight: &str, rank: usize, caps: &Caps) -> Layout {
+    let packed = !jtllm_ir::format::split_plane_name(weight).1.is_empty();
+    match caps.interleave {
+        Some(rows) if packed && rank == 2 => Layout::RowInterleaved(rows),
+        _ => Layout::RowMajor,
+    }
+}
+
+/// The coordinates of a place in a shape: the first axis and the flattened rest, each from one index.
+/// Only the first axis may be symbolic.
+fn unflatten(shape: &[Expr], first: Expr, rest: &Expr) -> Vec<Expr> {
+    let mut at = vec![first];
+    let mut left = 1;
+    let mut inner = Vec::new();
+    for extent in shape[1..].iter().rev() {
+        let extent = extent.as_int().expect("only the first axis of a stored tensor is symbolic");
+        inner.push(rest.clone().div_floor(left).modulo(extent));
+        left *= extent;
+    }
+    at.extend(inner.into_iter().rev());
+    at
+}

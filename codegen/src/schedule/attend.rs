@@ -1,0 +1,330 @@
+//! Softmax-weighted sums over the past (Dao et al., 2022, in blocks at absolute positions).
+//!
+//! A group takes a tile of queries of one head. The past is cut in blocks at multiples of
+//! `caps.attend_block`; each block gives its own maximum, sum and weighted values, and blocks are joined in
+//! ascending order, whoever computes them. Inside a block lanes run over positions for scores and weights,
+//! and over the head's width for values.
+
+use jtllm_ir::expr::Kind;
+use jtllm_ir::{DType, Expr, Monoid, Op, ScalarOp};
+
+use super::Scheduled;
+use super::lower::Lower;
+use crate::kernel::{CellId, Memory, ValueId};
+use crate::region::Attend;
+
+/// Queries of a prefill that share one pass over the keys.
+const TILE_QUERIES: i64 = 4;
+
+/// Positions whose keys a page holds side by side; chunks of positions stay inside a page.
+const PAGE: i64 = jtllm_ir::build::PAGE;
+
+/// What the past weighs for positions that nobody sees; that of `jtllm_ir::build::attention`.
+const UNSEEN: f32 = -1e30;
+
+struct Plan<'n> {
+    nodes: &'n Attend,
+    /// The first two coordinates of each query of the tile: token and head.
+    queries: Vec<[Expr; 2]>,
+    /// Positions that may be looked at, at most.
+    length: Expr,
+    width: i64,
+    block: i64,
+    lanes: i64,
+    /// Lane-wide vectors of positions computed together.
+    vectors: i64,
+    /// `[query][position of the block]`: scores, then weights.
+    weights: Memory,
+    /// `[query][width]`: weighted values so far.
+    values: Memory,
+    /// Each query's largest score so far.
+    largest: Vec<CellId>,
+    /// Each query's sum of weights so far.
+    total: Vec<CellId>,
+}
+
+pub(super) fn schedule(mut lower: Lower<'_>, nodes: &Attend) -> Scheduled {
+    let space = lower.region.space.clone();
+    let tile = if space[0].as_int().is_some() { 1 } else { TILE_QUERIES };
+    // Threads beyond a warp would idle over a head's width.
+    let lanes = if lower.caps.threads { lower.caps.lanes.min(32) } else { lower.caps.lanes };
+    lower.grid(lanes, [space[1].clone(), space[0].clone().div_floor(tile), Expr::int(1)]);
+    let plan = begin(&mut lower, nodes, tile);
+
+    let (low, high) = seen_range(&mut lower, &plan);
+    let blocks = high.clone().div_ceil(plan.block).minimum(&plan.length.clone().div_floor(plan.block));
+    let first = low.map(|low| low.maximum(&Expr::int(0)).div_floor(plan.block));
+    lower.repeat(&blocks, |lower, block| {
+        let needed = first.map_or(Expr::int(1), |first| first.at_most(&block));
+        let here = (high - block.clone() * plan.block).minimum(&Expr::int(plan.block));
+        lower.conditional(&needed, |lower| one_block(lower, &plan, &block, &here));
+    });
+    finish(lower, &plan)
+}
+
+fn begin<'n>(lower: &mut Lower<'_>, nodes: &'n Attend, tile: i64) -> Plan<'n> {
+    let space = lower.region.space.clone();
+    let width = space[2].as_int().expect("the width of a head is a constant");
+    let length = lower.graph.shape(nodes.dot)[2].clone();
+    let lanes = lower.b.lanes();
+    let block = i64::from(lower.caps.attend_block);
+    let vectors = if lanes >= PAGE { 1 } else { (PAGE / lanes).min((8 / tile).max(1)) };
+    let (head, token) = (lower.b.grid(0), lower.b.grid(1) * tile);
+    let weights = lower.b.shared(DType::F32, (tile * block) as u32);
+    let values = lower.b.shared(DType::F32, (tile * width) as u32);
+    let none = lower.b.float(UNSEEN);
+    let zero = lower.b.float(0.0);
+    let largest = (0..tile).map(|_| lower.b.cell(none)).collect();
+    let total = (0..tile).map(|_| lower.b.cell(zero)).collect();
+    let queries: Vec<[Expr; 2]> = (0..tile).map(|i| [token.clone() + i, head.clone()]).collect();
+    let plan = Plan { nodes, queries, length, width, block, lanes, vectors, weights, values, largest, total };
+    for query in 0..tile {
+        along_width(lower, &plan, &mut |lower, d| {
+            let zero = lower.b.float(0.0);
+            lower.b.store(plan.values, &(Expr::int(query * width) + d.clone()), zero);
+        });
+    }
+    plan
+}
+
+/// Bounds on the positions that any query of the tile sees: those of the mask's comparisons that are affine
+/// in the position. The lower one only if there is a comparison that gives one.
+fn seen_range(lower: &mut Lower<'_>, plan: &Plan<'_>) -> (Option<Expr>, Expr) {
+    let Op::Index { value, extras } = lower.graph.op(plan.nodes.visible) else {
+        return (None, plan.length.clone());
+    };
+    let mut low: Option<Expr> = None;
+    let mut high: Option<Expr> = None;
+    for [token, head] in &plan.queries {
+        let (mut most, mut least): (Option<Expr>, Option<Expr>) = (None, None);
+        for conjunct in value.conjuncts() {
+            let Kind::Lt(a, b) = conjunct.kind() else { continue };
+            // left < right  <=>  0 < right - left
+            let difference = b.clone() - a.clone();
+            let (terms, _) = difference.terms();
+            let position = terms.iter().find(|(x, _)| is_position(x));
+            let Some((j, coefficient)) = position else { continue };
+            let rest = difference.clone() - j.clone() * *coefficient;
+            if rest.any(&mut is_position) {
+                continue;
+            }
+            let at = [token.clone(), head.clone(), Expr::int(0)];
+            let rest = lower.resolve(&rest.at(&at), extras);
+            match coefficient {
+                -1 => most = Some(most.map_or(rest.clone(), |m: Expr| m.minimum(&rest))),
+                1 => {
+                    let from = Expr::int(1) - rest;
+                    least = Some(least.map_or(from.clone(), |l: Expr| l.maximum(&from)));
+                }
+                _ => {}
+            }
+        }
+        let most = most.unwrap_or(plan.length.clone());
+        high = Some(high.map_or(most.clone(), |h: Expr| h.maximum(&most)));
+        let from = least.unwrap_or(Expr::int(0));
+        low = Some(low.map_or(from.clone(), |l: Expr| l.minimum(&from)));
+    }
+    let high = high.unwrap_or(plan.length.clone());
+    (low.filter(|low| low.high() > 0), high.minimum(&plan.length))
+}
+
+/// Whether a leaf is the position axis of the mask (the third).
+fn is_position(x: &Expr) -> bool {
+    matches!(x.kind(), Kind::Axis { index: 2, .. })
+}
+
+fn one_block(lower: &mut Lower<'_>, plan: &Plan<'_>, block: &Expr, here: &Expr) {
+    let largest = scores(lower, plan, block, here);
+    let totals = weights(lower, plan, here, &largest);
+    lower.b.barrier();
+    let scales: Vec<[ValueId; 2]> = (0..plan.queries.len())
+        .map(|query| join_totals(lower, plan, query, largest[query], totals[query]))
+        .collect();
+    values(lower, plan, block, here, &scales);
+    lower.b.barrier();
+}
+
+/// Runs `body` for each chunk of positions of a block with the chunk's vectors of positions in the block.
+fn along_block<'a>(
+    lower: &mut Lower<'a>,
+    plan: &Plan<'_>,
+    here: &Expr,
+    body: &mut dyn FnMut(&mut Lower<'a>, &[Expr]),
+) {
+    let chunk = plan.lanes * plan.vectors;
+    lower.repeat(&here.clone().div_ceil(chunk), |lower, step| {
+        let start = step * chunk;
+        let places: Vec<Expr> =
+            (0..plan.vectors).map(|u| start.clone() + Expr::int(u * plan.lanes) + lower.b.lane()).collect();
+        body(lower, &places);
+    });
+}
+
+/// Stores the block's scores and gives each query's largest one.
+fn scores(lower: &mut Lower<'_>, plan: &Plan<'_>, block: &Expr, here: &Expr) -> Vec<ValueId> {
+    let unseen = lower.b.float(UNSEEN);
+    let cells: Vec<CellId> = plan.queries.iter().map(|_| lower.b.cell(unseen)).collect();
+    along_block(lower, plan, here, &mut |lower, places| {
+        let positions: Vec<Expr> =
+            places.iter().map(|place| block.clone() * plan.block + place.clone()).collect();
+        let dots = dots(lower, plan, &positions);
+        for (query, [token, head]) in plan.queries.iter().enumerate() {
+            for (u, position) in positions.iter().enumerate() {
+                let at = [token.clone(), head.clone(), position.clone()];
+                let dot = lower.b.get(dots[query][u]);
+                lower.bind(plan.nodes.dot, dot);
+                let score = lower.value(plan.nodes.score, &at);
+                let visible = lower.value(plan.nodes.visible, &at);
+                let unseen = lower.b.float(UNSEEN);
+                let score = lower.b.scalar(ScalarOp::Select, &[visible, score, unseen]);
+                let before = lower.b.get(cells[query]);
+                let after = lower.b.scalar(ScalarOp::Max, &[before, score]);
+                lower.b.set(cells[query], after);
+                lower.b.store(plan.weights, &weight_place(plan, query, &places[u]), score);
+            }
+        }
+    });
+    cells
+        .into_iter()
+        .map(|cell| {
+            let lanes = lower.b.get(cell);
+            lower.b.lane_reduce(Monoid::Max, lanes)
+        })
+        .collect()
+}
+
+fn weight_place(plan: &Plan<'_>, query: usize, place: &Expr) -> Expr {
+    Expr::int(query as i64 * plan.block) + place.clone()
+}
+
+/// The products of queries and keys at some positions, summed over the head's width: `[query][vector]`.
+fn dots(lower: &mut Lower<'_>, plan: &Plan<'_>, positions: &[Expr]) -> Vec<Vec<CellId>> {
+    let zero = lower.b.float(0.0);
+    let cells: Vec<Vec<CellId>> =
+        plan.queries.iter().map(|_| positions.iter().map(|_| lower.b.cell(zero)).collect()).collect();
+    lower.repeat(&Expr::int(plan.width), |lower, d| {
+        for (query, [token, head]) in plan.queries.iter().enumerate() {
+            for (u, position) in positions.iter().enumerate() {
+                let at = [token.clone(), head.clone(), position.clone(), d.clone()];
+                let q = lower.value(plan.nodes.query, &at);
+                let k = lower.value(plan.nodes.key, &at);
+                let before = lower.b.get(cells[query][u]);
+                let after = lower.b.scalar(ScalarOp::Fma, &[q, k, before]);
+                lower.b.set(cells[query][u], after);
+            }
+        }
+    });
+    cells
+}
+
+/// Turns the block's scores into weights relative to the block's largest, and gives each query's sum.
+fn weights(lower: &mut Lower<'_>, plan: &Plan<'_>, here: &Expr, largest: &[ValueId]) -> Vec<ValueId> {
+    let zero = lower.b.float(0.0);
+    let cells: Vec<CellId> = plan.queries.iter().map(|_| lower.b.cell(zero)).collect();
+    along_block(lower, plan, here, &mut |lower, places| {
+        for query in 0..plan.queries.len() {
+            for place in places {
+                let at = weight_place(plan, query, place);
+                let score = lower.b.load(plan.weights, &at);
+                let unseen = lower.b.float(UNSEEN);
+                let seen = lower.b.scalar(ScalarOp::Lt, &[unseen, score]);
+                let difference = lower.b.scalar(ScalarOp::Sub, &[score, largest[query]]);
+                let power = lower.b.scalar(ScalarOp::Exp, &[difference]);
+                let zero = lower.b.float(0.0);
+                let weight = lower.b.scalar(ScalarOp::Select, &[seen, power, zero]);
+                let before = lower.b.get(cells[query]);
+                let after = lower.b.scalar(ScalarOp::Add, &[before, weight]);
+                lower.b.set(cells[query], after);
+                lower.b.store(plan.weights, &at, weight);
+            }
+        }
+    });
+    cells
+        .into_iter()
+        .map(|cell| {
+            let lanes = lower.b.get(cell);
+            lower.b.lane_reduce(Monoid::Add, lanes)
+        })
+        .collect()
+}
+
+/// Joins a block's maximum and sum with those so far; gives what the values so far and the block's values
+/// are multiplied by.
+fn join_totals(
+    lower: &mut Lower<'_>,
+    plan: &Plan<'_>,
+    query: usize,
+    here: ValueId,
+    sum: ValueId,
+) -> [ValueId; 2] {
+    let before = lower.b.get(plan.largest[query]);
+    let largest = lower.b.scalar(ScalarOp::Max, &[before, here]);
+    let scales = [before, here].map(|from| {
+        let difference = lower.b.scalar(ScalarOp::Sub, &[from, largest]);
+        lower.b.scalar(ScalarOp::Exp, &[difference])
+    });
+    let total = lower.b.get(plan.total[query]);
+    let old = lower.b.scalar(ScalarOp::Mul, &[total, scales[0]]);
+    let total = lower.b.scalar(ScalarOp::Fma, &[sum, scales[1], old]);
+    lower.b.set(plan.total[query], total);
+    lower.b.set(plan.largest[query], largest);
+    scales
+}
+
+/// Runs `body` for each coordinate of the head's width, lanes side by side.
+fn along_width<'a>(lower: &mut Lower<'a>, plan: &Plan<'_>, body: &mut dyn FnMut(&mut Lower<'a>, &Expr)) {
+    let steps = (plan.width + plan.lanes - 1) / plan.lanes;
+    lower.repeat(&Expr::int(steps), |lower, step| {
+        let d = step * plan.lanes + lower.b.lane();
+        let inside = d.less_than(&Expr::int(plan.width));
+        lower.conditional(&inside, |lower| body(lower, &d));
+    });
+}
+
+/// Adds the block's weighted values to those so far.
+fn values(lower: &mut Lower<'_>, plan: &Plan<'_>, block: &Expr, here: &Expr, scales: &[[ValueId; 2]]) {
+    let steps = (plan.width + plan.lanes - 1) / plan.lanes;
+    lower.repeat(&Expr::int(steps), |lower, step| {
+        let d = step * plan.lanes + lower.b.lane();
+        // Lanes beyond the width compute with the last coordinate and store nothing.
+        let reading = d.minimum(&Expr::int(plan.width - 1));
+        let zero = lower.b.float(0.0);
+        let cells: Vec<CellId> = plan.queries.iter().map(|_| lower.b.cell(zero)).collect();
+        lower.repeat(here, |lower, place| {
+            let position = block.clone() * plan.block + place.clone();
+            for (query, [token, head]) in plan.queries.iter().enumerate() {
+                let at = [token.clone(), head.clone(), reading.clone(), position.clone()];
+                let value = lower.value(plan.nodes.value, &at);
+                let weight = lower.b.load(plan.weights, &weight_place(plan, query, &place));
+                let before = lower.b.get(cells[query]);
+                let after = lower.b.scalar(ScalarOp::Fma, &[weight, value, before]);
+                lower.b.set(cells[query], after);
+            }
+        });
+        let inside = d.less_than(&Expr::int(plan.width));
+        let sums: Vec<ValueId> = cells.iter().map(|cell| lower.b.get(*cell)).collect();
+        lower.conditional(&inside, |lower| {
+            for (query, [old, new]) in scales.iter().enumerate() {
+                let at = Expr::int(query as i64 * plan.width) + d.clone();
+                let before = lower.b.load(plan.values, &at);
+                let before = lower.b.scalar(ScalarOp::Mul, &[before, *old]);
+                let after = lower.b.scalar(ScalarOp::Fma, &[sums[query], *new, before]);
+                lower.b.store(plan.values, &at, after);
+            }
+        });
+    });
+}
+
+fn finish(mut lower: Lower<'_>, plan: &Plan<'_>) -> Scheduled {
+    for (query, [token, head]) in plan.queries.iter().enumerate() {
+        let total = lower.b.get(plan.total[query]);
+        lower.bind(plan.nodes.total, total);
+        along_width(&mut lower, plan, &mut |lower, d| {
+            let at = Expr::int(query as i64 * plan.width) + d.clone();
+            let sum = lower.b.load(plan.values, &at);
+            lower.bind(plan.nodes.sum, sum);
+            lower.store_roots(3, &[token.clone(), head.clone(), d.clone()], false);
+        });
+    }
+    lower.finish()
+}

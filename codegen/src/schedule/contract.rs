@@ -1,0 +1,286 @@
+//! Sums of products with a left operand (activations) and right operands (weights).
+//!
+//! A group computes a tile of `rows x columns` sums. Where the right operand's planes interleave rows, lanes
+//! run over columns (output rows of the weight): no horizontal sum, terms added one by one along the depth.
+//! Else lanes run over the depth, and one `LaneReduce` ends each sum. Either way the order of additions
+//! depends on the depth and the lanes, not on the tile.
+
+use jtllm_ir::{Expr, Op, ScalarOp};
+
+use super::lower::Lower;
+use super::{Scheduled, layout};
+use crate::access::{read_coordinates, spans, visit_reads};
+use crate::kernel::{CellId, ValueId};
+use crate::region::{Contraction, Sum};
+
+/// Products that are written out one after another inside the innermost loop, if no format asks for more.
+const UNROLL: i64 = 4;
+
+/// A format's words may hold this many numbers at most; larger spans become loops.
+const UNROLL_MAX: i64 = 16;
+
+/// Rows of the left operand that share one pass over the right operand's tile.
+const TILE_ROWS: i64 = 4;
+
+/// What one group computes.
+struct Tile {
+    /// Rows of the left operand.
+    rows: i64,
+    /// Columns (times lanes, if lanes run over columns).
+    columns: i64,
+    /// Whether lanes run over columns.
+    lanes_over_columns: bool,
+}
+
+pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction) -> Scheduled {
+    let space = lower.region.space.clone();
+    let left = extents(&space, &contraction.left_axes);
+    let right = extents(&space, &contraction.right_axes);
+    let count = left.iter().fold(Expr::int(1), |product, n| product * n.clone());
+    let width: i64 = right.iter().map(|n| n.as_int().expect("classify: right axes are constant")).product();
+    let tile = choose(&lower, contraction, &count, width);
+    let lanes = i64::from(lower.caps.lanes);
+    let step = tile.columns * if tile.lanes_over_columns { lanes } else { 1 };
+    let grid = [count.div_floor(tile.rows), Expr::int((width + step - 1) / step), Expr::int(1)];
+    lower.grid(lanes as u32, grid);
+
+    let row = lower.b.grid(0) * tile.rows;
+    let column = lower.b.grid(1) * step;
+    let columns: Vec<Expr> = (0..tile.columns)
+        .map(|c| match tile.lanes_over_columns {
+            true => column.clone() + Expr::int(c * lanes) + lower.b.lane(),
+            false => column.clone() + c,
+        })
+        .collect();
+    let place = |r: i64, column: &Expr| {
+        let mut at = vec![Expr::int(0); space.len()];
+        spread(&mut at, &contraction.left_axes, &left, &(row.clone() + r));
+        spread(&mut at, &contraction.right_axes, &right, column);
+        at
+    };
+    // Columns beyond the last one read the last one's operands; packed planes are padded instead.
+    let last = Expr::int(width - 1);
+    let reading = |column: &Expr| match tile.lanes_over_columns {
+        true => column.clone(),
+        false => column.minimum(&last),
+    };
+    let places: Vec<Vec<Vec<Expr>>> =
+        (0..tile.rows).map(|r| columns.iter().map(|column| place(r, &reading(column))).collect()).collect();
+
+    let sums: Vec<Vec<Vec<ValueId>>> =
+        contraction.sums.iter().map(|sum| accumulate(&mut lower, sum, &tile, &places)).collect();
+    for r in 0..tile.rows as usize {
+        for (c, column) in columns.iter().enumerate() {
+            for (sum, values) in contraction.sums.iter().zip(&sums) {
+                lower.bind(sum.root, values[r][c]);
+            }
+            let inside = column.less_than(&Expr::int(width));
+            let at = place(r as i64, column);
+            lower.conditional(&inside, |lower| lower.store_roots(space.len(), &at, !tile.lanes_over_columns));
+        }
+    }
+    lower.finish()
+}
+
+fn extents(space: &[Expr], of: &[usize]) -> Vec<Expr> {
+    of.iter().map(|axis| space[*axis].clone()).collect()
+}
+
+/// Sets the coordinates of some axes from their flattened index.
+fn spread(at: &mut [Expr], of: &[usize], extents: &[Expr], flat: &Expr) {
+    let mut inner = 1;
+    for (place, (axis, extent)) in of.iter().zip(extents).enumerate().rev() {
+        let whole = flat.clone().div_floor(inner);
+        at[*axis] = match (place, extent.as_int()) {
+            (0, _) => whole,
+            (_, Some(extent)) => whole.modulo(extent),
+            (_, None) => panic!("only the first of several axes may be symbolic"),
+        };
+        inner *= extent.as_int().unwrap_or(1);
+    }
+}
+
+fn choose(lower: &Lower<'_>, contraction: &Contraction, count: &Expr, width: i64) -> Tile {
+    let caps = lower.caps;
+    let lanes_over_columns = reads_interleaved(lower, &contraction.sums[0]);
+    let budget = i64::from(caps.accumulators) / contraction.sums.len() as i64;
+    let mut rows = TILE_ROWS.min(budget.max(1));
+    while count.divisor() % rows != 0 {
+        rows -= 1;
+    }
+    let most = match (lanes_over_columns, caps.interleave) {
+        (true, Some(interleave)) => i64::from((interleave / caps.lanes).max(1)),
+        _ => 8,
+    };
+    let mut columns = 1;
+    while columns * 2 <= most && columns * 2 * rows <= budget && columns < width {
+        columns *= 2;
+    }
+    Tile { rows, columns, lanes_over_columns }
+}
+
+fn reads_interleaved(lower: &Lower<'_>, sum: &Sum) -> bool {
+    let mut found = false;
+    let at = jtllm_ir::graph::axes(lower.graph.shape(sum.right));
+    let stop = |node| lower.is_stored(node);
+    visit_reads(lower.graph, sum.right, &at, &stop, &mut |node, _| {
+        if let Op::Weight { name } = lower.graph.op(node) {
+            let layout = layout(name, lower.graph.shape(node).len(), lower.caps);
+            found |= layout != jtllm_ir::Layout::RowMajor;
+        }
+    });
+    found
+}
+
+/// The sums of a tile: `[row][column]`.
+fn accumulate(lower: &mut Lower<'_>, sum: &Sum, tile: &Tile, places: &[Vec<Vec<Expr>>]) -> Vec<Vec<ValueId>> {
+    let cells = zeros(lower, tile);
+    match tile.lanes_over_columns {
+        true => along_depth(lower, sum, places, &cells),
+        false => across_depth(lower, sum, places, &cells),
+    }
+    let finished = |lower: &mut Lower<'_>, cell: CellId| {
+        let value = lower.b.get(cell);
+        if tile.lanes_over_columns { value } else { lower.b.lane_reduce(jtllm_ir::Monoid::Add, value) }
+    };
+    cells.into_iter().map(|row| row.into_iter().map(|cell| finished(lower, cell)).collect()).collect()
+}
+
+fn zeros(lower: &mut Lower<'_>, tile: &Tile) -> Vec<Vec<CellId>> {
+    let zero = lower.b.float(0.0);
+    (0..tile.rows).map(|_| (0..tile.columns).map(|_| lower.b.cell(zero)).collect()).collect()
+}
+
+/// Lanes over columns: a serial loop over blocks, words and numbers.
+fn along_depth(lower: &mut Lower<'_>, sum: &Sum, places: &[Vec<Vec<Expr>>], cells: &[Vec<CellId>]) {
+    let Some(blocks) = &sum.blocks else {
+        let levels = levels(lower, sum, sum.depth);
+        return serial(lower, &levels, sum.depth, Expr::int(0), &mut |lower, k| {
+            multiply(lower, sum, places, cells, std::slice::from_ref(k));
+        });
+    };
+    let levels = levels(lower, sum, sum.depth);
+    lower.repeat(&Expr::int(blocks.count), |lower, block| {
+        let zero = lower.b.float(0.0);
+        let parts: Vec<Vec<CellId>> =
+            cells.iter().map(|row| row.iter().map(|_| lower.b.cell(zero)).collect()).collect();
+        serial(lower, &levels, sum.depth, Expr::int(0), &mut |lower, k| {
+            multiply(lower, sum, places, &parts, &[block.clone(), k.clone()]);
+        });
+        scale(lower, sum, places, &parts, cells, &block);
+    });
+}
+
+/// The spans of the depth that the right operand's format has, as nested loops: each divides the one before.
+fn levels(lower: &Lower<'_>, sum: &Sum, depth: i64) -> Vec<i64> {
+    let shape = lower.graph.shape(sum.right);
+    let stop = |node| lower.is_stored(node);
+    let coordinates = read_coordinates(lower.graph, sum.right, &jtllm_ir::graph::axes(shape), &stop);
+    let mut levels = Vec::new();
+    let mut outer = depth;
+    for span in spans(&coordinates, shape.len() as u16 - 1) {
+        if span < outer && outer % span == 0 {
+            levels.push(span);
+            outer = span;
+        }
+    }
+    if outer > UNROLL_MAX {
+        let unroll = (1..=UNROLL).rev().find(|n| outer % n == 0).unwrap_or(1);
+        levels.push(unroll);
+    }
+    levels
+}
+
+fn serial<'a>(
+    lower: &mut Lower<'a>,
+    levels: &[i64],
+    extent: i64,
+    start: Expr,
+    body: &mut dyn FnMut(&mut Lower<'a>, &Expr),
+) {
+    let Some((span, inner)) = levels.split_first() else {
+        return (0..extent).for_each(|k| body(lower, &(start.clone() + k)));
+    };
+    lower.repeat(&Expr::int(extent / span), |lower, step| {
+        serial(lower, inner, *span, start + step * *span, body);
+    });
+}
+
+/// Lanes over the depth: each lane takes one word at a time.
+fn across_depth(lower: &mut Lower<'_>, sum: &Sum, places: &[Vec<Vec<Expr>>], cells: &[Vec<CellId>]) {
+    let lanes = lower.b.lanes();
+    let word = levels(lower, sum, sum.depth).last().copied().filter(|_| packed(lower, sum)).unwrap_or(1);
+    let blocks = sum.blocks.as_ref().map_or(1, |blocks| blocks.count);
+    let words = sum.depth * blocks / word;
+    let step = |lower: &mut Lower<'_>, index: Expr| {
+        let first = index * word;
+        if sum.blocks.is_none() {
+            for u in 0..word {
+                multiply(lower, sum, places, cells, &[first.clone() + u]);
+            }
+            return;
+        }
+        let zero = lower.b.float(0.0);
+        let parts: Vec<Vec<CellId>> =
+            cells.iter().map(|row| row.iter().map(|_| lower.b.cell(zero)).collect()).collect();
+        let block = first.clone().div_floor(sum.depth);
+        for u in 0..word {
+            let k = (first.clone() + u).modulo(sum.depth);
+            multiply(lower, sum, places, &parts, &[block.clone(), k]);
+        }
+        scale(lower, sum, places, &parts, cells, &block);
+    };
+    let whole = Expr::int(words / lanes);
+    if words >= lanes {
+        lower.repeat(&whole, |lower, at| {
+            let index = at * lanes + lower.b.lane();
+            step(lower, index);
+        });
+    }
+    let index = whole * lanes + lower.b.lane();
+    let inside = index.less_than(&Expr::int(words));
+    lower.conditional(&inside, |lower| step(lower, index));
+}
+
+/// Whether the right operand's numbers come several to a word.
+fn packed(lower: &Lower<'_>, sum: &Sum) -> bool {
+    let shape = lower.graph.shape(sum.right);
+    let stop = |node| lower.is_stored(node);
+    let coordinates = read_coordinates(lower.graph, sum.right, &jtllm_ir::graph::axes(shape), &stop);
+    !spans(&coordinates, shape.len() as u16 - 1).is_empty()
+}
+
+/// Adds one product to each cell of a tile; `k` are the coordinates behind the region's space.
+fn multiply(lower: &mut Lower<'_>, sum: &Sum, places: &[Vec<Vec<Expr>>], cells: &[Vec<CellId>], k: &[Expr]) {
+    let right: Vec<ValueId> =
+        places[0].iter().map(|at| lower.value(sum.right, &[at.as_slice(), k].concat())).collect();
+    for (row, cells) in places.iter().zip(cells) {
+        let left = lower.value(sum.left, &[row[0].as_slice(), k].concat());
+        for (right, cell) in right.iter().zip(cells) {
+            let before = lower.b.get(*cell);
+            let after = lower.b.scalar(ScalarOp::Fma, &[left, *right, before]);
+            lower.b.set(*cell, after);
+        }
+    }
+}
+
+/// Adds each block's sum, times the block's factor.
+fn scale(
+    lower: &mut Lower<'_>,
+    sum: &Sum,
+    places: &[Vec<Vec<Expr>>],
+    parts: &[Vec<CellId>],
+    cells: &[Vec<CellId>],
+    block: &Expr,
+) {
+    let Some(blocks) = &sum.blocks else { return };
+    for (r, row) in places.iter().enumerate() {
+        for (c, at) in row.iter().enumerate() {
+            let factor = lower.value(blocks.scale, &[at.as_slice(), std::slice::from_ref(block)].concat());
+            let part = lower.b.get(parts[r][c]);
+            let before = lower.b.get(cells[r][c]);
+            let after = lower.b.scalar(ScalarOp::Fma, &[part, factor, before]);
+            lower.b.set(cells[r][c], after);
+        }
+    }
+}

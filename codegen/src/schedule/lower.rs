@@ -1,0 +1,242 @@
+//! Computes elements of nodes inside a kernel: views become coordinates, maps become scalar operations,
+//! leaves and stored nodes become loads.
+
+use std::collections::{HashMap, HashSet};
+
+use jtllm_ir::expr::Kind;
+use jtllm_ir::graph::{element_count, row_major};
+use jtllm_ir::{DType, Expr, Graph, Layout, Node, Op, Scalar};
+
+use super::{Scheduled, layout};
+use crate::kernel::build::Builder;
+use crate::kernel::{Access, Memory, ValueId};
+use crate::region::Region;
+use crate::target::Caps;
+
+/// What a launch binds to a parameter.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Argument {
+    /// A weight's plane, by the leaf's name.
+    Weight(String),
+    /// A state, by name.
+    State(String),
+    /// An input, by name.
+    Input(String),
+    /// The constant that a node of the canonical graph holds.
+    Const(Node),
+    /// The buffer of a stored node of the canonical graph.
+    Value(Node),
+}
+
+/// A region on its way to a kernel.
+pub(super) struct Lower<'a> {
+    pub(super) graph: &'a Graph,
+    pub(super) region: &'a Region,
+    pub(super) caps: &'a Caps,
+    pub(super) b: Builder,
+    stored: &'a HashSet<Node>,
+    /// Nodes whose value at the place being computed is known: sums, mostly.
+    bound: HashMap<Node, ValueId>,
+    arguments: Vec<Argument>,
+    memories: HashMap<(Argument, Access), Memory>,
+}
+
+impl<'a> Lower<'a> {
+    pub(super) fn new(
+        graph: &'a Graph,
+        stored: &'a HashSet<Node>,
+        region: &'a Region,
+        caps: &'a Caps,
+    ) -> Lower<'a> {
+        let one = || Expr::int(1);
+        let b = Builder::new(region.work.name(), caps.lanes, [one(), one(), one()]);
+        Lower {
+            graph,
+            region,
+            caps,
+            b,
+            stored,
+            bound: HashMap::new(),
+            arguments: Vec::new(),
+            memories: HashMap::new(),
+        }
+    }
+
+    /// Starts the kernel: nothing may have been computed before.
+    pub(super) fn grid(&mut self, lanes: u32, grid: [Expr; 3]) {
+        self.b = Builder::new(self.region.work.name(), lanes, grid);
+    }
+
+    pub(super) fn finish(self) -> Scheduled {
+        Scheduled { kernel: self.b.finish(&self.graph.symbols), arguments: self.arguments }
+    }
+
+    /// Says what a node's value is at the place being computed; replaces an earlier answer.
+    pub(super) fn bind(&mut self, node: Node, value: ValueId) {
+        self.bound.insert(node, value);
+    }
+
+    pub(super) fn is_stored(&self, node: Node) -> bool {
+        self.stored.contains(&node) && !self.region.roots.contains(&node)
+    }
+
+    fn memory(&mut self, argument: Argument, access: Access, dtype: DType, len: Expr) -> Memory {
+        if let Some(known) = self.memories.get(&(argument.clone(), access)) {
+            return *known;
+        }
+        let aligned = !matches!(argument, Argument::Weight(_));
+        let memory = self.b.param(dtype, access, len, aligned);
+        self.arguments.push(argument.clone());
+        self.memories.insert((argument, access), memory);
+        memory
+    }
+
+    /// The node's element at `at`.
+    pub(super) fn value(&mut self, node: Node, at: &[Expr]) -> ValueId {
+        if let Some(value) = self.bound.get(&node) {
+            return *value;
+        }
+        if self.is_stored(node) {
+            return self.load(node, Argument::Value(node), at);
+        }
+        let graph = self.graph;
+        match graph.op(node) {
+            Op::Weight { name } => self.load_weight(node, name, at),
+            Op::Input { name, .. } => self.load(node, Argument::Input(name.clone()), at),
+            Op::State { .. } | Op::Write { .. } => {
+                let (leaf, _) =
+                    graph.state_of(node).expect("verify: a write's state is a version of a state");
+                let Op::State { name } = graph.op(leaf) else { unreachable!("state_of gives a State leaf") };
+                self.load(node, Argument::State(name.clone()), at)
+            }
+            Op::Const(tensor) if tensor.shape.is_empty() => self.b.constant(tensor.dtype, tensor.get(0)),
+            Op::Const(_) => self.load(node, Argument::Const(node), at),
+            Op::Index { value, extras } => {
+                let value = self.resolve(&value.at(at), extras);
+                self.b.index(graph.dtype(node), &value)
+            }
+            Op::View { x, at: inner, ok, extras } => {
+                let inner: Vec<Expr> = inner.iter().map(|e| e.at(at)).collect();
+                let Some(ok) = ok else {
+                    let inner: Vec<Expr> = inner.iter().map(|e| self.resolve(e, extras)).collect();
+                    return self.value(*x, &inner);
+                };
+                let ok = self.resolve(&ok.at(at), extras);
+                self.value_where(*x, &inner, extras, &ok)
+            }
+            Op::Map { op, xs } => {
+                let xs: Vec<ValueId> = xs.iter().map(|x| self.value(*x, at)).collect();
+                self.b.scalar(*op, &xs)
+            }
+            Op::Reduce { .. } | Op::Scan(_) | Op::Result { .. } | Op::Opaque { .. } => {
+                panic!("{node} is read in region {:?} before it is computed", self.region.roots)
+            }
+        }
+    }
+
+    /// An element where `ok`, else 0.
+    fn value_where(&mut self, x: Node, at: &[Expr], extras: &[Node], ok: &Expr) -> ValueId {
+        let dtype = self.graph.dtype(x);
+        let zero = self.b.constant(dtype, if dtype.is_float() { Scalar::Float(0.0) } else { Scalar::Int(0) });
+        if ok.as_int() == Some(0) {
+            return zero;
+        }
+        let cell = self.b.cell(zero);
+        // A block of its own: the address may be outside of the tensor where the condition does not hold.
+        self.conditional(ok, |lower| {
+            let at: Vec<Expr> = at.iter().map(|e| lower.resolve(e, extras)).collect();
+            let value = lower.value(x, &at);
+            lower.b.set(cell, value);
+        });
+        self.b.get(cell)
+    }
+
+    /// Runs `body` under a condition.
+    pub(super) fn conditional(&mut self, cond: &Expr, body: impl FnOnce(&mut Lower<'a>)) {
+        match cond.as_int() {
+            Some(0) => {}
+            Some(_) => body(self),
+            None => {
+                self.b.open_when(cond);
+                body(self);
+                self.b.close();
+            }
+        }
+    }
+
+    /// Runs `body` for each value of a new axis.
+    pub(super) fn repeat(&mut self, extent: &Expr, body: impl FnOnce(&mut Lower<'a>, Expr)) {
+        if extent.as_int() == Some(1) {
+            return body(self, Expr::int(0));
+        }
+        let axis = self.b.open_loop(extent);
+        body(self, axis);
+        self.b.close();
+    }
+
+    /// An index expression with each extra replaced by the integer that it reads.
+    pub(super) fn resolve(&mut self, x: &Expr, extras: &[Node]) -> Expr {
+        x.substitute(&mut |leaf| match leaf.kind() {
+            Kind::Extra { slot, at, low, end } => {
+                let extra = extras[*slot as usize];
+                let value = self.value(extra, at);
+                Some(self.b.as_expr(value, *low, end))
+            }
+            _ => None,
+        })
+    }
+
+    fn load_weight(&mut self, node: Node, name: &str, at: &[Expr]) -> ValueId {
+        let shape = self.graph.shape(node);
+        let layout = layout(name, shape.len(), self.caps);
+        self.load_as(node, Argument::Weight(name.to_owned()), at, layout)
+    }
+
+    fn load(&mut self, node: Node, argument: Argument, at: &[Expr]) -> ValueId {
+        self.load_as(node, argument, at, Layout::RowMajor)
+    }
+
+    fn load_as(&mut self, node: Node, argument: Argument, at: &[Expr], layout: Layout) -> ValueId {
+        let shape = self.graph.shape(node);
+        let memory = self.memory(argument, Access::Read, self.graph.dtype(node), layout.len(shape));
+        self.b.load(memory, &layout.offset(shape, at))
+    }
+
+    /// Stores the values of those roots that have `rank` axes at `at`. If all lanes hold the same value
+    /// (`alone`), one of them stores it.
+    pub(super) fn store_roots(&mut self, rank: usize, at: &[Expr], alone: bool) {
+        for root in &self.region.roots {
+            let value = match self.graph.op(*root) {
+                Op::Write { value, .. } => *value,
+                _ => *root,
+            };
+            if self.graph.shape(value).len() == rank {
+                self.store_root(*root, at, alone);
+            }
+        }
+    }
+
+    fn store_root(&mut self, root: Node, at: &[Expr], alone: bool) {
+        let graph = self.graph;
+        let shape = graph.shape(root);
+        let len = element_count(shape);
+        let Op::Write { at: place, ok, extras, value, .. } = graph.op(root) else {
+            let value = self.value(root, at);
+            let memory = self.memory(Argument::Value(root), Access::Write, graph.dtype(root), len);
+            return self.store(memory, &row_major(shape, at), value, alone);
+        };
+        let value = self.value(*value, at);
+        let (leaf, _) = graph.state_of(root).expect("verify: a write's state is a version of a state");
+        let Op::State { name } = graph.op(leaf) else { unreachable!("state_of gives a State leaf") };
+        let memory = self.memory(Argument::State(name.clone()), Access::Write, graph.dtype(root), len);
+        let ok = ok.as_ref().map_or(Expr::int(1), |ok| self.resolve(&ok.at(at), extras));
+        let place: Vec<Expr> = place.iter().map(|e| self.resolve(&e.at(at), extras)).collect();
+        self.conditional(&ok, |lower| lower.store(memory, &row_major(shape, &place), value, alone));
+    }
+
+    /// Stores a value; if `alone`, by the first lane only.
+    fn store(&mut self, memory: Memory, at: &Expr, value: ValueId, alone: bool) {
+        let first = if alone { self.b.lane().equals(&Expr::int(0)) } else { Expr::int(1) };
+        self.conditional(&first, |lower| lower.b.store(memory, at, value));
+    }
+}

@@ -1,0 +1,103 @@
+//! The seam that a new accelerator fills: memory, copies, launches.
+//!
+//! A device's errors are only those of the world; what a launch may do was checked when its kernel was
+//! verified and its plan was built. Copies run between memories that the device owns, never between
+//! borrowed slices, so nothing can outlive a borrow.
+
+pub mod cpu;
+mod host;
+pub mod interp;
+pub mod threads;
+
+use std::any::Any;
+use std::sync::Arc;
+
+use jtllm_codegen::kernel::Kernel;
+use jtllm_codegen::target::{Artifact, Target};
+
+pub use crate::error::DeviceError;
+
+/// Bytes of a model file or of the binary, shared by whoever reads them.
+pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// Memory that a device owns; freed with its last clone.
+#[derive(Clone)]
+pub struct Mem {
+    /// What the device keeps of it.
+    pub(crate) inner: Arc<dyn Any + Send + Sync>,
+    /// Bytes.
+    pub(crate) len: u64,
+}
+
+impl Mem {
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// All of it.
+    pub fn span(&self) -> Span {
+        Span { mem: self.clone(), offset: 0, len: self.len }
+    }
+}
+
+/// A part of a memory.
+#[derive(Clone)]
+pub struct Span {
+    /// The memory.
+    pub mem: Mem,
+    /// Where the part begins, in bytes.
+    pub offset: u64,
+    /// Its bytes.
+    pub len: u64,
+}
+
+/// What a device is.
+#[derive(Clone, Debug)]
+pub struct DeviceInfo {
+    /// Its name, for people.
+    pub name: String,
+    /// Bytes of memory, if known.
+    pub memory: Option<u64>,
+    /// How many threads compute (CPU devices).
+    pub threads: usize,
+}
+
+/// Loaded code.
+#[derive(Clone)]
+pub struct Program {
+    pub(crate) inner: Arc<dyn Any + Send + Sync>,
+}
+
+/// Memory, copies and launches of one accelerator. Launches run in the order in which they are given.
+pub trait Device: Send + Sync {
+    /// What it is.
+    fn info(&self) -> DeviceInfo;
+
+    /// The emitter whose kernels it loads.
+    fn target(&self) -> &dyn Target;
+
+    /// Zeroed memory of `len` bytes, aligned to 256.
+    fn alloc(&self, len: u64) -> Result<Mem, DeviceError>;
+
+    /// Memory that *is* part of `bytes`, if the device can read it where it lies; else `None`, and the
+    /// caller copies. The part begins at a multiple of `alignment`.
+    fn adopt(&self, bytes: &Bytes, offset: u64, len: u64, alignment: u64) -> Option<Mem>;
+
+    /// Changes memory from the host; returns when `bytes` are no longer needed.
+    fn write(&self, to: &Span, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// Reads memory after all launches so far.
+    fn read(&self, from: &Span, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Loads kernels; one program each.
+    fn load(&self, kernels: &[(&Kernel, Artifact)]) -> Result<Vec<Program>, DeviceError>;
+
+    /// Runs `groups` groups of a program; `symbols` is the symbol block.
+    fn launch(&self, program: &Program, groups: [u32; 3], symbols: &Span, args: &[Span]) -> Result<(), DeviceError>;
+}

@@ -1,0 +1,95 @@
+//! The processor: machine code run by a pool of pinned threads, each taking its share of the groups.
+
+use std::sync::Arc;
+
+use jtllm_codegen::kernel::Kernel;
+use jtllm_codegen::target::{Artifact, Target};
+
+use super::threads::{Pool, Threads};
+use super::{Bytes, Device, DeviceError, DeviceInfo, Mem, Program, Span, host};
+use crate::code::CodeMemory;
+
+/// The form of emitted functions: parameters, symbol block, first group, end of groups.
+type Entry = unsafe extern "C" fn(*const *mut u8, *const i32, u64, u64);
+
+/// A kernel in executable memory.
+struct Loaded {
+    code: Arc<CodeMemory>,
+    index: usize,
+}
+
+/// The processor as a device.
+pub struct Cpu {
+    target: Box<dyn Target>,
+    pool: Pool,
+}
+
+impl Cpu {
+    /// A device that runs the target's code on `threads` threads.
+    pub fn new(target: Box<dyn Target>, threads: usize) -> Cpu {
+        Cpu { target, pool: Pool::new(Threads { count: threads.max(1), pin: true }) }
+    }
+
+    /// The threads that compute.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+}
+
+impl Device for Cpu {
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo { name: "cpu".to_owned(), memory: None, threads: self.pool.count() }
+    }
+
+    fn target(&self) -> &dyn Target {
+        &*self.target
+    }
+
+    fn alloc(&self, len: u64) -> Result<Mem, DeviceError> {
+        host::alloc("the CPU", len)
+    }
+
+    fn adopt(&self, bytes: &Bytes, offset: u64, len: u64, alignment: u64) -> Option<Mem> {
+        host::adopt(bytes, offset, len, alignment)
+    }
+
+    fn write(&self, to: &Span, bytes: &[u8]) -> Result<(), DeviceError> {
+        host::write(to, bytes);
+        Ok(())
+    }
+
+    fn read(&self, from: &Span, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        host::read(from, bytes);
+        Ok(())
+    }
+
+    fn load(&self, kernels: &[(&Kernel, Artifact)]) -> Result<Vec<Program>, DeviceError> {
+        let code: Vec<&[u8]> = kernels.iter().map(|(_, artifact)| artifact.bytes.as_slice()).collect();
+        let code = CodeMemory::new(&code)
+            .map_err(|error| DeviceError::Load { device: "the CPU".to_owned(), why: error.to_string() })?;
+        let code = Arc::new(code);
+        let program = |index| Program { inner: Arc::new(Loaded { code: code.clone(), index }) };
+        Ok((0..kernels.len()).map(program).collect())
+    }
+
+    fn launch(&self, program: &Program, groups: [u32; 3], symbols: &Span, args: &[Span]) -> Result<(), DeviceError> {
+        let loaded = program.inner.downcast_ref::<Loaded>().expect("the CPU is given its own programs");
+        let total = groups.iter().map(|n| u64::from(*n)).product::<u64>();
+        let params: Vec<usize> = args.iter().map(|span| host::address(span) as usize).collect();
+        let symbols = host::address(symbols) as usize;
+        // SAFETY: the entry point is machine code that a target emitted for this very signature.
+        let entry: Entry = unsafe { std::mem::transmute(loaded.code.entry(loaded.index)) };
+        let count = self.pool.count() as u64;
+        let share = |worker: u64| total * worker / count;
+        let work = |worker: usize| {
+            let (first, end) = (share(worker as u64), share(worker as u64 + 1));
+            if first < end {
+                // SAFETY: the kernel was verified: it touches only its parameters, inside the lengths that
+                // the plan gave them; the groups of one launch write different elements.
+                unsafe { entry(params.as_ptr().cast(), symbols as *const i32, first, end) }
+            }
+        };
+        if total == 1 { work(self.pool.count() - 1) } else { self.pool.run(&work) }
+        Ok(())
+    }
+}

@@ -1,0 +1,68 @@
+//! Host memory as device memory: what the CPU and the interpreter share.
+
+use std::sync::Arc;
+
+use super::{Bytes, DeviceError, Mem, Span};
+use crate::memory::HostBuffer;
+
+/// A memory's bytes.
+pub(super) enum HostMem {
+    /// Memory of our own.
+    Owned(HostBuffer),
+    /// Part of a file or of the binary; only read.
+    Adopted {
+        /// Keeps the bytes alive.
+        bytes: Bytes,
+        /// Where the part begins.
+        offset: usize,
+    },
+}
+
+impl HostMem {
+    fn address(&self) -> *const u8 {
+        match self {
+            HostMem::Owned(buffer) => buffer.as_ptr(),
+            HostMem::Adopted { bytes, offset } => (**bytes).as_ref()[*offset..].as_ptr(),
+        }
+    }
+}
+
+pub(super) fn alloc(device: &str, len: u64) -> Result<Mem, DeviceError> {
+    let out_of_memory = |why: String| DeviceError::OutOfMemory { device: device.to_owned(), need: len, why };
+    let size = usize::try_from(len).map_err(|error| out_of_memory(error.to_string()))?;
+    let buffer = HostBuffer::zeroed(size).map_err(|error| out_of_memory(error.to_string()))?;
+    Ok(Mem { inner: Arc::new(HostMem::Owned(buffer)), len })
+}
+
+pub(super) fn adopt(bytes: &Bytes, offset: u64, len: u64, alignment: u64) -> Option<Mem> {
+    let all: &[u8] = (**bytes).as_ref();
+    let start = usize::try_from(offset).ok()?;
+    let part = all.get(start..start.checked_add(usize::try_from(len).ok()?)?)?;
+    if (part.as_ptr() as u64) % alignment != 0 {
+        return None;
+    }
+    Some(Mem { inner: Arc::new(HostMem::Adopted { bytes: bytes.clone(), offset: start }), len })
+}
+
+/// Where a span begins. Valid for reads of its length; for writes too if the memory is owned.
+pub(super) fn address(span: &Span) -> *mut u8 {
+    assert!(span.offset + span.len <= span.mem.len, "a span lies inside its memory");
+    let mem = span.mem.inner.downcast_ref::<HostMem>().expect("host devices are given host memory");
+    // SAFETY: the offset lies inside the memory, as asserted above.
+    unsafe { mem.address().add(span.offset as usize).cast_mut() }
+}
+
+pub(super) fn write(to: &Span, bytes: &[u8]) {
+    assert!(bytes.len() as u64 <= to.len, "a write fits its span");
+    let mem = to.mem.inner.downcast_ref::<HostMem>().expect("host devices are given host memory");
+    assert!(matches!(mem, HostMem::Owned(_)), "adopted memory is only read");
+    // SAFETY: the span is owned memory of at least that length, and launches are synchronous, so nobody
+    // else reads or writes it now; `bytes` is a borrowed slice and cannot overlap it.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address(to), bytes.len()) }
+}
+
+pub(super) fn read(from: &Span, bytes: &mut [u8]) {
+    assert!(bytes.len() as u64 <= from.len, "a read fits its span");
+    // SAFETY: the span has at least that many readable bytes and does not overlap the caller's slice.
+    unsafe { std::ptr::copy_nonoverlapping(address(from), bytes.as_mut_ptr(), bytes.len()) }
+}

@@ -1,0 +1,109 @@
+//! What can go wrong at run time.
+
+use std::fmt;
+
+use jtllm_codegen::target::EmitError;
+
+/// An error of the world: memory, devices, files. Legality was checked before.
+#[derive(Debug)]
+pub enum DeviceError {
+    /// There is not enough memory.
+    OutOfMemory {
+        /// The device.
+        device: String,
+        /// Bytes asked for.
+        need: u64,
+        /// The system's reason.
+        why: String,
+    },
+    /// Emitted code could not be loaded.
+    Load {
+        /// The device.
+        device: String,
+        /// The reason.
+        why: String,
+    },
+    /// A kernel failed while it ran.
+    Run {
+        /// The device.
+        device: String,
+        /// The reason.
+        why: String,
+    },
+}
+
+impl fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceError::OutOfMemory { device, need, why } => {
+                write!(f, "{device} has no {need} bytes of memory left: {why}")
+            }
+            DeviceError::Load { device, why } => write!(f, "{device} cannot load a kernel: {why}"),
+            DeviceError::Run { device, why } => write!(f, "a kernel failed on {device}: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for DeviceError {}
+
+/// An error of the runtime.
+#[derive(Debug)]
+pub enum Error {
+    /// The device failed.
+    Device(DeviceError),
+    /// The target could not express a kernel.
+    Emit(EmitError),
+    /// A weight is missing from the model's files, or has another shape or format than its graph wants.
+    Weight {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A graph breaks a rule; always a fault of the program that built it.
+    Graph {
+        /// The graph's name.
+        graph: String,
+        /// The faults, one a line.
+        faults: String,
+    },
+    /// The pass does not fit what was planned.
+    Pass {
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Device(error) => error.fmt(f),
+            Error::Emit(error) => error.fmt(f),
+            Error::Weight { name, why } => write!(f, "weight {name}: {why}"),
+            Error::Graph { graph, faults } => write!(f, "graph {graph} is malformed: {faults}"),
+            Error::Pass { why } => write!(f, "a pass cannot run: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Device(error) => Some(error),
+            Error::Emit(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<DeviceError> for Error {
+    fn from(error: DeviceError) -> Error {
+        Error::Device(error)
+    }
+}
+
+impl From<EmitError> for Error {
+    fn from(error: EmitError) -> Error {
+        Error::Emit(error)
+    }
+}

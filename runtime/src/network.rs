@@ -1,0 +1,408 @@
+//! A model on a device: weights, states, and the plans that passes run.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jtllm_codegen::kernel::Kernel;
+use jtllm_codegen::kernel::verify::verify;
+use jtllm_codegen::target::Artifact;
+use jtllm_codegen::{Compilation, compile};
+use jtllm_ir::graph::element_count;
+use jtllm_ir::{Graph, Op};
+use rayon::prelude::*;
+
+use crate::cache::KernelCache;
+use crate::device::{Device, Mem, Program, Span};
+use crate::error::Error;
+use crate::plan::{Bindings, Plan, Sizes};
+use crate::trace::Trace;
+use crate::weights::{Locate, Wanted, Weights};
+
+/// How many rows a plan is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Bucket {
+    /// Exactly so many.
+    Fixed(usize),
+    /// Any multiple of 16, up to a chunk.
+    Many,
+}
+
+/// Which of a model's two graphs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// From tokens to hidden vectors.
+    Body,
+    /// From hidden vectors to logits.
+    Head,
+}
+
+/// Where graphs come from.
+pub trait Graphs: Send + Sync {
+    /// The graph of a part for that many rows.
+    fn graph(&self, part: Part, bucket: Bucket) -> Result<Graph, Error>;
+}
+
+/// One token of a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The token.
+    pub id: u32,
+    /// Its position in its sequence.
+    pub position: usize,
+    /// Its sequence.
+    pub sequence: usize,
+    /// Where its key and value go; -1: nowhere.
+    pub slot: i32,
+}
+
+/// What a pass works on.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The tokens. In a chunk each sequence's rows begin at a multiple of 16.
+    pub rows: Vec<Row>,
+    /// Whether the rows are a chunk of prompts; else each row is one token of any sequence.
+    pub chunk: bool,
+    /// The pages of each sequence.
+    pub tables: Vec<Vec<u32>>,
+    /// Positions of each sequence after the pass.
+    pub lengths: Vec<usize>,
+    /// The rows whose logits are wanted.
+    pub wanted: Vec<usize>,
+}
+
+/// What was compiled so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CompileStats {
+    /// Kernels that the target emitted.
+    pub emitted: usize,
+    /// Kernels that came from the cache on disk.
+    pub cached: usize,
+    /// Time from graphs to loaded programs.
+    pub time: std::time::Duration,
+}
+
+/// Sequences that one pass may hold.
+pub const SEQUENCES: usize = 16;
+
+/// Tokens of a chunk.
+pub const CHUNK: usize = 512;
+
+/// Rows of a chunk belong to one sequence in runs of this many.
+pub const TILE: usize = 16;
+
+/// The table's width is a multiple of this many pages, so that blocks of attention never straddle its end.
+const TABLE_STEP: usize = 8;
+
+/// A model on a device.
+pub struct Network {
+    device: Arc<dyn Device>,
+    graphs: Box<dyn Graphs>,
+    cache: KernelCache,
+    weights: Weights,
+    states: HashMap<String, Mem>,
+    programs: HashMap<u128, Program>,
+    plans: HashMap<(Part, Bucket), Plan>,
+    hidden: Option<Span>,
+    pages: usize,
+    /// Compilation so far.
+    pub compiled: CompileStats,
+}
+
+impl Network {
+    /// A model without plans: they are made when a pass first needs them.
+    ///
+    /// `positions` is how many positions of all sequences together the cache holds.
+    pub fn new(device: Arc<dyn Device>, graphs: Box<dyn Graphs>, cache: KernelCache, positions: usize) -> Network {
+        Network {
+            device,
+            graphs,
+            cache,
+            weights: Weights::default(),
+            states: HashMap::new(),
+            programs: HashMap::new(),
+            plans: HashMap::new(),
+            hidden: None,
+            pages: positions.div_ceil(TILE).max(1),
+            compiled: CompileStats::default(),
+        }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &dyn Device {
+        &*self.device
+    }
+
+    /// The weights.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// Pages of the cache.
+    pub fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Bytes of states.
+    pub fn state_bytes(&self) -> u64 {
+        self.states.values().map(Mem::len).sum()
+    }
+
+    /// Bytes of the plans' buffers.
+    pub fn buffer_bytes(&self) -> u64 {
+        self.plans.values().map(|plan| plan.arena_bytes + plan.fixed_bytes).sum()
+    }
+
+    /// A plan, if a pass has made it.
+    pub fn plan(&self, part: Part, bucket: Bucket) -> Option<&Plan> {
+        self.plans.get(&(part, bucket))
+    }
+
+    fn table_width(&self) -> usize {
+        self.pages.next_multiple_of(TABLE_STEP)
+    }
+
+    /// The largest sizes of any pass.
+    fn limits(&self, bucket: Bucket) -> Sizes {
+        let rows = match bucket {
+            Bucket::Fixed(count) => count,
+            Bucket::Many => CHUNK,
+        };
+        let each = [("T", rows), ("R", rows), ("P", self.table_width()), ("pages", self.pages)];
+        each.into_iter().map(|(name, value)| (name.to_owned(), value as i64)).collect()
+    }
+
+    /// Makes a plan if it is not there; reads the weights that it needs.
+    pub fn prepare(&mut self, part: Part, bucket: Bucket, locate: &Locate<'_>) -> Result<(), Error> {
+        if self.plans.contains_key(&(part, bucket)) {
+            return Ok(());
+        }
+        let begin = std::time::Instant::now();
+        let graph = self.graphs.graph(part, bucket)?;
+        let faulty = |faults: String| Error::Graph { graph: graph.name.clone(), faults };
+        jtllm_ir::verify::verify(&graph).map_err(|faults| faulty(lines(&faults)))?;
+        let compilation = Arc::new(compile(&graph, self.device.target().caps()));
+        let programs = self.load(&compilation)?;
+        self.compiled.time += begin.elapsed();
+        self.make_states(&compilation)?;
+        self.bind_weights(&compilation, locate)?;
+        let shared = self.shared(part)?;
+        let limits = self.limits(bucket);
+        let bindings =
+            Bindings { weights: &self.weights, states: &self.states, limits: &limits, shared: &shared };
+        let plan = Plan::build(&*self.device, compilation, &programs, &bindings)?;
+        self.plans.insert((part, bucket), plan);
+        Ok(())
+    }
+
+    /// The head reads its rows where the last body left them: in one buffer, copied there after each body.
+    fn shared(&mut self, part: Part) -> Result<HashMap<String, Span>, Error> {
+        let mut shared = HashMap::new();
+        if let (Part::Head, Some(hidden)) = (part, &self.hidden) {
+            shared.insert("hidden".to_owned(), hidden.clone());
+        }
+        Ok(shared)
+    }
+
+    /// The kernels of a compilation as programs: known ones, cached ones, emitted ones.
+    fn load(&mut self, compilation: &Compilation) -> Result<Vec<Program>, Error> {
+        let target = self.device.target();
+        let variant = target.variant();
+        let keys: Vec<u128> =
+            compilation.kernels.iter().map(|kernel| kernel.key(target.name(), &variant)).collect();
+        let missing: Vec<usize> = (0..keys.len()).filter(|at| !self.programs.contains_key(&keys[*at])).collect();
+        let cache = &self.cache;
+        let emit = |at: &usize| -> Result<(Artifact, bool), Error> {
+            let kernel = &compilation.kernels[*at];
+            if let Some(bytes) = cache.get(keys[*at]) {
+                return Ok((Artifact { bytes }, true));
+            }
+            let faulty = |faults: String| Error::Graph { graph: format!("kernel {}", kernel.name), faults };
+            verify(kernel, target.caps()).map_err(|faults| faulty(lines(&faults)))?;
+            let artifact = target.emit(kernel)?;
+            cache.put(keys[*at], &artifact.bytes);
+            Ok((artifact, false))
+        };
+        let artifacts: Vec<(Artifact, bool)> = missing.par_iter().map(emit).collect::<Result<_, _>>()?;
+        self.compiled.cached += artifacts.iter().filter(|(_, cached)| *cached).count();
+        self.compiled.emitted += artifacts.iter().filter(|(_, cached)| !*cached).count();
+        let fresh: Vec<(&Kernel, Artifact)> =
+            missing.iter().zip(artifacts).map(|(at, (artifact, _))| (&compilation.kernels[*at], artifact)).collect();
+        let loaded = self.device.load(&fresh)?;
+        for (at, program) in missing.into_iter().zip(loaded) {
+            self.programs.insert(keys[at], program);
+        }
+        Ok(keys.iter().map(|key| self.programs[key].clone()).collect())
+    }
+
+    fn make_states(&mut self, compilation: &Compilation) -> Result<(), Error> {
+        let graph = &compilation.graph;
+        for node in graph.nodes() {
+            let Op::State { name } = graph.op(node) else { continue };
+            if self.states.contains_key(name) {
+                continue;
+            }
+            let pages = self.pages as i64;
+            let count = element_count(graph.shape(node)).substitute(&mut |leaf| match leaf.kind() {
+                jtllm_ir::expr::Kind::Sym(symbol) if symbol.name() == "pages" => Some(pages.into()),
+                _ => None,
+            });
+            let fixed = || Error::Pass { why: format!("the size of state {name} depends on more than pages") };
+            let count = count.as_int().ok_or_else(fixed)?;
+            let mem = self.device.alloc(count as u64 * graph.dtype(node).size() as u64)?;
+            self.states.insert(name.clone(), mem);
+        }
+        Ok(())
+    }
+
+    fn bind_weights(&mut self, compilation: &Compilation, locate: &Locate<'_>) -> Result<(), Error> {
+        let graph = &compilation.graph;
+        let mut wanted = Vec::new();
+        for node in graph.nodes() {
+            let Op::Weight { name } = graph.op(node) else { continue };
+            let shape = graph.shape(node).iter().filter_map(jtllm_ir::Expr::as_int).collect();
+            wanted.push(Wanted { name: name.clone(), dtype: graph.dtype(node), shape });
+        }
+        self.weights.bind(&*self.device, &wanted, locate)?;
+        for gather in &compilation.gathers {
+            let (weight, _) = jtllm_ir::format::split_plane_name(&gather.weight);
+            self.weights.source(weight, locate)?;
+        }
+        Ok(())
+    }
+
+    /// Runs one pass and gives the wanted rows' logits, one after another.
+    pub fn pass(&mut self, batch: &Batch, locate: &Locate<'_>, mut trace: Option<&mut Trace>) -> Result<Vec<f32>, Error> {
+        let bucket = self.body(batch, locate, trace.as_deref_mut())?;
+        self.head(batch, bucket, locate, trace)
+    }
+
+    fn body(&mut self, batch: &Batch, locate: &Locate<'_>, trace: Option<&mut Trace>) -> Result<Bucket, Error> {
+        let (bucket, count) = body_bucket(batch)?;
+        self.prepare(Part::Body, bucket, locate)?;
+        let plan = &self.plans[&(Part::Body, bucket)];
+        let padding = Row { id: 0, position: 0, sequence: 0, slot: -1 };
+        let mut rows = batch.rows.clone();
+        rows.resize(count, padding);
+        if batch.chunk {
+            // A tile's rows speak for one sequence, padding included.
+            for at in batch.rows.len()..count {
+                rows[at].sequence = rows[at / TILE * TILE].sequence;
+            }
+        }
+        let column = |of: &dyn Fn(&Row) -> i32| rows.iter().map(of).collect::<Vec<i32>>();
+        self.upload(plan, "ids", &column(&|row| row.id as i32))?;
+        self.upload(plan, "pos", &column(&|row| row.position as i32))?;
+        self.upload(plan, "seq", &column(&|row| row.sequence as i32))?;
+        self.upload(plan, "slot", &column(&|row| row.slot))?;
+        let width = self.table_width();
+        let mut table = vec![0i32; SEQUENCES * width];
+        for (sequence, pages) in batch.tables.iter().enumerate() {
+            for (at, page) in pages.iter().enumerate() {
+                table[sequence * width + at] = *page as i32;
+            }
+        }
+        self.upload(plan, "table", &table)?;
+        let mut lengths: Vec<i32> = batch.lengths.iter().map(|n| *n as i32).collect();
+        lengths.resize(SEQUENCES, 0);
+        self.upload(plan, "lens", &lengths)?;
+        self.gather(plan, &rows.iter().map(|row| row.id).collect::<Vec<u32>>())?;
+        let sizes = self.sizes(&[("T", count)]);
+        plan.run(&*self.device, &sizes, trace)?;
+        Ok(bucket)
+    }
+
+    fn sizes(&self, more: &[(&str, usize)]) -> Sizes {
+        let fixed = [("P", self.table_width()), ("pages", self.pages)];
+        fixed.iter().chain(more).map(|(name, value)| ((*name).to_owned(), *value as i64)).collect()
+    }
+
+    fn upload(&self, plan: &Plan, input: &str, values: &[i32]) -> Result<(), Error> {
+        let Some(span) = plan.input(input) else { return Ok(()) };
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Ok(self.device.write(span, &bytes)?)
+    }
+
+    fn gather(&self, plan: &Plan, ids: &[u32]) -> Result<(), Error> {
+        for gather in plan.gathers() {
+            let Some(span) = plan.input(&gather.input) else { continue };
+            let mut rows = vec![0u8; ids.len() * gather.width as usize * gather.dtype.size()];
+            self.weights.gather(&gather.weight, ids, &mut rows)?;
+            self.device.write(span, &rows)?;
+        }
+        Ok(())
+    }
+
+    fn head(
+        &mut self,
+        batch: &Batch,
+        body: Bucket,
+        locate: &Locate<'_>,
+        mut trace: Option<&mut Trace>,
+    ) -> Result<Vec<f32>, Error> {
+        let tokens = body_bucket(batch)?.1;
+        let mut logits = Vec::new();
+        for wanted in batch.wanted.chunks(CHUNK) {
+            let (bucket, count) = head_bucket(wanted.len());
+            self.hand_over(body)?;
+            self.prepare(Part::Head, bucket, locate)?;
+            let plan = &self.plans[&(Part::Head, bucket)];
+            let mut rows: Vec<i32> = wanted.iter().map(|row| *row as i32).collect();
+            rows.resize(count, 0);
+            self.upload(plan, "out_rows", &rows)?;
+            let sizes = self.sizes(&[("R", count), ("T", tokens)]);
+            plan.run(&*self.device, &sizes, trace.as_deref_mut())?;
+            let mut all = plan.read(&*self.device, "logits", &sizes)?;
+            all.truncate(all.len() / count * wanted.len());
+            logits.extend(all);
+        }
+        Ok(logits)
+    }
+
+    /// Puts the hidden vectors of the last body where heads read them.
+    fn hand_over(&mut self, body: Bucket) -> Result<(), Error> {
+        let plan = &self.plans[&(Part::Body, body)];
+        let missing = || Error::Pass { why: "the body has no output hidden".to_owned() };
+        let from = plan.output("hidden").ok_or_else(missing)?.clone();
+        let rows = match body {
+            Bucket::Fixed(count) => count as u64,
+            Bucket::Many => CHUNK as u64,
+        };
+        let to = match &self.hidden {
+            Some(span) => span.clone(),
+            None => {
+                let span = self.device.alloc(from.len / rows * CHUNK as u64)?.span();
+                self.hidden = Some(span.clone());
+                span
+            }
+        };
+        let mut bytes = vec![0; from.len as usize];
+        self.device.read(&from, &mut bytes)?;
+        Ok(self.device.write(&to, &bytes)?)
+    }
+}
+
+fn body_bucket(batch: &Batch) -> Result<(Bucket, usize), Error> {
+    let count = batch.rows.len();
+    let wrong = |why: String| Err(Error::Pass { why });
+    match (batch.chunk, count) {
+        (_, 0) => wrong("it has no tokens".to_owned()),
+        (true, count) if count <= CHUNK => Ok((Bucket::Many, count.next_multiple_of(TILE))),
+        (true, count) => wrong(format!("a chunk of {count} tokens, at most {CHUNK} fit")),
+        (false, count) if count <= SEQUENCES => {
+            Ok((Bucket::Fixed(count.next_power_of_two()), count.next_power_of_two()))
+        }
+        (false, count) => wrong(format!("{count} single tokens, at most {SEQUENCES} fit")),
+    }
+}
+
+fn head_bucket(count: usize) -> (Bucket, usize) {
+    if count <= SEQUENCES {
+        (Bucket::Fixed(count.next_power_of_two()), count.next_power_of_two())
+    } else {
+        (Bucket::Many, count.next_multiple_of(TILE))
+    }
+}
+
+fn lines<T: std::fmt::Display>(faults: &[T]) -> String {
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}

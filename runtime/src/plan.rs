@@ -1,0 +1,311 @@
+//! A compiled graph bound to memory: what to launch, in which order, on which buffers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use jtllm_codegen::Compilation;
+use jtllm_codegen::canon::Gather;
+use jtllm_codegen::schedule::Argument;
+use jtllm_ir::expr::{Environment, Symbol};
+use jtllm_ir::graph::element_count;
+use jtllm_ir::{DType, Expr, Node, Op};
+use jtllm_swap::Space;
+
+use crate::device::{Device, Mem, Program, Span};
+use crate::error::Error;
+use crate::trace::Trace;
+use crate::weights::Weights;
+
+/// Every buffer begins at a multiple of this.
+const ALIGNMENT: u64 = 256;
+
+/// Bytes of a symbol block: 64 sizes.
+pub const SYMBOL_BLOCK: u64 = 256;
+
+/// One launch.
+struct Step {
+    program: Program,
+    kernel: usize,
+    grid: [Expr; 3],
+    args: Vec<Span>,
+}
+
+/// A compiled graph, ready to run any number of times.
+pub struct Plan {
+    /// The graph as kernels.
+    pub compilation: Arc<Compilation>,
+    steps: Vec<Step>,
+    inputs: HashMap<String, (Span, DType)>,
+    outputs: BTreeMap<String, (Span, Vec<Expr>)>,
+    symbols: Span,
+    /// Bytes of buffers that live inside a pass.
+    pub arena_bytes: u64,
+    /// Bytes of inputs, outputs and constants.
+    pub fixed_bytes: u64,
+}
+
+/// The sizes of a pass, by symbol name.
+pub type Sizes = HashMap<String, i64>;
+
+/// What a plan is bound to beside its own buffers.
+pub struct Bindings<'a> {
+    /// The planes of weights.
+    pub weights: &'a Weights,
+    /// The states, by name.
+    pub states: &'a HashMap<String, Mem>,
+    /// The largest value that each symbol will take; buffers are made for it.
+    pub limits: &'a Sizes,
+    /// Inputs that are another plan's outputs, by name.
+    pub shared: &'a HashMap<String, Span>,
+}
+
+struct Values<'a>(&'a Sizes);
+
+impl Environment for Values<'_> {
+    fn axis(&self, _: u16) -> i64 {
+        0
+    }
+
+    fn symbol(&self, symbol: &Symbol) -> i64 {
+        self.0.get(symbol.name()).copied().unwrap_or(symbol.high())
+    }
+
+    fn extra(&self, _: u32, _: &[i64]) -> i64 {
+        0
+    }
+}
+
+/// The bytes of a tensor when sizes are at their limits.
+fn bytes_of(shape: &[Expr], dtype: DType, limits: &Sizes) -> u64 {
+    element_count(shape).evaluate(&Values(limits)).max(0) as u64 * dtype.size() as u64
+}
+
+impl Plan {
+    /// Binds a compilation's steps; `programs` are its kernels, loaded.
+    pub fn build(
+        device: &dyn Device,
+        compilation: Arc<Compilation>,
+        programs: &[Program],
+        bindings: &Bindings<'_>,
+    ) -> Result<Plan, Error> {
+        let mut builder = Builder { device, compilation: &compilation, bindings, values: HashMap::new(), fixed_bytes: 0 };
+        let outputs = builder.outputs()?;
+        let arena_bytes = builder.arena()?;
+        let inputs = builder.inputs()?;
+        let constants = builder.constants()?;
+        let mut steps = Vec::new();
+        for step in &compilation.steps {
+            let span = |argument: &Argument| builder.argument(argument, &inputs, &constants);
+            steps.push(Step {
+                program: programs[step.kernel].clone(),
+                kernel: step.kernel,
+                grid: compilation.kernels[step.kernel].grid.clone(),
+                args: step.arguments.iter().map(span).collect::<Result<_, _>>()?,
+            });
+        }
+        let fixed_bytes = builder.fixed_bytes;
+        let symbols = device.alloc(SYMBOL_BLOCK)?.span();
+        Ok(Plan { compilation, steps, inputs, outputs, symbols, arena_bytes, fixed_bytes })
+    }
+
+    /// The rows that must be gathered before a pass.
+    pub fn gathers(&self) -> &[Gather] {
+        &self.compilation.gathers
+    }
+
+    /// An input's buffer.
+    pub fn input(&self, name: &str) -> Option<&Span> {
+        self.inputs.get(name).map(|(span, _)| span)
+    }
+
+    /// An output's buffer.
+    pub fn output(&self, name: &str) -> Option<&Span> {
+        self.outputs.get(name).map(|(span, _)| span)
+    }
+
+    /// The outputs' names.
+    pub fn output_names(&self) -> impl Iterator<Item = &str> {
+        self.outputs.keys().map(String::as_str)
+    }
+
+    /// How many launches a pass takes.
+    pub fn step_count(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Runs all steps with these sizes.
+    pub fn run(&self, device: &dyn Device, sizes: &Sizes, trace: Option<&mut Trace>) -> Result<(), Error> {
+        let mut block = [0u8; SYMBOL_BLOCK as usize];
+        for (slot, symbol) in self.compilation.graph.symbols.iter().enumerate() {
+            let value = self.size(symbol, sizes)?;
+            block[slot * 4..][..4].copy_from_slice(&value.to_le_bytes());
+        }
+        device.write(&self.symbols, &block)?;
+        let mut trace = trace;
+        for step in &self.steps {
+            let groups = self.groups(step, sizes);
+            if groups.contains(&0) {
+                continue;
+            }
+            let begin = Instant::now();
+            device.launch(&step.program, groups, &self.symbols, &step.args)?;
+            if let Some(trace) = trace.as_deref_mut() {
+                trace.record(&self.compilation.kernels[step.kernel], &step.args, groups, begin.elapsed());
+            }
+        }
+        Ok(())
+    }
+
+    fn size(&self, symbol: &Symbol, sizes: &Sizes) -> Result<i32, Error> {
+        let wrong = |why: String| Error::Pass { why };
+        let value = sizes.get(symbol.name()).copied();
+        let value = value.ok_or_else(|| wrong(format!("no value for size {}", symbol.name())))?;
+        let fits = value >= symbol.low() && value <= symbol.high() && value % symbol.divisor() == 0;
+        if !fits {
+            let (low, high, step) = (symbol.low(), symbol.high(), symbol.divisor());
+            return Err(wrong(format!("size {} is {value}, planned for {low}..={high} in steps of {step}", symbol.name())));
+        }
+        i32::try_from(value).map_err(|_| wrong(format!("size {} is {value}", symbol.name())))
+    }
+
+    fn groups(&self, step: &Step, sizes: &Sizes) -> [u32; 3] {
+        let values = Values(sizes);
+        std::array::from_fn(|direction| {
+            let count = step.grid[direction].evaluate(&values);
+            u32::try_from(count.max(0)).unwrap_or(u32::MAX)
+        })
+    }
+
+    /// An output's elements at these sizes, as `f32`.
+    pub fn read(&self, device: &dyn Device, name: &str, sizes: &Sizes) -> Result<Vec<f32>, Error> {
+        let missing = || Error::Pass { why: format!("there is no output {name}") };
+        let (span, shape) = self.outputs.get(name).ok_or_else(missing)?;
+        let count = element_count(shape).evaluate(&Values(sizes)).max(0) as usize;
+        let mut bytes = vec![0u8; count * 4];
+        device.read(span, &mut bytes)?;
+        let (words, _) = bytes.as_chunks::<4>();
+        Ok(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
+    }
+}
+
+struct Builder<'a> {
+    device: &'a dyn Device,
+    compilation: &'a Compilation,
+    bindings: &'a Bindings<'a>,
+    values: HashMap<Node, Span>,
+    fixed_bytes: u64,
+}
+
+impl Builder<'_> {
+    fn alloc(&mut self, len: u64) -> Result<Span, Error> {
+        self.fixed_bytes += len;
+        Ok(self.device.alloc(len)?.span())
+    }
+
+    /// Outputs have buffers of their own: they are read after the pass.
+    fn outputs(&mut self) -> Result<BTreeMap<String, (Span, Vec<Expr>)>, Error> {
+        let graph = &self.compilation.graph;
+        let mut outputs = BTreeMap::new();
+        for (name, node) in &graph.outputs {
+            let shape = graph.shape(*node).to_vec();
+            let span = match self.values.get(node) {
+                Some(span) => span.clone(),
+                None => self.alloc(bytes_of(&shape, graph.dtype(*node), self.bindings.limits))?,
+            };
+            self.values.insert(*node, span.clone());
+            outputs.insert(name.clone(), (span, shape));
+        }
+        Ok(outputs)
+    }
+
+    /// Lays out the other stored nodes: two may share bytes if no step needs both.
+    fn arena(&mut self) -> Result<u64, Error> {
+        let graph = &self.compilation.graph;
+        let mut last_use: HashMap<Node, usize> = HashMap::new();
+        for (step, launch) in self.compilation.steps.iter().enumerate() {
+            for argument in &launch.arguments {
+                if let Argument::Value(node) = argument {
+                    last_use.insert(*node, step);
+                }
+            }
+        }
+        let mut space = Space::new(u64::MAX / 4);
+        let mut placed: Vec<(Node, u64, u64)> = Vec::new();
+        let mut live = HashMap::new();
+        let mut end = 0;
+        for (step, launch) in self.compilation.steps.iter().enumerate() {
+            for argument in &launch.arguments {
+                let Argument::Value(node) = argument else { continue };
+                if self.values.contains_key(node) || live.contains_key(node) {
+                    continue;
+                }
+                let len = bytes_of(graph.shape(*node), graph.dtype(*node), self.bindings.limits).max(1);
+                let full = || Error::Pass { why: "the arena's address space is full".to_owned() };
+                let extent = space.allocate(len, ALIGNMENT).ok_or_else(full)?;
+                end = end.max(extent.offset + len);
+                placed.push((*node, extent.offset, len));
+                live.insert(*node, extent);
+            }
+            let mut over: Vec<Node> = live.keys().copied().filter(|node| last_use[node] == step).collect();
+            over.sort_unstable();
+            for extent in over.iter().filter_map(|node| live.remove(node)) {
+                space.free(extent);
+            }
+        }
+        if end > 0 {
+            let arena = self.device.alloc(end)?;
+            for (node, offset, len) in placed {
+                self.values.insert(node, Span { mem: arena.clone(), offset, len });
+            }
+        }
+        Ok(end)
+    }
+
+    fn inputs(&mut self) -> Result<HashMap<String, (Span, DType)>, Error> {
+        let graph = &self.compilation.graph;
+        let mut inputs = HashMap::new();
+        for node in graph.nodes() {
+            let Op::Input { name, .. } = graph.op(node) else { continue };
+            let dtype = graph.dtype(node);
+            let span = match self.bindings.shared.get(name) {
+                Some(span) => span.clone(),
+                None => self.alloc(bytes_of(graph.shape(node), dtype, self.bindings.limits))?,
+            };
+            inputs.insert(name.clone(), (span, dtype));
+        }
+        Ok(inputs)
+    }
+
+    fn constants(&mut self) -> Result<HashMap<Node, Span>, Error> {
+        let graph = &self.compilation.graph;
+        let mut constants = HashMap::new();
+        for node in graph.nodes() {
+            let Op::Const(tensor) = graph.op(node) else { continue };
+            if tensor.shape.is_empty() {
+                continue;
+            }
+            let bytes = tensor.to_bytes();
+            let span = self.alloc(bytes.len() as u64)?;
+            self.device.write(&span, &bytes)?;
+            constants.insert(node, span);
+        }
+        Ok(constants)
+    }
+
+    fn argument(
+        &self,
+        argument: &Argument,
+        inputs: &HashMap<String, (Span, DType)>,
+        constants: &HashMap<Node, Span>,
+    ) -> Result<Span, Error> {
+        let found = match argument {
+            Argument::Weight(name) => self.bindings.weights.plane(name).cloned(),
+            Argument::State(name) => self.bindings.states.get(name).map(Mem::span),
+            Argument::Input(name) => inputs.get(name).map(|(span, _)| span.clone()),
+            Argument::Const(node) => constants.get(node).cloned(),
+            Argument::Value(node) => self.values.get(node).cloned(),
+        };
+        found.ok_or_else(|| Error::Pass { why: format!("a kernel binds {argument:?}, which nothing provides") })
+    }
+}
