@@ -1,3 +1,4 @@
-//! The emitters, one file each: kernel in, bytes out.
+//! The emitters: each turns a kernel into what one kind of device loads.
 
+pub mod cranelift;
 pub mod interp;

@@ -1,0 +1,6 @@
+//! The Cranelift target: what it computes, compared with the meaning of the loop IR.
+
+#![allow(clippy::unwrap_used)]
+
+mod native;
+mod scalars;
