@@ -1,1 +1,3 @@
 //! Graphs, weights, tokenizers, chat templates and sampling of model families.
+
+pub mod tokenizer;
