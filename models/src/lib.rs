@@ -1,3 +1,4 @@
 //! Graphs, weights, tokenizers, chat templates and sampling of model families.
 
+pub mod chat;
 pub mod tokenizer;

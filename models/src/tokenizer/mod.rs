@@ -26,6 +26,7 @@ use std::fmt;
 
 use bytes::{Spelling, Utf8};
 use guarded::{Added, Guarded};
+use tokenizers::normalizers::{self, Replace};
 use tokenizers::{
     AddedToken, Decoder, DecoderWrapper, Model, ModelWrapper, NormalizerWrapper, PostProcessorWrapper,
     PreTokenizerWrapper, TokenizerImpl,
@@ -126,6 +127,28 @@ impl Tokenizer {
             .encode_fast(text, false)
             .map_err(|error| TokenizerError::Encode { why: error.to_string() })?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The ids of a text in which `mark` keeps parts of user text from being read as special tokens. The
+    /// mark itself leaves no trace in the ids.
+    pub(crate) fn encode_marked(&self, text: &str, mark: char) -> Result<Vec<u32>, TokenizerError> {
+        let failed = |error: tokenizers::Error| TokenizerError::Encode { why: error.to_string() };
+        let mut steps: Vec<NormalizerWrapper> =
+            vec![Replace::new(mark.to_string(), "").map_err(failed)?.into()];
+        steps.extend(self.parse.get_normalizer().cloned());
+        let mut engine = Engine::new(self.model.clone());
+        engine.with_normalizer(Some(normalizers::Sequence::new(steps))).map_err(failed)?;
+        engine.with_pre_tokenizer(self.parse.get_pre_tokenizer().cloned());
+        let mut added: Vec<(&u32, &AddedToken)> = self.added.iter().collect();
+        added.sort_by_key(|(id, _)| **id);
+        // A special token must be found before the marks go, hence never in normalised text.
+        let tokens = added.into_iter().map(|(_, token)| {
+            let token = token.clone();
+            let normalized = token.normalized && !token.special;
+            token.normalized(normalized)
+        });
+        engine.add_tokens(tokens).map_err(failed)?;
+        Ok(engine.encode_fast(text, false).map_err(failed)?.get_ids().to_vec())
     }
 
     /// The ids of `text` between the begin and end tokens that this vocabulary asks for.
