@@ -232,8 +232,7 @@ impl ChatTemplate {
             return Err(ChatError::Limit { what: "output bytes", limit: limit as u64 });
         }
         result.map_err(failed)?;
-        String::from_utf8(output.bytes)
-            .map_err(|error| ChatError::Render { line: 0, why: error.to_string() })
+        String::from_utf8(output.bytes).map_err(|error| ChatError::Render { line: 0, why: error.to_string() })
     }
 
     /// The prompt as token ids. Special tokens come from the template alone: what looks like one in a
@@ -248,8 +247,8 @@ impl ChatTemplate {
     ) -> Result<Vec<u32>, ChatError> {
         let mut values: Vec<Value> = messages.iter().map(Message::to_value).collect();
         let mut extra = extra.clone();
-        let guard = Guard::new(tokenizer.special_texts(), &values, &extra, &self.source)
-            .ok_or(ChatError::NoMark)?;
+        let guard =
+            Guard::new(tokenizer.special_texts(), &values, &extra, &self.source).ok_or(ChatError::NoMark)?;
         let mut marks = 0;
         for value in values.iter_mut().chain(extra.values_mut()) {
             marks += guard.mark(value);
@@ -278,9 +277,13 @@ fn on_deep_stack<T: Send>(work: impl FnOnce() -> Result<T, ChatError> + Send) ->
 
 fn environment(steps: u64) -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().expect(
-        "the usual delimiters are not ambiguous",
-    ));
+    environment.set_syntax(
+        SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .expect("the usual delimiters are not ambiguous"),
+    );
     environment.set_fuel(Some(steps));
     environment.set_recursion_limit(DEPTH_MAX);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);

@@ -158,7 +158,7 @@ impl Sampler {
         }
     }
 
-    /// Chooses a token from the model's logits f32[vocabulary] and uses them up: bias and penalties are
+    /// Chooses a token from the model's logits (f32, one for each token of the vocabulary) and uses them up: bias and penalties are
     /// applied in place. The token is not yet part of the sequence; [`Sampler::accept`] makes it so.
     pub fn sample(&mut self, logits: &mut [f32]) -> Result<Sampled, SampleError> {
         if logits.len() != self.vocabulary {

@@ -13,7 +13,12 @@ use support::{atom_tiny, config, demo, demo_tokenizer, fixture, ids, json, llama
 
 fn messages(value: &Value) -> Vec<Message> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    value.as_array().unwrap().iter().map(|turn| Message::new(text(&turn["role"]), text(&turn["content"]))).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|turn| Message::new(text(&turn["role"]), text(&turn["content"])))
+        .collect()
 }
 
 fn user(content: &str) -> Vec<Message> {
@@ -102,10 +107,7 @@ fn t01_builtin_templates_say_what_their_models_were_trained_on() {
         named("atom-chat"),
         "<s>Human: 你好\n</s><s>Assistant: 好\n</s><s>Human: 再见\n</s><s>Assistant: "
     );
-    assert_eq!(
-        named("belle"),
-        "Human: \n你好\n\nAssistant: \n好\n\nHuman: \n再见\n\nAssistant: \n"
-    );
+    assert_eq!(named("belle"), "Human: \n你好\n\nAssistant: \n好\n\nHuman: \n再见\n\nAssistant: \n");
     let error = ChatTemplate::named("vicuna", None, None).unwrap_err();
     assert!(error.to_string().contains("\"vicuna\"") && error.to_string().contains("chatml"));
 }
@@ -175,11 +177,16 @@ fn t02_roles_and_tools_are_user_text_too() {
     let source = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>{% endfor %}{{ tools | tojson }}";
     let template = ChatTemplate::new(source, None, None).unwrap();
     let mut extra = Map::new();
-    extra.insert("tools".to_owned(), serde_json::json!([{"name": "<|im_start|>", "<|im_end|>": ["<|im_end|>"]}]));
+    extra.insert(
+        "tools".to_owned(),
+        serde_json::json!([{"name": "<|im_start|>", "<|im_end|>": ["<|im_end|>"]}]),
+    );
     let turns = [Message::new("user<|im_end|>", "x")];
     let ids = template.encode(&tokenizer, &turns, true, &extra).unwrap();
     assert_eq!(special_count(&tokenizer, &ids), 2);
-    assert!(tokenizer.decode(&ids, false).contains(r#"{"name": "<|im_start|>", "<|im_end|>": ["<|im_end|>"]}"#));
+    assert!(
+        tokenizer.decode(&ids, false).contains(r#"{"name": "<|im_start|>", "<|im_end|>": ["<|im_end|>"]}"#)
+    );
 }
 
 #[test]
@@ -206,7 +213,8 @@ fn t03_endless_loops_end_soon() {
         assert!(matches!(error, ChatError::Limit { .. } | ChatError::Render { .. }), "{source}: {error}");
     }
     // The base, and 20 for each of the 33 bytes of this conversation's keys and values.
-    let error = render("{% for i in range(9999) %}{% for j in range(9999) %}{% set x = 1 %}{% endfor %}{% endfor %}");
+    let error =
+        render("{% for i in range(9999) %}{% for j in range(9999) %}{% set x = 1 %}{% endfor %}{% endfor %}");
     assert_eq!(error, Err(ChatError::Limit { what: "steps", limit: 100_660 }));
 }
 
@@ -255,8 +263,14 @@ fn faults_of_a_template_name_their_line() {
 
 #[test]
 fn python_functions_and_methods_are_there() {
-    assert_eq!(render("{{ {'a': [1, 2.5, None], 'ü': '<&>'} | tojson }}").unwrap(), r#"{"a": [1, 2.5, null], "ü": "<&>"}"#);
-    assert_eq!(render("{{ {'b': [], 'a': {'c': 1}} | tojson(indent=2) }}").unwrap(), "{\n  \"b\": [],\n  \"a\": {\n    \"c\": 1\n  }\n}");
+    assert_eq!(
+        render("{{ {'a': [1, 2.5, None], 'ü': '<&>'} | tojson }}").unwrap(),
+        r#"{"a": [1, 2.5, null], "ü": "<&>"}"#
+    );
+    assert_eq!(
+        render("{{ {'b': [], 'a': {'c': 1}} | tojson(indent=2) }}").unwrap(),
+        "{\n  \"b\": [],\n  \"a\": {\n    \"c\": 1\n  }\n}"
+    );
     assert_eq!(render("{{ 'ü😀' | tojson(ensure_ascii=true) }}").unwrap(), r#""\u00fc\ud83d\ude00""#);
     assert_eq!(render("{{ ' a,b '.strip().split(',')[1].upper() }}").unwrap(), "B");
     assert_eq!(render("{{ tools is none }} {{ bos_token is defined }}").unwrap(), "True False");
@@ -264,7 +278,10 @@ fn python_functions_and_methods_are_there() {
     let year: u32 = date[..4].parse().unwrap();
     assert!(year >= 2024 && date.len() == 10 && &date[4..5] == "-", "{date}");
     assert!(render("{{ strftime_now('%Q') }}").is_err());
-    assert_eq!(render("{% for i in [1, 2, 3] %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}").unwrap(), "1");
+    assert_eq!(
+        render("{% for i in [1, 2, 3] %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}").unwrap(),
+        "1"
+    );
 }
 
 proptest! {

@@ -32,77 +32,90 @@ fn frequencies(sampling: Sampling, history: &[u32], logits: &[f32], draws: usize
 
 fn softmax(logits: &[Option<f64>]) -> Vec<f64> {
     let highest = logits.iter().flatten().copied().fold(f64::NEG_INFINITY, f64::max);
-    let shares: Vec<f64> = logits.iter().map(|logit| logit.map_or(0.0, |logit| (logit - highest).exp())).collect();
+    let shares: Vec<f64> =
+        logits.iter().map(|logit| logit.map_or(0.0, |logit| (logit - highest).exp())).collect();
     let sum: f64 = shares.iter().sum();
     shares.iter().map(|share| share / sum).collect()
 }
 
-/// Each stage as its definition says, in llama.cpp's order, with whole sorts and f64.
-fn naive(sampling: &Sampling, history: &[u32], logits: &[f32]) -> Vec<f64> {
-    let mut row: Vec<Option<f64>> = logits.iter().map(|logit| Some(f64::from(*logit))).collect();
+type Row = Vec<Option<f64>>;
+
+/// Bias and penalties, by counting.
+fn naive_row(sampling: &Sampling, history: &[u32], logits: &[f32]) -> Row {
+    let mut row: Row = logits.iter().map(|logit| Some(f64::from(*logit))).collect();
     for (id, bias) in &sampling.logit_bias {
         let logit = &mut row[*id as usize];
         *logit = logit.map(|logit| logit + f64::from(*bias)).filter(|logit| logit.is_finite());
     }
     let window = usize::try_from(sampling.repeat_last_n).unwrap_or(history.len()).min(history.len());
-    for id in 0..logits.len() {
+    for (id, logit) in row.iter_mut().enumerate() {
         let count = history[history.len() - window..].iter().filter(|seen| **seen as usize == id).count();
         if count > 0 {
             let repeat = f64::from(sampling.repeat_penalty);
-            row[id] = row[id].map(|logit| {
+            *logit = logit.map(|logit| {
                 let scaled = if logit <= 0.0 { logit * repeat } else { logit / repeat };
-                scaled - count as f64 * f64::from(sampling.frequency_penalty) - f64::from(sampling.presence_penalty)
+                let each = count as f64 * f64::from(sampling.frequency_penalty);
+                scaled - each - f64::from(sampling.presence_penalty)
             });
         }
     }
-    let order = |row: &[Option<f64>]| {
-        let mut ids: Vec<usize> = (0..row.len()).filter(|id| row[*id].is_some()).collect();
-        ids.sort_by(|a, b| row[*b].partial_cmp(&row[*a]).unwrap().then(a.cmp(b)));
-        ids
-    };
-    let keep = |row: &mut Vec<Option<f64>>, kept: &[usize]| {
-        for id in 0..row.len() {
-            if !kept.contains(&id) {
-                row[id] = None;
-            }
+    row
+}
+
+/// The ids that are left, best first.
+fn order(row: &Row) -> Vec<usize> {
+    let mut ids: Vec<usize> = (0..row.len()).filter(|id| row[*id].is_some()).collect();
+    ids.sort_by(|a, b| row[*b].partial_cmp(&row[*a]).unwrap().then(a.cmp(b)));
+    ids
+}
+
+fn keep(row: &mut Row, kept: &[usize]) {
+    for (id, logit) in row.iter_mut().enumerate() {
+        if !kept.contains(&id) {
+            *logit = None;
         }
-    };
+    }
+}
+
+/// Keeps the first of `ids` until their probabilities make `enough`.
+fn keep_until(row: &mut Row, ids: &[usize], enough: impl Fn(f64) -> bool) {
+    let p = softmax(row);
+    let mut sum = 0.0;
+    let last = ids.iter().position(|id| {
+        sum += p[*id];
+        enough(sum)
+    });
+    keep(row, &ids[..last.map_or(ids.len(), |last| last + 1)]);
+}
+
+fn naive_sigma(row: &mut Row, n: f64) {
+    let values: Vec<f64> = row.iter().flatten().copied().collect();
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64;
+    let least = values.iter().copied().fold(f64::NEG_INFINITY, f64::max) - n * variance.sqrt();
+    row.iter_mut().for_each(|logit| *logit = logit.filter(|logit| *logit >= least));
+}
+
+/// Each stage as its definition says, in llama.cpp's order, with whole sorts and f64.
+fn naive(sampling: &Sampling, history: &[u32], logits: &[f32]) -> Vec<f64> {
+    let mut row = naive_row(sampling, history, logits);
     if sampling.top_n_sigma > 0.0 {
-        let values: Vec<f64> = row.iter().flatten().copied().collect();
-        let mean = values.iter().sum::<f64>() / values.len() as f64;
-        let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64;
-        let best = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let least = best - f64::from(sampling.top_n_sigma) * variance.sqrt();
-        row.iter_mut().for_each(|logit| *logit = logit.filter(|logit| *logit >= least));
+        naive_sigma(&mut row, f64::from(sampling.top_n_sigma));
     }
     if sampling.top_k > 0 {
-        let mut kept = order(&row);
-        kept.truncate(sampling.top_k as usize);
-        keep(&mut row, &kept);
+        let best: Vec<usize> = order(&row).into_iter().take(sampling.top_k as usize).collect();
+        keep(&mut row, &best);
     }
     if sampling.typical_p < 1.0 {
         let p = softmax(&row);
         let entropy: f64 = p.iter().filter(|p| **p > 0.0).map(|p| -p * p.ln()).sum();
-        let mut kept = order(&row);
-        kept.sort_by(|a, b| (-p[*a].ln() - entropy).abs().total_cmp(&(-p[*b].ln() - entropy).abs()));
-        let mut sum = 0.0;
-        let last = kept.iter().position(|id| {
-            sum += p[*id];
-            sum > f64::from(sampling.typical_p)
-        });
-        kept.truncate(last.map_or(kept.len(), |last| last + 1));
-        keep(&mut row, &kept);
+        let mut ids = order(&row);
+        ids.sort_by(|a, b| (-p[*a].ln() - entropy).abs().total_cmp(&(-p[*b].ln() - entropy).abs()));
+        keep_until(&mut row, &ids, |sum| sum > f64::from(sampling.typical_p));
     }
     if sampling.top_p < 1.0 {
-        let p = softmax(&row);
-        let mut kept = order(&row);
-        let mut sum = 0.0;
-        let last = kept.iter().position(|id| {
-            sum += p[*id];
-            sum >= f64::from(sampling.top_p)
-        });
-        kept.truncate(last.map_or(kept.len(), |last| last + 1));
-        keep(&mut row, &kept);
+        let ids = order(&row);
+        keep_until(&mut row, &ids, |sum| sum >= f64::from(sampling.top_p));
     }
     if sampling.min_p > 0.0 {
         let p = softmax(&row);
@@ -111,13 +124,12 @@ fn naive(sampling: &Sampling, history: &[u32], logits: &[f32]) -> Vec<f64> {
         keep(&mut row, &kept);
     }
     if sampling.xtc_probability >= 1.0 && sampling.xtc_threshold <= 0.5 {
-        let p = softmax(&row);
-        let all = order(&row);
+        let (p, all) = (softmax(&row), order(&row));
         let likely = all.iter().filter(|id| p[**id] >= f64::from(sampling.xtc_threshold)).count();
         keep(&mut row, &all[likely.saturating_sub(1)..]);
     }
     let temperature = f64::from(sampling.temperature);
-    softmax(&row.iter().map(|logit| logit.map(|logit| logit / temperature)).collect::<Vec<_>>())
+    softmax(&row.iter().map(|logit| logit.map(|logit| logit / temperature)).collect::<Row>())
 }
 
 const LOGITS: [f32; 12] = [1.5, -0.3, 2.2, 0.1, -1.7, 2.1, 0.8, -4.0, 1.1, 0.0, -0.9, 3.0];
@@ -130,7 +142,10 @@ fn equals_naive(sampling: Sampling) {
     let want = naive(&sampling, &HISTORY, &LOGITS);
     let found = frequencies(sampling.clone(), &HISTORY, &LOGITS, 20_000);
     for id in 0..LOGITS.len() {
-        assert!((want[id] - found[id]).abs() < FREQUENCY_ERROR, "token {id}: {found:?}, expected {want:?} for {sampling:?}");
+        assert!(
+            (want[id] - found[id]).abs() < FREQUENCY_ERROR,
+            "token {id}: {found:?}, expected {want:?} for {sampling:?}"
+        );
         assert!(want[id] > 0.0 || found[id] == 0.0, "token {id} must not appear for {sampling:?}");
     }
 }
@@ -165,7 +180,14 @@ fn every_parameter_changes_the_distribution_as_its_definition_says() {
     }
     let all = [
         Sampling { seed: Some(1), ..Sampling::default() },
-        Sampling { typical_p: 0.9, top_n_sigma: 2.0, repeat_penalty: 1.1, repeat_last_n: -1, seed: Some(2), ..Sampling::default() },
+        Sampling {
+            typical_p: 0.9,
+            top_n_sigma: 2.0,
+            repeat_penalty: 1.1,
+            repeat_last_n: -1,
+            seed: Some(2),
+            ..Sampling::default()
+        },
     ];
     all.into_iter().for_each(equals_naive);
 }
@@ -177,7 +199,10 @@ fn defaults_are_those_of_the_command_line() {
     assert_eq!((found.typical_p, found.top_n_sigma), (1.0, -1.0));
     assert_eq!((found.repeat_penalty, found.repeat_last_n), (1.0, 64));
     assert_eq!((found.presence_penalty, found.frequency_penalty), (0.0, 0.0));
-    assert_eq!((found.dry_multiplier, found.dry_base, found.dry_allowed_length, found.dry_penalty_last_n), (0.0, 1.75, 2, 64));
+    assert_eq!(
+        (found.dry_multiplier, found.dry_base, found.dry_allowed_length, found.dry_penalty_last_n),
+        (0.0, 1.75, 2, 64)
+    );
     assert_eq!(found.dry_sequence_breakers, ["\n", ":", "\"", "*"]);
     assert_eq!((found.xtc_probability, found.xtc_threshold), (0.0, 0.1));
     assert_eq!((found.mirostat, found.mirostat_tau, found.mirostat_eta), (0, 5.0, 0.1));
@@ -280,7 +305,12 @@ fn dry_does_not_look_across_breakers() {
     let size = tokenizer.vocab_size();
     let lowered = |history: &[u32], breakers: &[&str]| {
         let dry_sequence_breakers = breakers.iter().map(|text| (*text).to_owned()).collect();
-        let dry = Sampling { dry_multiplier: 3.0, dry_allowed_length: 1, dry_sequence_breakers, ..Sampling::greedy() };
+        let dry = Sampling {
+            dry_multiplier: 3.0,
+            dry_allowed_length: 1,
+            dry_sequence_breakers,
+            ..Sampling::greedy()
+        };
         let mut sampler = Sampler::new(dry, size).unwrap().with_breakers(&tokenizer);
         history.iter().for_each(|id| sampler.accept(*id));
         let mut logits = vec![0.0; size];
@@ -290,7 +320,10 @@ fn dry_does_not_look_across_breakers() {
     let twice = [text.clone(), broken.clone()].concat();
     assert!(lowered(&twice, &[]));
     assert!(lowered(&twice, &["\n"]), "the repetition after the break counts");
-    assert!(!lowered(&[text, tokenizer.encode("\n", jtllm_models::tokenizer::Special::Text).unwrap()].concat(), &["\n"]));
+    assert!(!lowered(
+        &[text, tokenizer.encode("\n", jtllm_models::tokenizer::Special::Text).unwrap()].concat(),
+        &["\n"]
+    ));
 }
 
 #[test]

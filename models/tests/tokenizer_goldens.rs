@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use jtllm_models::tokenizer::{Special, Stream, Tokenizer};
 use serde_json::Value;
-use support::{asset, atom_tiny, config, demo, demo_tokenizer, fixture, gguf_tokenizer, ids, json, llama2, qwen2_tiny};
+use support::{
+    asset, atom_tiny, config, demo, demo_tokenizer, fixture, gguf_tokenizer, ids, json, llama2, qwen2_tiny,
+};
 
 /// Compares all cases and all streams of one golden file; lists what differs.
 fn check(tokenizer: Tokenizer, golden: &Value) {
@@ -28,7 +30,10 @@ fn check(tokenizer: Tokenizer, golden: &Value) {
         }
         let (decoded, streamed) = (tokenizer.decode(&want, false), stream(&tokenizer, &want).concat());
         if decoded != case["decoded"].as_str().unwrap() || streamed != decoded {
-            faults.push(format!("decode {want:?}: {decoded:?}, streamed {streamed:?}, expected {}", case["decoded"]));
+            faults.push(format!(
+                "decode {want:?}: {decoded:?}, streamed {streamed:?}, expected {}",
+                case["decoded"]
+            ));
         }
         if let Some(skipped) = case.get("decoded_skip_special") {
             let found = tokenizer.decode(&want, true);

@@ -123,7 +123,17 @@ impl Style {
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
 const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
@@ -150,7 +160,8 @@ impl Moment {
     fn at(seconds: u64) -> Moment {
         let (days, rest) = (seconds / 86_400, seconds % 86_400);
         let (mut year, mut day) = (1970 + days / 146_097 * 400, days % 146_097);
-        let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+        let leap =
+            |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
         while day >= 365 + u64::from(leap(year)) {
             day -= 365 + u64::from(leap(year));
             year += 1;
@@ -218,7 +229,10 @@ pub(super) fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
             directive = characters.next();
         }
         let field = directive.and_then(|directive| moment.field(directive)).ok_or_else(|| {
-            Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {format:?} has an unknown directive"))
+            Error::new(
+                ErrorKind::InvalidOperation,
+                format!("strftime_now: {format:?} has an unknown directive"),
+            )
         })?;
         out.push_str(if bare { field.trim_start_matches(['0', ' ']) } else { &field });
     }

@@ -32,9 +32,12 @@ impl Candidates {
     pub(super) fn load(&mut self, logits: &[f32]) {
         self.sorted = 0;
         self.all.clear();
-        self.all.extend((0u32..).zip(logits).filter(|(_, logit)| **logit > f32::NEG_INFINITY).map(
-            |(id, logit)| Candidate { id, logit: *logit, p: 0.0 },
-        ));
+        self.all.extend(
+            (0u32..)
+                .zip(logits)
+                .filter(|(_, logit)| **logit > f32::NEG_INFINITY)
+                .map(|(id, logit)| Candidate { id, logit: *logit, p: 0.0 }),
+        );
     }
 
     pub(super) fn is_empty(&self) -> bool {

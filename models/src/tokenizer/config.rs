@@ -1,11 +1,29 @@
 //! `tokenizer_config.json`: what a model's authors add to the bare vocabulary.
 
 use serde_json::{Map, Value};
-use tokenizers::AddedToken;
 
 use super::TokenizerError;
 
 pub(super) const FILE: &str = "tokenizer_config.json";
+
+/// A token that is found in text before the text is cut into words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AddedText {
+    /// The token's id.
+    pub id: u32,
+    /// The text that stands for it.
+    pub content: String,
+    /// Whether only the program may write it.
+    pub special: bool,
+    /// Whether it is looked for after normalisation.
+    pub normalized: bool,
+    /// Whether it takes the white space before it.
+    pub lstrip: bool,
+    /// Whether it takes the white space after it.
+    pub rstrip: bool,
+    /// Whether it must not touch letters.
+    pub single_word: bool,
+}
 
 /// The part of `tokenizer_config.json` that changes ids or prompts.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -25,8 +43,8 @@ pub struct TokenizerConfig {
     pub legacy: Option<bool>,
     /// Whether a SentencePiece text gets a leading space at all.
     pub add_prefix_space: Option<bool>,
-    /// Tokens beside the vocabulary file, with their ids.
-    pub added: Vec<(u32, AddedToken)>,
+    /// Tokens beside the vocabulary file.
+    pub added: Vec<AddedText>,
     /// Chat templates by name; a file with one template calls it `default`.
     pub chat_templates: Vec<(String, String)>,
 }
@@ -77,7 +95,7 @@ fn token_text(map: &Map<String, Value>, key: &str) -> Result<Option<String>, Tok
     text.map(|text| Some(text.clone())).ok_or_else(|| wrong(key, "a string or an object with content"))
 }
 
-fn added_tokens(root: &Map<String, Value>) -> Result<Vec<(u32, AddedToken)>, TokenizerError> {
+fn added_tokens(root: &Map<String, Value>) -> Result<Vec<AddedText>, TokenizerError> {
     const KEY: &str = "added_tokens_decoder";
     let entries = match root.get(KEY) {
         None | Some(Value::Null) => return Ok(Vec::new()),
@@ -91,17 +109,15 @@ fn added_tokens(root: &Map<String, Value>) -> Result<Vec<(u32, AddedToken)>, Tok
         let entry = entry.as_object().ok_or_else(|| wrong(&field, "an object"))?;
         let content = entry.get("content").and_then(Value::as_str).ok_or_else(|| wrong(&field, "content"))?;
         let is = |key: &str| flag(entry, key).map(Option::unwrap_or_default);
-        added.push((
-            number,
-            AddedToken {
-                content: content.to_owned(),
-                single_word: is("single_word")?,
-                lstrip: is("lstrip")?,
-                rstrip: is("rstrip")?,
-                normalized: is("normalized")?,
-                special: is("special")?,
-            },
-        ));
+        added.push(AddedText {
+            id: number,
+            content: content.to_owned(),
+            special: is("special")?,
+            normalized: is("normalized")?,
+            lstrip: is("lstrip")?,
+            rstrip: is("rstrip")?,
+            single_word: is("single_word")?,
+        });
     }
     Ok(added)
 }

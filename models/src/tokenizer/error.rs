@@ -23,7 +23,7 @@ pub enum TokenizerError {
         /// The value that is not known.
         value: String,
         /// The values that are.
-        known: &'static str,
+        known: String,
     },
     /// A text could not be turned into token ids.
     Encode {

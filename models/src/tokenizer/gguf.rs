@@ -55,8 +55,7 @@ struct Words {
     compose: bool,
 }
 
-const GPT2: &str =
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -138,11 +137,6 @@ const WORDS: &[Words] = &[
     },
 ];
 
-const KNOWN_WORDS: &str = "gpt-2, phi-2, mpt, olmo, jais, roberta-bpe, trillion, granite-docling, default, smollm, \
-     starcoder, refact, command-r, codeshell, llama-bpe, llama3, llama-v3, falcon3, falcon-h1, pixtral, midm-2.0, \
-     lfm2, dbrx, smaug-bpe, glm4, chatglm-bpe, qwen2, deepseek-r1-qwen, megrez, stablelm2, tekken, bloom, \
-     gpt3-finnish";
-
 impl Words {
     fn pre_tokenizer(&self) -> tokenizers::Result<PreTokenizerWrapper> {
         let mut steps: Vec<PreTokenizerWrapper> = Vec::new();
@@ -161,8 +155,7 @@ impl Tokenizer {
     pub fn from_gguf(vocabulary: GgufVocabulary<'_>) -> Result<Tokenizer, TokenizerError> {
         let count = vocabulary.tokens.len();
         check_length("tokenizer.ggml.token_type", vocabulary.types.len(), count, true)?;
-        for (field, id) in
-            [("bos", vocabulary.bos), ("eos", vocabulary.eos), ("unknown", vocabulary.unknown)]
+        for (field, id) in [("bos", vocabulary.bos), ("eos", vocabulary.eos), ("unknown", vocabulary.unknown)]
         {
             if id.is_some_and(|id| id as usize >= count) {
                 let why = format!("expected an id below {count}");
@@ -180,7 +173,7 @@ impl Tokenizer {
                     file: FILE,
                     field: "tokenizer.ggml.model".to_owned(),
                     value: other.to_owned(),
-                    known: "gpt2, llama",
+                    known: "gpt2, llama".to_owned(),
                 });
             }
         };
@@ -197,13 +190,21 @@ fn check_length(field: &str, found: usize, want: usize, may_miss: bool) -> Resul
     if found == want || (may_miss && found == 0) {
         return Ok(());
     }
-    Err(TokenizerError::format(FILE, field, format!("{found} entries, expected one for each of {want} tokens")))
+    Err(TokenizerError::format(
+        FILE,
+        field,
+        format!("{found} entries, expected one for each of {want} tokens"),
+    ))
 }
 
 fn kind(types: &[i32], id: usize) -> Result<Kind, TokenizerError> {
     let Some(number) = types.get(id) else { return Ok(Kind::Normal) };
     Kind::from_number(*number).ok_or_else(|| {
-        TokenizerError::format(FILE, format!("tokenizer.ggml.token_type[{id}]"), format!("{number} is no type"))
+        TokenizerError::format(
+            FILE,
+            format!("tokenizer.ggml.token_type[{id}]"),
+            format!("{number} is no type"),
+        )
     })
 }
 
@@ -227,13 +228,19 @@ fn scored(vocabulary: GgufVocabulary<'_>) -> Result<Tokenizer, TokenizerError> {
     .assemble()
 }
 
+fn known_words() -> String {
+    let names: Vec<&str> =
+        WORDS.iter().flat_map(|words| words.names).copied().filter(|name| !name.is_empty()).collect();
+    names.join(", ")
+}
+
 fn byte_level(vocabulary: GgufVocabulary<'_>) -> Result<(Tokenizer, bool), TokenizerError> {
     let Some(words) = WORDS.iter().find(|words| words.names.contains(&vocabulary.pre)) else {
         return Err(TokenizerError::Unsupported {
             file: FILE,
             field: "tokenizer.ggml.pre".to_owned(),
             value: vocabulary.pre.to_owned(),
-            known: KNOWN_WORDS,
+            known: known_words(),
         });
     };
     let mut added = Vec::new();

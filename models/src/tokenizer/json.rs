@@ -116,9 +116,8 @@ fn spelling(decoder: Option<&Value>) -> Spelling {
     let Some(steps) = decoder["decoders"].as_array() else { return Spelling::Joined };
     let kinds: Vec<String> = steps.iter().map(kind).collect();
     let (start, rest) = kinds.split_at(kinds.len().min(3));
-    let spaces = steps
-        .first()
-        .is_some_and(|step| step["pattern"]["String"] == "\u{2581}" && step["content"] == " ");
+    let spaces =
+        steps.first().is_some_and(|step| step["pattern"]["String"] == "\u{2581}" && step["content"] == " ");
     if start != ["Replace", "ByteFallback", "Fuse"] || !spaces {
         return Spelling::Joined;
     }

@@ -15,7 +15,7 @@ mod sentencepiece;
 mod stops;
 mod stream;
 
-pub use config::TokenizerConfig;
+pub use config::{AddedText, TokenizerConfig};
 pub use error::TokenizerError;
 pub use gguf::GgufVocabulary;
 pub use stops::{Passed, Stops};

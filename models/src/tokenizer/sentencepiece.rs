@@ -10,7 +10,7 @@ use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{AddedToken, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use super::bytes::{Spelling, byte_piece};
-use super::{Parts, Tokenizer, TokenizerConfig, TokenizerError};
+use super::{AddedText, Parts, Tokenizer, TokenizerConfig, TokenizerError};
 
 const FILE: &str = "tokenizer.model";
 
@@ -199,7 +199,8 @@ impl Pieces {
     }
 
     fn spacing(&self) -> Result<(Option<NormalizerWrapper>, Option<PreTokenizerWrapper>), TokenizerError> {
-        let wrong = |error: &dyn std::fmt::Display| TokenizerError::format(self.file, "normalizer_spec", error);
+        let wrong =
+            |error: &dyn std::fmt::Display| TokenizerError::format(self.file, "normalizer_spec", error);
         let mut steps: Vec<NormalizerWrapper> = Vec::new();
         if !self.characters.is_empty() {
             steps.push(Precompiled::from(&self.characters).map_err(|error| wrong(&error))?.into());
@@ -220,6 +221,15 @@ impl Pieces {
     }
 }
 
+fn added_token(added: &AddedText) -> (u32, AddedToken) {
+    let token = AddedToken::from(added.content.clone(), added.special)
+        .normalized(added.normalized)
+        .lstrip(added.lstrip)
+        .rstrip(added.rstrip)
+        .single_word(added.single_word);
+    (added.id, token)
+}
+
 impl Tokenizer {
     /// Reads a SentencePiece `tokenizer.model` of the BPE or the unigram kind. `config` gives the begin and
     /// end tokens and their use; without it a prompt begins with the file's own begin token, as LLaMA's does.
@@ -235,7 +245,7 @@ impl Tokenizer {
                     file: FILE,
                     field: "trainer_spec.model_type".to_owned(),
                     value: other.to_string(),
-                    known: "1 (unigram), 2 (BPE)",
+                    known: "1 (unigram), 2 (BPE)".to_owned(),
                 });
             }
         };
@@ -247,7 +257,8 @@ impl Tokenizer {
             })?;
             pieces.push(Piece { text: piece.piece, score: piece.score, kind });
         }
-        let any_byte = pieces.iter().any(|piece| byte_piece(&piece.text).is_some() && piece.kind == Kind::Byte);
+        let any_byte =
+            pieces.iter().any(|piece| byte_piece(&piece.text).is_some() && piece.kind == Kind::Byte);
         let own = |id: Option<i32>, default: i32| {
             let id = usize::try_from(id.unwrap_or(default)).ok()?;
             pieces.get(id).filter(|piece| piece.kind == Kind::Control)?;
@@ -264,7 +275,7 @@ impl Tokenizer {
             // LLaMA's converters drop this field, and its own files say false.
             collapse_spaces: normalizer.remove_extra_whitespaces.unwrap_or(true),
             characters: normalizer.precompiled_charsmap.unwrap_or_default(),
-            added: config.added.clone(),
+            added: config.added.iter().map(added_token).collect(),
         }
         .assemble()?;
         (tokenizer.bos, tokenizer.eos, tokenizer.add_bos) = (bos, eos, bos.is_some());

@@ -47,7 +47,10 @@ pub(crate) fn config(bytes: &[u8]) -> TokenizerConfig {
 }
 
 pub(crate) fn demo_tokenizer() -> Tokenizer {
-    Tokenizer::from_json(&demo("tokenizer.json")).unwrap().with_config(&config(&demo("tokenizer_config.json"))).unwrap()
+    Tokenizer::from_json(&demo("tokenizer.json"))
+        .unwrap()
+        .with_config(&config(&demo("tokenizer_config.json")))
+        .unwrap()
 }
 
 pub(crate) fn qwen2_tiny() -> Tokenizer {
