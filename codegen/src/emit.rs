@@ -1,3 +1,4 @@
 //! The emitters: each turns a kernel into what one kind of device loads.
 
 pub mod cranelift;
+pub mod interp;

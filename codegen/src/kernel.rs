@@ -23,6 +23,10 @@ pub mod build;
 pub mod decompose;
 pub mod interp;
 mod names;
+mod optimise;
+pub mod parse;
+mod print;
+mod renumber;
 mod types;
 mod uniformity;
 pub mod verify;
@@ -32,6 +36,8 @@ use std::fmt;
 use jtllm_ir::{DType, Expr, Monoid, Scalar, ScalarOp, Symbol};
 
 pub use names::KernelNames;
+pub use optimise::optimise;
+pub use parse::{ParseError, parse};
 pub use uniformity::Varying;
 pub use verify::{KernelError, verify};
 

@@ -64,3 +64,19 @@ fn unflatten(shape: &[Expr], first: Expr, rest: &Expr) -> Vec<Expr> {
     at.extend(inner.into_iter().rev());
     at
 }
+
+/// Runs `body` for each of `count` places, lanes side by side: whole steps of all lanes without a condition,
+/// then the rest with one, so that the rest's bound is a fact about the lane alone.
+fn along<'a>(lower: &mut Lower<'a>, count: &Expr, body: &mut dyn FnMut(&mut Lower<'a>, &Expr)) {
+    let lanes = lower.b.lanes();
+    let whole = count.clone().div_floor(lanes);
+    if whole.as_int() != Some(0) {
+        lower.repeat(&whole, |lower, step| {
+            let place = step * lanes + lower.b.lane();
+            body(lower, &place);
+        });
+    }
+    let place = whole * lanes + lower.b.lane();
+    let inside = place.less_than(count);
+    lower.conditional(&inside, |lower| body(lower, &place));
+}

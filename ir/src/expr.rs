@@ -378,6 +378,7 @@ fn known_divisor(kind: &Kind) -> i64 {
         }
         Kind::Product(xs) => xs.iter().fold(1i64, |p, x| p.saturating_mul(x.divisor().max(1))),
         Kind::Min(a, b) | Kind::Max(a, b) => gcd(a.divisor(), b.divisor()),
+        Kind::Div(x, d) if x.divisor() % d == 0 => x.divisor() / d,
         _ => 1,
     }
 }

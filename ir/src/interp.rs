@@ -23,11 +23,11 @@ use evaluate::Machine;
 use plan::Plan;
 
 /// A host function that stands for an `Opaque` node.
-pub type HostFunction = Box<dyn Fn(&[&Tensor]) -> Tensor + Send + Sync>;
+pub type HostFunction = std::sync::Arc<dyn Fn(&[&Tensor]) -> Tensor + Send + Sync>;
 
 /// The values of a graph's leaves. States are read and, after a pass that succeeds, replaced by their
 /// last versions; everything else is only read. Names that the graph does not mention are ignored.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Bindings {
     /// Sizes, by the symbol's name.
     pub symbols: BTreeMap<String, i64>,

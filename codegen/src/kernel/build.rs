@@ -80,7 +80,7 @@ impl Builder {
         Builder { kernel, scopes: vec![Scope::new(Opened::Kernel)], depth: Vec::new(), next_axis: LOOP_AXIS }
     }
 
-    /// The finished kernel; `slots` are the symbols of the graph in the order of their slots.
+    /// The finished kernel, numbered in order; `slots` are the symbols of the graph in the order of their slots.
     pub fn finish(mut self, slots: &[Symbol]) -> Kernel {
         assert!(self.scopes.len() == 1, "every block that was opened is closed");
         self.kernel.body = self.scopes.remove(0).body;
@@ -96,7 +96,7 @@ impl Builder {
             .collect();
         symbols.sort_by_key(|(_, slot)| *slot);
         self.kernel.symbols = symbols;
-        self.kernel
+        self.kernel.renumbered()
     }
 
     /// The group's coordinate along grid direction `direction`.

@@ -52,16 +52,12 @@ pub(super) fn fits(x: &Expr, dtype: DType) -> bool {
 pub(super) fn stated_ranges(kernel: &Kernel) -> HashMap<ValueId, Vec<ValueRange>> {
     fn note(x: &Expr, ranges: &mut HashMap<ValueId, Vec<ValueRange>>) {
         x.any(&mut |leaf| {
-            match leaf.kind() {
-                Kind::Extra { slot, low, end, .. } => {
-                    let known = ranges.entry(ValueId(*slot)).or_default();
-                    if !known.iter().any(|(l, e)| l == low && e == end) {
-                        known.push((*low, end.clone()));
-                        note(end, ranges);
-                    }
+            if let Kind::Extra { slot, low, end, .. } = leaf.kind() {
+                let known = ranges.entry(ValueId(*slot)).or_default();
+                if !known.iter().any(|(l, e)| l == low && e == end) {
+                    known.push((*low, end.clone()));
+                    note(end, ranges);
                 }
-                Kind::Axis { extent, .. } => note(extent, ranges),
-                _ => {}
             }
             false
         });

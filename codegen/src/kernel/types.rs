@@ -24,7 +24,10 @@ pub(super) fn of(kernel: &Kernel, value: &Value, stated: DType) -> Result<DType,
         Value::Load { memory, .. } => Err(format!("{memory}, which does not exist")),
         Value::Scalar(op, xs) => {
             let dtypes = xs.iter().map(operand).collect::<Result<Vec<_>, _>>()?;
-            op.result(&dtypes).map_err(|expected| format!("{} of {dtypes:?}; it takes {expected}", op.name()))
+            op.result(&dtypes).map_err(|expected| {
+                let names: Vec<&str> = dtypes.iter().map(|dtype| dtype.name()).collect();
+                format!("{} of {}; it takes {expected}", op.name(), names.join(", "))
+            })
         }
         Value::LaneReduce(monoid, x) => {
             let dtype = operand(x)?;

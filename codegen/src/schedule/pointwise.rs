@@ -3,7 +3,7 @@
 use jtllm_ir::Expr;
 
 use super::lower::Lower;
-use super::{Scheduled, unflatten};
+use super::{Scheduled, along, unflatten};
 
 /// Elements of the last axis that one group computes at most.
 const CHUNK: i64 = 1024;
@@ -15,27 +15,36 @@ pub(super) fn schedule(mut lower: Lower<'_>) -> Scheduled {
         return single(lower);
     };
     // Chunks of the last axis, everything between, and the first axis, which may be symbolic.
-    let chunk = (CHUNK / lanes).max(1) * lanes;
-    let chunk = last.as_int().map_or(lanes, |n| chunk.min((n + lanes - 1) / lanes * lanes));
+    let chunk = last.as_int().map_or(lanes, |last| chunk(last, lanes));
     let middle: i64 = outer.iter().skip(1).filter_map(Expr::as_int).product();
     let first = outer.first().cloned().unwrap_or(Expr::int(1));
     lower.grid(lanes as u32, [last.clone().div_ceil(chunk), Expr::int(middle), first]);
-
     let at = match outer {
         [] => Vec::new(),
         _ => unflatten(outer, lower.b.grid(2), &lower.b.grid(1)),
     };
     let start = lower.b.grid(0) * chunk;
-    lower.repeat(&Expr::int(chunk / lanes), |lower, step| {
-        let place = start + step * lanes + lower.b.lane();
-        let inside = place.less_than(last);
-        lower.conditional(&inside, |lower| {
-            let mut at = at;
-            at.push(place);
-            lower.store_roots(space.len(), &at, false);
-        });
-    });
+    let count = Expr::int(chunk).minimum(&(last.clone() - start.clone()));
+    let mut element = |lower: &mut Lower<'_>, place: &Expr| {
+        let mut at = at.clone();
+        at.push(start.clone() + place.clone());
+        lower.store_roots(space.len(), &at, false);
+    };
+    match last.as_int() {
+        Some(_) => along(&mut lower, &Expr::int(chunk), &mut element),
+        None => {
+            let place = lower.b.lane();
+            let inside = place.less_than(&count);
+            lower.conditional(&inside, |lower| element(lower, &place));
+        }
+    }
     lower.finish()
+}
+
+/// How much of a row a group computes: a part that divides it, or all of it.
+fn chunk(last: i64, lanes: i64) -> i64 {
+    let parts = (1..=last / lanes.max(1)).map(|steps| steps * lanes).filter(|part| last % part == 0);
+    parts.take_while(|part| *part <= CHUNK).last().unwrap_or(last)
 }
 
 /// A tensor without axes: one element.

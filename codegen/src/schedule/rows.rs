@@ -4,7 +4,7 @@
 use jtllm_ir::{Expr, Monoid, Node, Op, ScalarOp};
 
 use super::lower::Lower;
-use super::{Scheduled, unflatten};
+use super::{Scheduled, along, unflatten};
 
 pub(super) fn schedule(mut lower: Lower<'_>) -> Scheduled {
     let space = lower.region.space.clone();
@@ -86,27 +86,13 @@ fn accumulate(
 
 /// Runs `body` with the coordinates of each element of a row: whole steps of all lanes, then the rest.
 fn along_row<'a>(lower: &mut Lower<'a>, row: &[Expr], mut body: impl FnMut(&mut Lower<'a>, &[Expr])) {
-    let lanes = lower.b.lanes();
     let [only] = row else {
         let count: i64 =
             row.iter().map(|n| n.as_int().expect("rows of several axes have constant extents")).product();
-        return steps(lower, &Expr::int(count), lanes, &mut |lower, place| {
+        return along(lower, &Expr::int(count), &mut |lower, place| {
             let at = unflatten(&[&[Expr::int(1)], row].concat(), Expr::int(0), place);
             body(lower, &at[1..]);
         });
     };
-    steps(lower, only, lanes, &mut |lower, place| body(lower, std::slice::from_ref(place)));
-}
-
-fn steps<'a>(lower: &mut Lower<'a>, count: &Expr, lanes: i64, body: &mut dyn FnMut(&mut Lower<'a>, &Expr)) {
-    let whole = count.clone().div_floor(lanes);
-    if whole.as_int() != Some(0) {
-        lower.repeat(&whole, |lower, step| {
-            let place = step * lanes + lower.b.lane();
-            body(lower, &place);
-        });
-    }
-    let place = whole * lanes + lower.b.lane();
-    let inside = place.less_than(count);
-    lower.conditional(&inside, |lower| body(lower, &place));
+    along(lower, only, &mut |lower, place| body(lower, std::slice::from_ref(place)));
 }

@@ -141,16 +141,15 @@ impl Shown<'_> {
             Kind::Eq(a, b) => {
                 write!(f, "{} == {}", self.part(a, Strength::Sum), self.part(b, Strength::Sum))
             }
-            Kind::And(xs) => self.joined(xs, " and ", Strength::Sum, f),
+            // Conjuncts are never conjunctions themselves, so comparisons stand bare among them.
+            Kind::And(xs) => self.joined(xs, " and ", lowest, f),
         }
     }
 }
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Inside an `and`, comparisons stand bare: `and` binds more weakly than they do.
-        let loose = self.inside == Strength::Sum && matches!(self.x.kind(), Kind::Lt(..) | Kind::Eq(..));
-        if self.strength() < self.inside && !loose {
+        if self.strength() < self.inside {
             f.write_str("(")?;
             self.bare(f)?;
             f.write_str(")")

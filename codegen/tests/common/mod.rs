@@ -1,0 +1,171 @@
+//! Runs compiled graphs on the loop-IR interpreter, beside the graph interpreter.
+#![allow(clippy::unwrap_used, dead_code)]
+
+use std::collections::HashMap;
+
+use jtllm_codegen::kernel::interp::{Buffer, Memories, Options, run_groups};
+use jtllm_codegen::kernel::{Access, verify::verify};
+use jtllm_codegen::schedule::{Argument, layout};
+use jtllm_codegen::target::Caps;
+use jtllm_codegen::{Compilation, compile};
+use jtllm_ir::expr::{Environment, Symbol};
+use jtllm_ir::interp::Bindings;
+use jtllm_ir::{Expr, Graph, Node, Op, Tensor};
+
+struct Sizes<'a>(&'a Bindings);
+
+impl Environment for Sizes<'_> {
+    fn axis(&self, _: u16) -> i64 {
+        0
+    }
+
+    fn symbol(&self, symbol: &Symbol) -> i64 {
+        self.0.symbols[symbol.name()]
+    }
+
+    fn extra(&self, _: u32, _: &[i64]) -> i64 {
+        0
+    }
+}
+
+/// A pseudo-random number in -1..1, the same for the same seed.
+pub(crate) fn noise(seed: &mut u64) -> f32 {
+    *seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+    ((*seed >> 40) as f32) / (1u64 << 23) as f32 - 1.0
+}
+
+/// The compilation of a graph, each kernel verified.
+pub(crate) fn compiled(graph: &Graph, caps: &Caps) -> Compilation {
+    jtllm_ir::verify::verify(graph).unwrap();
+    let compilation = compile(graph, caps);
+    for kernel in &compilation.kernels {
+        if let Err(faults) = verify(kernel, caps) {
+            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            panic!("kernel {}:\n{}\n{kernel:#?}", kernel.name, faults.join("\n"));
+        }
+    }
+    compilation
+}
+
+/// Runs a compilation; states in `bindings` are updated.
+pub(crate) fn run(
+    compilation: &Compilation,
+    caps: &Caps,
+    bindings: &mut Bindings,
+) -> HashMap<String, Vec<f32>> {
+    let graph = &compilation.graph;
+    let mut memory: HashMap<Argument, Vec<u8>> = HashMap::new();
+    for step in &compilation.steps {
+        for (argument, param) in step.arguments.iter().zip(&compilation.kernels[step.kernel].params) {
+            if !memory.contains_key(argument) {
+                let bytes = param.len.evaluate(&Sizes(bindings)) as usize * param.dtype.size();
+                let bytes = initial(compilation, argument, bindings, caps, bytes);
+                memory.insert(argument.clone(), bytes);
+            }
+        }
+    }
+    for step in &compilation.steps {
+        let kernel = &compilation.kernels[step.kernel];
+        let mut symbols = vec![0i32; 64];
+        for (symbol, slot) in &kernel.symbols {
+            symbols[*slot as usize] = bindings.symbols[symbol.name()] as i32;
+        }
+        let mut taken: Vec<Vec<u8>> = step.arguments.iter().map(|a| memory[a].clone()).collect();
+        let params = taken
+            .iter_mut()
+            .zip(&kernel.params)
+            .map(|(bytes, param)| match param.access {
+                Access::Read => Buffer::Read(bytes),
+                Access::Write => Buffer::Write(bytes),
+            })
+            .collect();
+        let groups: i64 = kernel.grid.iter().map(|n| n.evaluate(&Sizes(bindings))).product();
+        let mut memories = Memories { params, symbols: &symbols };
+        let options = Options { threads: caps.threads };
+        run_groups(kernel, &mut memories, 0..groups as u64, options)
+            .unwrap_or_else(|error| panic!("{}: {error}\n{kernel:#?}", kernel.name));
+        for ((argument, param), bytes) in step.arguments.iter().zip(&kernel.params).zip(taken) {
+            if param.access == Access::Write {
+                memory.insert(argument.clone(), bytes);
+            }
+        }
+    }
+    for (argument, bytes) in &memory {
+        if let Argument::State(name) = argument {
+            let state = bindings.states.get_mut(name).unwrap();
+            *state = Tensor::from_bytes(state.dtype, &state.shape, bytes).unwrap();
+        }
+    }
+    let value = |node: &Node| {
+        let record = graph.record(*node);
+        let shape: Vec<usize> = record.shape.iter().map(|n| n.evaluate(&Sizes(bindings)) as usize).collect();
+        Tensor::from_bytes(record.dtype, &shape, &memory[&Argument::Value(*node)]).unwrap().to_floats()
+    };
+    graph.outputs.iter().map(|(name, node)| (name.clone(), value(node))).collect()
+}
+
+fn initial(
+    compilation: &Compilation,
+    argument: &Argument,
+    bindings: &Bindings,
+    caps: &Caps,
+    bytes: usize,
+) -> Vec<u8> {
+    match argument {
+        Argument::Weight(name) => laid_out(name, &bindings.weights[name], caps),
+        Argument::State(name) => bindings.states[name].to_bytes(),
+        Argument::Input(name) => match compilation.gathers.iter().find(|g| g.input == *name) {
+            None => bindings.inputs[name].to_bytes(),
+            Some(gather) => {
+                let (ids, table) = (&bindings.inputs[&gather.ids], &bindings.weights[&gather.weight]);
+                let width = gather.width as usize * gather.dtype.size();
+                let all = table.to_bytes();
+                (0..ids.len())
+                    .flat_map(|t| all[ids.get(t).int() as usize * width..][..width].to_vec())
+                    .collect()
+            }
+        },
+        Argument::Const(node) => match compilation.graph.op(*node) {
+            Op::Const(tensor) => tensor.to_bytes(),
+            other => panic!("{other:?} is no constant"),
+        },
+        Argument::Value(_) => vec![0xaa; bytes],
+    }
+}
+
+/// A weight's plane in the layout that the target wants.
+fn laid_out(name: &str, tensor: &Tensor, caps: &Caps) -> Vec<u8> {
+    let shape: Vec<Expr> = tensor.shape.iter().map(|n| Expr::int(*n as i64)).collect();
+    let layout = layout(name, shape.len(), caps);
+    let size = tensor.dtype.size();
+    let mut bytes = vec![0u8; layout.len(&shape).as_int().unwrap() as usize * size];
+    let from = tensor.to_bytes();
+    let columns = tensor.shape.last().copied().unwrap_or(1).max(1);
+    for at in 0..tensor.len() {
+        let place: Vec<Expr> = match tensor.shape.len() {
+            2 => vec![Expr::int((at / columns) as i64), Expr::int((at % columns) as i64)],
+            _ => vec![Expr::int(at as i64)],
+        };
+        let offset = layout.offset(&shape, &place).as_int().unwrap() as usize;
+        bytes[offset * size..][..size].copy_from_slice(&from[at * size..][..size]);
+    }
+    bytes
+}
+
+/// The caps that every schedule must serve.
+pub(crate) fn all_caps() -> Vec<(&'static str, Caps)> {
+    vec![
+        ("vector 4", Caps::vector(4)),
+        ("vector 8", Caps::vector(8)),
+        ("vector 16", Caps::vector(16)),
+        ("threads 32", Caps::threads(32)),
+        ("threads 128", Caps::threads(128)),
+    ]
+}
+
+/// The largest difference of two slices, relative to the largest value.
+pub(crate) fn difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let scale = b.iter().fold(1e-6f32, |m, x| m.max(x.abs()));
+    a.iter().zip(b).fold(0f32, |m, (x, y)| m.max((x - y).abs())) / scale
+}

@@ -1,0 +1,190 @@
+//! The text form under attack: whatever is read answers with a kernel or a place, and prints stably.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::Path;
+
+use jtllm_codegen::emit::interp::Interp;
+use jtllm_codegen::kernel::interp::{Buffer, Memories, Options, Program, run};
+use jtllm_codegen::kernel::{optimise, parse, verify};
+use jtllm_codegen::target::{Caps, Target};
+use proptest::prelude::*;
+
+fn corpus() -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/files/kernel");
+    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let text = |path: &std::path::PathBuf| fs::read_to_string(path).unwrap();
+    paths.iter().map(text).map(|text| text.split("# expect").next().unwrap().to_owned()).collect()
+}
+
+/// Reads a text; what is a kernel must survive every pass and print the same after a second reading.
+fn read(text: &str) {
+    let Ok(kernel) = parse(text) else { return };
+    let printed = kernel.to_string();
+    let again = parse(&printed).unwrap_or_else(|error| panic!("{error}\n{printed}")).to_string();
+    let settled = parse(&again).unwrap_or_else(|error| panic!("{error}\n{again}")).to_string();
+    assert_eq!(again, settled);
+    let verdict = verify(&kernel, &Caps::vector(16));
+    let program = Program::new(&kernel);
+    if verdict.is_ok() {
+        program.unwrap();
+        assert_eq!(verify(&optimise(&kernel), &Caps::vector(16)), Ok(()), "{printed}");
+    }
+}
+
+/// Words and marks from which hostile texts are made.
+const PIECES: [&str; 40] = [
+    "let",
+    "set",
+    "store",
+    "loop",
+    "if",
+    "barrier",
+    "lane",
+    "g0",
+    "g1",
+    "l4",
+    "l5",
+    "v0",
+    "v1",
+    "c0",
+    "p0",
+    "p1",
+    "s0",
+    "load",
+    "index",
+    "const",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    "+",
+    "-",
+    "*",
+    "div",
+    "mod",
+    "<",
+    "==",
+    "and",
+    "min(",
+    ", ",
+    "..",
+    ": i32",
+    "4503599627370496",
+    "2147483648",
+];
+
+/// A few seconds' worth, or as many as `JTLLM_FUZZ_CASES` says.
+fn config() -> ProptestConfig {
+    let cases = std::env::var("JTLLM_FUZZ_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1500);
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn mutated_kernels_never_panic(
+        which in any::<prop::sample::Index>(),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..12, 0usize..PIECES.len()), 1..6),
+    ) {
+        let corpus = corpus();
+        let mut text = which.get(&corpus).clone();
+        for (at, cut, piece) in edits {
+            let at = at.index(text.len());
+            let end = (at + cut).min(text.len());
+            text.replace_range(at..end, PIECES[piece]);
+            if text.is_empty() {
+                text.push(' ');
+            }
+        }
+        read(&text);
+    }
+
+    #[test]
+    fn expressions_of_any_shape_never_panic(pieces in prop::collection::vec(0usize..PIECES.len(), 0..40)) {
+        let x: Vec<&str> = pieces.iter().map(|piece| PIECES[*piece]).collect();
+        let x = x.join(" ");
+        read(&format!(
+            "kernel x grid=[7, T, 1] lanes=8 (sym: T@0 in 1..513 step 3, p0: read i32[8], p1: write i32[8]) {{\n\
+             let v0 = load p0[lane] : i32 in 0..T\n loop l4 0..T {{ let v1 = index {x} : i32 }} }}"
+        ));
+    }
+
+    #[test]
+    fn random_bytes_never_panic(text in "\\PC{0,200}") {
+        read(&text);
+        read(&format!("kernel x grid=[1, 1, 1] lanes=4 (p0: write i32[8]) {{ {text} }}"));
+    }
+}
+
+#[test]
+fn deep_nesting_is_an_error() {
+    let nested = |open: &str, close: &str| format!("{}1{}", open.repeat(100_000), close.repeat(100_000));
+    for x in [nested("(", ")"), nested("min(", ", 1)"), "1 div 2 ".repeat(50_000), "lane*".repeat(99_999)] {
+        let text = format!("kernel x grid=[1, 1, 1] lanes=4 () {{ let v0 = index {x} : i32 }}");
+        assert!(parse(&text).is_err());
+    }
+    let text = format!("kernel x grid=[1, 1, 1] lanes=4 () {{ {} ", "if 1 {".repeat(100_000));
+    assert!(parse(&text).is_err());
+}
+
+#[test]
+fn a_product_of_sums_is_bounded() {
+    let text = format!(
+        "kernel x grid=[9, 9, 9] lanes=4 () {{ let v0 = index {} : i32 }}",
+        ["(g0 + g1 + g2 + lane + 1)"; 24].join("*")
+    );
+    let error = parse(&text).unwrap_err();
+    assert_eq!(error.line, 1, "{error}");
+    assert!(error.message.contains("a smaller expression"), "{error}");
+}
+
+/// A kernel with loops, a cell, shared memory and a tail, as its author and as the target hand it over.
+const DOT: &str = "
+kernel dot grid=[3, 1, 1] lanes=8 (p0: read f32[300], p1: read f32[100], p2: write f32[3]) {
+  shared s0: f32[8]
+  cell c0: f32
+  let v0 = const 0.0 : f32
+  set c0 = v0
+  loop l4 0..13 {
+    if l4*8 + lane < 100 {
+      let v1 = load p0[g0*100 + l4*8 + lane] : f32
+      let v2 = load p1[l4*8 + lane] : f32
+      let v3 = c0 : f32
+      let v4 = fma v1, v2, v3 : f32
+      set c0 = v4
+    }
+  }
+  let v5 = c0 : f32
+  store s0[7 - lane] = v5
+  barrier
+  let v6 = load s0[lane] : f32
+  let v7 = lane_reduce add v6 : f32
+  if lane == 0 {
+    store p2[g0] = v7
+  }
+}";
+
+#[test]
+fn an_emitted_kernel_reads_back_and_gives_the_same_bits() {
+    let kernel = parse(DOT).unwrap();
+    let target = Interp::new(Caps::threads(32));
+    assert_eq!(verify(&kernel, target.caps()), Ok(()));
+    let emitted = target.emit(&optimise(&kernel)).unwrap().bytes;
+    let back = parse(std::str::from_utf8(&emitted).unwrap()).unwrap();
+    assert_eq!(back.canonical_text().as_bytes(), emitted);
+    let floats: Vec<u8> = (0..300).flat_map(|i| (i as f32 * 0.7).sin().to_le_bytes()).collect();
+    let results = [&kernel, &back].map(|kernel| {
+        let mut y = vec![0u8; 12];
+        let params = vec![Buffer::Read(&floats), Buffer::Read(&floats[..400]), Buffer::Write(&mut y)];
+        run(kernel, &mut Memories { params, symbols: &[] }, Options { threads: true }).unwrap();
+        y
+    });
+    assert_eq!(results[0], results[1]);
+    assert_ne!(results[0], [0; 12]);
+}

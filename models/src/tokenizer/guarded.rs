@@ -1,0 +1,99 @@
+//! A subword model that never spells a special token by itself.
+//!
+//! Special tokens enter a token sequence only where the added vocabulary recognises them in text that is
+//! allowed to contain them. A subword model may also hold them in its own vocabulary, and could then build
+//! `</s>` out of a user's characters; this wrapper takes such a token apart again.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokenizers::models::{ModelWrapper, TrainerWrapper};
+use tokenizers::{Model, Token};
+
+/// The model shared by the two engines of a tokenizer. Cloning copies two pointers.
+#[derive(Clone)]
+pub(super) struct Guarded {
+    model: Arc<ModelWrapper>,
+    added: Arc<Added>,
+}
+
+/// What the file says about tokens outside the subword model.
+#[derive(Default)]
+pub(super) struct Added {
+    /// The id of each added token: the file's own numbers win over the order of insertion.
+    pub(super) ids: HashMap<String, u32>,
+    /// The ids that only the program may write.
+    pub(super) special: HashSet<u32>,
+}
+
+impl Guarded {
+    pub(super) fn new(model: ModelWrapper, added: Added) -> Self {
+        Guarded { model: Arc::new(model), added: Arc::new(added) }
+    }
+
+    fn spells_special(&self, token: &Token, sequence: &str) -> bool {
+        // The unknown token is special too, but stands for characters that are not its own text.
+        self.added.special.contains(&token.id)
+            && sequence.get(token.offsets.0..token.offsets.1) == Some(token.value.as_str())
+    }
+
+    fn take_apart(&self, token: &Token, sequence: &str, out: &mut Vec<Token>) -> tokenizers::Result<()> {
+        let (start, end) = token.offsets;
+        let text = &sequence[start..end];
+        let Some(first) = text.chars().next().map(char::len_utf8).filter(|first| *first < text.len()) else {
+            return Err(format!("the special token {text:?} is a single character of the text").into());
+        };
+        for (part, at) in [(&text[..first], start), (&text[first..], start + first)] {
+            for mut piece in self.tokenize(part)? {
+                piece.offsets = (piece.offsets.0 + at, piece.offsets.1 + at);
+                out.push(piece);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Model for Guarded {
+    type Trainer = TrainerWrapper;
+
+    fn tokenize(&self, sequence: &str) -> tokenizers::Result<Vec<Token>> {
+        let tokens = self.model.tokenize(sequence)?;
+        if !tokens.iter().any(|token| self.spells_special(token, sequence)) {
+            return Ok(tokens);
+        }
+        let mut apart = Vec::with_capacity(tokens.len() + 8);
+        for token in tokens {
+            if self.spells_special(&token, sequence) {
+                self.take_apart(&token, sequence, &mut apart)?;
+            } else {
+                apart.push(token);
+            }
+        }
+        Ok(apart)
+    }
+
+    fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.added.ids.get(token).copied().or_else(|| self.model.token_to_id(token))
+    }
+
+    fn id_to_token(&self, id: u32) -> Option<String> {
+        self.model.id_to_token(id)
+    }
+
+    fn get_vocab(&self) -> HashMap<String, u32> {
+        self.model.get_vocab()
+    }
+
+    fn get_vocab_size(&self) -> usize {
+        self.model.get_vocab_size()
+    }
+
+    fn save(&self, folder: &Path, prefix: Option<&str>) -> tokenizers::Result<Vec<PathBuf>> {
+        self.model.save(folder, prefix)
+    }
+
+    fn get_trainer(&self) -> TrainerWrapper {
+        self.model.get_trainer()
+    }
+}

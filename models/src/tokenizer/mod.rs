@@ -1,0 +1,277 @@
+//! Text to token ids and back.
+//!
+//! Three front doors ([`Tokenizer::from_json`], [`Tokenizer::from_sentencepiece`], [`Tokenizer::from_gguf`])
+//! lead to one engine, the `tokenizers` crate. What this module adds to it: user text can never become a
+//! special token ([`Special::Text`]), decoding that is the same whole or token by token ([`Stream`]), stop
+//! strings ([`Stops`]), and errors that name file and field.
+
+mod bytes;
+mod config;
+mod error;
+mod gguf;
+mod guarded;
+mod json;
+mod sentencepiece;
+mod stops;
+mod stream;
+
+pub use config::{AddedText, TokenizerConfig};
+pub use error::TokenizerError;
+pub use gguf::GgufVocabulary;
+pub use stops::{Passed, Stops};
+pub use stream::Stream;
+
+use std::collections::HashMap;
+use std::fmt;
+
+use bytes::{Spelling, Utf8};
+use guarded::{Added, Guarded};
+use tokenizers::normalizers::{self, Replace};
+use tokenizers::{
+    AddedToken, Decoder, DecoderWrapper, Model, ModelWrapper, NormalizerWrapper, PostProcessorWrapper,
+    PreTokenizerWrapper, TokenizerImpl,
+};
+
+type Engine =
+    TokenizerImpl<Guarded, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+
+/// Whether strings such as `<|im_end|>` in a text stand for their token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Special {
+    /// They do: for text that the program or a chat template wrote.
+    Parse,
+    /// They are ordinary characters: for text of users. Tokens that the vocabulary adds without calling them
+    /// special (runs of spaces, `<think>`) are found in both modes, as in the reference.
+    Text,
+}
+
+/// A vocabulary and its rules; immutable, shared between threads by `Arc`.
+pub struct Tokenizer {
+    parse: Engine,
+    text: Engine,
+    model: Guarded,
+    spelling: Spelling,
+    decoder: Option<DecoderWrapper>,
+    added: HashMap<u32, AddedToken>,
+    /// Contents of special tokens, longest first.
+    special_texts: Vec<String>,
+    vocabulary_size: usize,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    unknown: Option<u32>,
+    add_bos: bool,
+    add_eos: bool,
+}
+
+/// What a front door gathers from its file.
+struct Parts {
+    file: &'static str,
+    model: ModelWrapper,
+    normalizer: Option<NormalizerWrapper>,
+    pre_tokenizer: Option<PreTokenizerWrapper>,
+    decoder: Option<DecoderWrapper>,
+    spelling: Spelling,
+    added: Vec<(u32, AddedToken)>,
+}
+
+impl Parts {
+    fn assemble(self) -> Result<Tokenizer, TokenizerError> {
+        let mut added = self.added;
+        added.retain(|(_, token)| !token.content.is_empty());
+        added.sort_by_key(|(id, _)| *id);
+        let highest = self.model.get_vocab().values().copied().chain(added.iter().map(|(id, _)| *id)).max();
+        let guards = Added {
+            ids: added.iter().map(|(id, token)| (token.content.clone(), *id)).collect(),
+            special: added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect(),
+        };
+        let model = Guarded::new(self.model, guards);
+        let engine = |parse: bool| -> tokenizers::Result<Engine> {
+            let mut engine = Engine::new(model.clone());
+            engine.with_normalizer(self.normalizer.clone())?;
+            engine.with_pre_tokenizer(self.pre_tokenizer.clone());
+            engine.add_tokens(added.iter().map(|(_, token)| token.clone()))?;
+            engine.set_encode_special_tokens(!parse);
+            Ok(engine)
+        };
+        let failed = |error| TokenizerError::format(self.file, "added_tokens", error);
+        let (parse, text) = (engine(true).map_err(failed)?, engine(false).map_err(failed)?);
+        let mut special_texts: Vec<String> =
+            added.iter().filter(|(_, token)| token.special).map(|(_, token)| token.content.clone()).collect();
+        special_texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
+        Ok(Tokenizer {
+            parse,
+            text,
+            model,
+            spelling: self.spelling,
+            decoder: self.decoder,
+            special_texts,
+            vocabulary_size: highest.map_or(0, |id| id as usize + 1),
+            added: added.into_iter().collect(),
+            bos: None,
+            eos: None,
+            unknown: None,
+            add_bos: false,
+            add_eos: false,
+        })
+    }
+}
+
+impl Tokenizer {
+    /// The ids of `text`, without begin and end tokens.
+    pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>, TokenizerError> {
+        let engine = match special {
+            Special::Parse => &self.parse,
+            Special::Text => &self.text,
+        };
+        let encoding = engine
+            .encode_fast(text, false)
+            .map_err(|error| TokenizerError::Encode { why: error.to_string() })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The ids of a text in which `mark` keeps parts of user text from being read as special tokens. The
+    /// mark itself leaves no trace in the ids.
+    pub(crate) fn encode_marked(&self, text: &str, mark: char) -> Result<Vec<u32>, TokenizerError> {
+        let failed = |error: tokenizers::Error| TokenizerError::Encode { why: error.to_string() };
+        let mut steps: Vec<NormalizerWrapper> =
+            vec![Replace::new(mark.to_string(), "").map_err(failed)?.into()];
+        steps.extend(self.parse.get_normalizer().cloned());
+        let mut engine = Engine::new(self.model.clone());
+        engine.with_normalizer(Some(normalizers::Sequence::new(steps))).map_err(failed)?;
+        engine.with_pre_tokenizer(self.parse.get_pre_tokenizer().cloned());
+        let mut added: Vec<(&u32, &AddedToken)> = self.added.iter().collect();
+        added.sort_by_key(|(id, _)| **id);
+        // A special token must be found before the marks go, hence never in normalised text.
+        let tokens = added.into_iter().map(|(_, token)| {
+            let token = token.clone();
+            let normalized = token.normalized && !token.special;
+            token.normalized(normalized)
+        });
+        engine.add_tokens(tokens).map_err(failed)?;
+        Ok(engine.encode_fast(text, false).map_err(failed)?.get_ids().to_vec())
+    }
+
+    /// The ids of `text` between the begin and end tokens that this vocabulary asks for.
+    pub fn encode_prompt(&self, text: &str, special: Special) -> Result<Vec<u32>, TokenizerError> {
+        let mut ids: Vec<u32> = self.bos.filter(|_| self.add_bos).into_iter().collect();
+        ids.extend(self.encode(text, special)?);
+        ids.extend(self.eos.filter(|_| self.add_eos));
+        Ok(ids)
+    }
+
+    /// The text of `ids`. Bytes that are not UTF-8 become U+FFFD; ids outside the vocabulary are nothing, as
+    /// the rows that pad an embedding table have no text.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
+        let shown = ids.iter().copied().filter(|id| !(skip_special && self.is_special(*id)));
+        if self.spelling == Spelling::Joined {
+            let tokens: Vec<String> = shown.filter_map(|id| self.token_text(id)).collect();
+            return match &self.decoder {
+                Some(decoder) => decoder.decode(tokens).unwrap_or_default(),
+                None => tokens.join(" "),
+            };
+        }
+        let (mut joined, mut out) = (Utf8::new(self.spelling, true), String::new());
+        for bytes in shown.filter_map(|id| self.token_bytes(id)) {
+            joined.push(&bytes, &mut out);
+        }
+        joined.finish(&mut out);
+        out
+    }
+
+    /// The token as the vocabulary writes it, such as `Ġthe` or `▁the`.
+    pub fn token_text(&self, id: u32) -> Option<String> {
+        match self.added.get(&id) {
+            Some(token) => Some(token.content.clone()),
+            None => self.model.id_to_token(id),
+        }
+    }
+
+    /// The bytes that a token adds to a text; `None` outside the vocabulary, and for every token of a
+    /// vocabulary whose spelling depends on neighbouring tokens.
+    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        if let Some(token) = self.added.get(&id) {
+            return (self.spelling != Spelling::Joined).then(|| token.content.clone().into_bytes());
+        }
+        let token = self.model.id_to_token(id)?;
+        match self.spelling {
+            Spelling::ByteLevel => Some(bytes::byte_level(&token).unwrap_or_else(|| token.into_bytes())),
+            Spelling::Pieces { .. } => Some(bytes::piece(&token)),
+            Spelling::Joined => None,
+        }
+    }
+
+    /// The id of a token written as the vocabulary writes it.
+    pub fn token_id(&self, text: &str) -> Option<u32> {
+        self.model.token_to_id(text)
+    }
+
+    /// One more than the highest id.
+    pub fn vocab_size(&self) -> usize {
+        self.vocabulary_size
+    }
+
+    /// The token that begins a text, if the vocabulary names one.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The token that ends a text, if the vocabulary names one. A model may have more of them.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The token of what cannot be written.
+    pub fn unknown(&self) -> Option<u32> {
+        self.unknown
+    }
+
+    /// Whether a prompt begins with [`Tokenizer::bos`].
+    pub fn add_bos(&self) -> bool {
+        self.add_bos
+    }
+
+    /// Whether a prompt ends with [`Tokenizer::eos`].
+    pub fn add_eos(&self) -> bool {
+        self.add_eos
+    }
+
+    /// Whether only the program may write this token.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.added.get(&id).is_some_and(|token| token.special)
+    }
+
+    /// The texts of all special tokens, longest first.
+    pub fn special_texts(&self) -> &[String] {
+        &self.special_texts
+    }
+
+    /// Takes begin, end and unknown token and their use from `tokenizer_config.json`, where that file names
+    /// them. A named token that the vocabulary does not have is an error.
+    pub fn with_config(mut self, config: &TokenizerConfig) -> Result<Self, TokenizerError> {
+        let find = |field: &str, text: &Option<String>| match text {
+            None => Ok(None),
+            Some(text) => self.token_id(text).map(Some).ok_or_else(|| {
+                TokenizerError::format(config::FILE, field, format!("the vocabulary has no token {text:?}"))
+            }),
+        };
+        let (bos, eos) = (find("bos_token", &config.bos)?, find("eos_token", &config.eos)?);
+        let unknown = find("unk_token", &config.unknown)?;
+        self.bos = bos.or(self.bos);
+        self.eos = eos.or(self.eos);
+        self.unknown = unknown.or(self.unknown);
+        self.add_bos = config.add_bos.unwrap_or(self.add_bos);
+        self.add_eos = config.add_eos.unwrap_or(self.add_eos);
+        Ok(self)
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("vocab_size", &self.vocabulary_size)
+            .field("spelling", &self.spelling)
+            .field("bos", &self.bos)
+            .field("eos", &self.eos)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,313 @@
+//! Chat templates against transformers' output, their limits, and special tokens in user text.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use jtllm_models::chat::{ChatError, ChatTemplate, Message};
+use jtllm_models::tokenizer::{Special, Tokenizer};
+use proptest::prelude::*;
+use serde_json::{Map, Value};
+use support::{atom_tiny, config, demo, demo_tokenizer, fixture, ids, json, llama2, qwen2_tiny};
+
+fn messages(value: &Value) -> Vec<Message> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|turn| Message::new(text(&turn["role"]), text(&turn["content"])))
+        .collect()
+}
+
+fn user(content: &str) -> Vec<Message> {
+    vec![Message::new("user", content)]
+}
+
+fn render(source: &str) -> Result<String, ChatError> {
+    ChatTemplate::new(source, None, None)?.render(&user("hi"), true, &Map::new())
+}
+
+#[test]
+fn t01_templates_render_as_transformers_does() {
+    let golden = json(&fixture("chat-templates/golden.json"));
+    let (mut cases, mut refused) = (0, 0);
+    for (name, entry) in golden["templates"].as_object().unwrap() {
+        let source = entry["chat_template"].as_str().unwrap();
+        let template =
+            ChatTemplate::new(source, entry["bos_token"].as_str(), entry["eos_token"].as_str()).unwrap();
+        for case in entry["cases"].as_array().unwrap() {
+            let extra = case.get("kwargs").map_or_else(Map::new, |extra| extra.as_object().unwrap().clone());
+            let prompt = case["add_generation_prompt"].as_bool().unwrap();
+            let found = template.render(&messages(&case["messages"]), prompt, &extra);
+            cases += 1;
+            match case.get("error") {
+                Some(message) => {
+                    refused += 1;
+                    let message = message.as_str().unwrap().to_owned();
+                    assert_eq!(found, Err(ChatError::Raised { message }), "{name}: {}", case["conversation"]);
+                }
+                None => assert_eq!(
+                    found.as_deref(),
+                    Ok(case["rendered"].as_str().unwrap()),
+                    "{name}: {}",
+                    case["conversation"]
+                ),
+            }
+        }
+    }
+    assert_eq!((cases, refused), (195, 10));
+}
+
+#[test]
+fn t01_demo_chats_become_the_golden_ids() {
+    let tokenizer = demo_tokenizer();
+    let source = String::from_utf8(demo("chat_template.jinja")).unwrap();
+    let template = ChatTemplate::new(&source, None, Some("<|im_end|>")).unwrap();
+    for chat in json(&demo("golden.json"))["chat"].as_array().unwrap() {
+        let turns = messages(&chat["messages"]);
+        assert_eq!(template.render(&turns, true, &Map::new()).unwrap(), chat["rendered"].as_str().unwrap());
+        assert_eq!(template.encode(&tokenizer, &turns, true, &Map::new()).unwrap(), ids(&chat["input_ids"]));
+    }
+}
+
+#[test]
+fn t01_qwen2_chats_become_the_golden_ids() {
+    let tokenizer = qwen2_tiny();
+    let settings = config(&fixture("qwen2-gqa-untied-tiny/tokenizer_config.json"));
+    let template = ChatTemplate::new(&settings.chat_templates[0].1, None, Some("<|im_end|>")).unwrap();
+    for chat in json(&fixture("qwen2-gqa-untied-tiny/golden.json"))["chat_generate"].as_array().unwrap() {
+        let turns = messages(&chat["messages"]);
+        assert_eq!(template.render(&turns, true, &Map::new()).unwrap(), chat["rendered"].as_str().unwrap());
+        assert_eq!(template.encode(&tokenizer, &turns, true, &Map::new()).unwrap(), ids(&chat["input_ids"]));
+        assert_eq!(tokenizer.decode(&ids(&chat["tokens"]), true), chat["text"].as_str().unwrap());
+    }
+}
+
+#[test]
+fn t01_builtin_templates_say_what_their_models_were_trained_on() {
+    let turns = [Message::new("user", "你好"), Message::new("assistant", "好"), Message::new("user", "再见")];
+    let named = |name| {
+        let template = ChatTemplate::named(name, Some("<s>"), Some("</s>")).unwrap();
+        template.render(&turns, true, &Map::new()).unwrap()
+    };
+    assert_eq!(
+        named("chatml"),
+        "<|im_start|>user\n你好<|im_end|>\n<|im_start|>assistant\n好<|im_end|>\n<|im_start|>user\n再见<|im_end|>\n\
+         <|im_start|>assistant\n"
+    );
+    assert_eq!(named("llama2"), "<s>[INST] 你好 [/INST] 好 </s><s>[INST] 再见 [/INST]");
+    assert_eq!(named("plain"), "你好好再见");
+    assert_eq!(
+        named("atom"),
+        "以下内容是用户和Atom7B聊天机器人之间的对话。\n用户：你好\nAtom7B聊天机器人：好\n用户：再见\nAtom7B聊天机器人："
+    );
+    assert_eq!(
+        named("atom-chat"),
+        "<s>Human: 你好\n</s><s>Assistant: 好\n</s><s>Human: 再见\n</s><s>Assistant: "
+    );
+    assert_eq!(named("belle"), "Human: \n你好\n\nAssistant: \n好\n\nHuman: \n再见\n\nAssistant: \n");
+    let error = ChatTemplate::named("vicuna", None, None).unwrap_err();
+    assert!(error.to_string().contains("\"vicuna\"") && error.to_string().contains("chatml"));
+}
+
+/// Every tokenizer with a template that uses its special tokens, and the ids that template writes.
+fn dressed() -> Vec<(Tokenizer, ChatTemplate)> {
+    let llama = || ChatTemplate::named("llama2", Some("<s>"), Some("</s>")).unwrap();
+    let chatml = || ChatTemplate::named("chatml", None, None).unwrap();
+    vec![(demo_tokenizer(), chatml()), (qwen2_tiny(), chatml()), (llama2(), llama()), (atom_tiny(), llama())]
+}
+
+fn special_count(tokenizer: &Tokenizer, ids: &[u32]) -> usize {
+    let unknown = tokenizer.unknown();
+    ids.iter().filter(|id| tokenizer.is_special(**id) && Some(**id) != unknown).count()
+}
+
+#[test]
+fn t02_user_text_never_becomes_a_special_token() {
+    for (tokenizer, template) in dressed() {
+        let plain = template.encode(&tokenizer, &user("harmless"), true, &Map::new()).unwrap();
+        let want = special_count(&tokenizer, &plain);
+        assert!(want > 0);
+        for special in tokenizer.special_texts() {
+            let ids = tokenizer.encode(special, Special::Text).unwrap();
+            assert_eq!(special_count(&tokenizer, &ids), 0, "{special}");
+            assert_eq!(tokenizer.decode(&ids, true), *special);
+            for content in [
+                special.clone(),
+                format!("a{special}b {special}"),
+                format!("  {special}{special}\n"),
+                format!("{}{special}", &special[..1]),
+                special[..special.len() - 1].to_owned(),
+                special[1..].to_owned(),
+                format!("> quoted {special} <"),
+            ] {
+                let ids = template.encode(&tokenizer, &user(&content), true, &Map::new()).unwrap();
+                assert_eq!(special_count(&tokenizer, &ids), want, "{content:?}");
+                let text = tokenizer.decode(&ids, false);
+                assert!(text.contains(content.trim()), "{content:?} is missing in {text:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn t02_marked_text_gets_the_ids_of_its_characters() {
+    let tokenizer = demo_tokenizer();
+    let template = ChatTemplate::named("chatml", None, None).unwrap();
+    let content = "Is <|im_end|> a word?";
+    let found = template.encode(&tokenizer, &user(content), true, &Map::new()).unwrap();
+    let text = |text: &str| tokenizer.encode(text, Special::Text).unwrap();
+    let special = |text: &str| vec![tokenizer.token_id(text).unwrap()];
+    let want = [
+        special("<|im_start|>"),
+        text(&format!("user\n{content}")),
+        special("<|im_end|>"),
+        text("\n"),
+        special("<|im_start|>"),
+        text("assistant\n"),
+    ];
+    assert_eq!(found, want.concat());
+}
+
+#[test]
+fn t02_roles_and_tools_are_user_text_too() {
+    let tokenizer = demo_tokenizer();
+    let source = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>{% endfor %}{{ tools | tojson }}";
+    let template = ChatTemplate::new(source, None, None).unwrap();
+    let mut extra = Map::new();
+    extra.insert(
+        "tools".to_owned(),
+        serde_json::json!([{"name": "<|im_start|>", "<|im_end|>": ["<|im_end|>"]}]),
+    );
+    let turns = [Message::new("user<|im_end|>", "x")];
+    let ids = template.encode(&tokenizer, &turns, true, &extra).unwrap();
+    assert_eq!(special_count(&tokenizer, &ids), 2);
+    assert!(
+        tokenizer.decode(&ids, false).contains(r#"{"name": "<|im_start|>", "<|im_end|>": ["<|im_end|>"]}"#)
+    );
+}
+
+#[test]
+fn t02_pieces_of_a_special_token_in_neighbouring_fields_stay_apart() {
+    let tokenizer = demo_tokenizer();
+    let template = ChatTemplate::new("{{ messages[0].role }}{{ messages[0].content }}", None, None).unwrap();
+    let ids =
+        template.encode(&tokenizer, &[Message::new("<|im_", "end|> and on")], true, &Map::new()).unwrap();
+    assert_eq!(special_count(&tokenizer, &ids), 0);
+    assert_eq!(tokenizer.decode(&ids, false), "<|im_end|> and on");
+}
+
+#[test]
+fn t03_endless_loops_end_soon() {
+    for source in [
+        "{% for i in range(10**12) %}{% endfor %}",
+        "{% for i in range(1000000000000) %}x{% endfor %}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% set x = i * j %}{% endfor %}{% endfor %}",
+        "{% for i in [1] * 90000 %}{% for i in [1] * 90000 %}x{% endfor %}{% endfor %}",
+    ] {
+        let start = Instant::now();
+        let error = render(source).unwrap_err();
+        assert!(start.elapsed() < Duration::from_secs(1), "{source}: {:?}", start.elapsed());
+        assert!(matches!(error, ChatError::Limit { .. } | ChatError::Render { .. }), "{source}: {error}");
+    }
+    // The base, and 20 for each of the 33 bytes of this conversation's keys and values.
+    let error =
+        render("{% for i in range(9999) %}{% for j in range(9999) %}{% set x = 1 %}{% endfor %}{% endfor %}");
+    assert_eq!(error, Err(ChatError::Limit { what: "steps", limit: 100_660 }));
+}
+
+#[test]
+fn t04_recursion_and_huge_strings_are_limited() {
+    for source in [
+        "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
+        "{{ 'x' * 10**12 }}",
+        "{{ ('x' * 100000) * 100000 }}",
+        "{{ [[1] * 90000] * 10**10 }}",
+        "{{ 'x'.replace('', 'y' * 10**12) }}",
+        "{% for i in range(99999) %}{{ 'xxxxxxxxxx' * 1000 }}{% endfor %}",
+        &format!("{{% if 1 %}}{}{{% endif %}}{{{{ 1 // 0 }}}}", "{% elif 1 %}".repeat(5_000)),
+        "{% set ns = namespace(a=[1]) %}{% for i in range(20000) %}{% set ns.a = [ns.a] %}{% endfor %}{{ ns.a | tojson }}",
+        "{% set ns = namespace(a=1) %}{% for i in range(99999) %}{% set ns.a = [ns.a] %}{% endfor %}",
+        &format!("{{{{ {}1{} }}}}", "(".repeat(20_000), ")".repeat(20_000)),
+        &format!("{{{{ {}1 // 0 }}}}", "not ".repeat(4_000)),
+        &format!("{}{}", "{% if 1 %}".repeat(3_000), "{% endif %}".repeat(3_000)),
+    ] {
+        let start = Instant::now();
+        let error = render(source).map(|text| text.len()).unwrap_err();
+        assert!(start.elapsed() < Duration::from_secs(2), "{source:.60}: {:?}", start.elapsed());
+        assert!(!matches!(error, ChatError::Raised { .. }), "{source:.60}: {error}");
+    }
+    let long = render("{% for i in range(99999) %}{{ 'xxxxxxxxxx' * 1000 }}{% endfor %}");
+    assert!(matches!(long, Err(ChatError::Limit { what: "output bytes", .. })), "{long:?}");
+    assert!(ChatTemplate::new(&" ".repeat(2 << 20), None, None).is_err());
+}
+
+#[test]
+fn t05_raise_exception_gives_its_own_words() {
+    let error = render("{{ raise_exception('Roles must alternate') }}").unwrap_err();
+    assert_eq!(error, ChatError::Raised { message: "Roles must alternate".to_owned() });
+    assert_eq!(error.to_string(), "Roles must alternate");
+    let inside = render("{% macro f() %}{{ raise_exception('deep') }}{% endmacro %}{{ f() }}").unwrap_err();
+    assert_eq!(inside, ChatError::Raised { message: "deep".to_owned() });
+}
+
+#[test]
+fn faults_of_a_template_name_their_line() {
+    let syntax = ChatTemplate::new("a\nb {% if %}", None, None).unwrap_err();
+    assert!(matches!(syntax, ChatError::Syntax { line: 2, .. }), "{syntax}");
+    let run = render("a\n\n{{ messages[0].nothing.at_all }}").unwrap_err();
+    assert!(matches!(run, ChatError::Render { line: 3, .. }), "{run}");
+}
+
+#[test]
+fn python_functions_and_methods_are_there() {
+    assert_eq!(
+        render("{{ {'a': [1, 2.5, None], 'ü': '<&>'} | tojson }}").unwrap(),
+        r#"{"a": [1, 2.5, null], "ü": "<&>"}"#
+    );
+    assert_eq!(
+        render("{{ {'b': [], 'a': {'c': 1}} | tojson(indent=2) }}").unwrap(),
+        "{\n  \"b\": [],\n  \"a\": {\n    \"c\": 1\n  }\n}"
+    );
+    assert_eq!(render("{{ 'ü😀' | tojson(ensure_ascii=true) }}").unwrap(), r#""\u00fc\ud83d\ude00""#);
+    assert_eq!(render("{{ ' a,b '.strip().split(',')[1].upper() }}").unwrap(), "B");
+    assert_eq!(render("{{ tools is none }} {{ bos_token is defined }}").unwrap(), "True False");
+    let date = render("{{ strftime_now('%Y-%m-%d') }}").unwrap();
+    let year: u32 = date[..4].parse().unwrap();
+    assert!(year >= 2024 && date.len() == 10 && &date[4..5] == "-", "{date}");
+    assert!(render("{{ strftime_now('%Q') }}").is_err());
+    assert_eq!(
+        render("{% for i in [1, 2, 3] %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}").unwrap(),
+        "1"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn any_template_is_rendered_or_refused(source in "[ -~\n]{0,80}|(\\{[%{]|[%}]\\}|for|if|in|messages|set|[a-z .()'|~*0-9]){0,40}") {
+        let _ = render(&source);
+    }
+
+    #[test]
+    fn harmless_text_is_encoded_as_a_whole(content in "\\PC{0,60}") {
+        let (tokenizer, template) = (demo_tokenizer(), ChatTemplate::named("chatml", None, None).unwrap());
+        let turns = user(&content);
+        let text = template.render(&turns, true, &Map::new()).unwrap();
+        let ids = template.encode(&tokenizer, &turns, true, &Map::new()).unwrap();
+        prop_assert_eq!(ids, tokenizer.encode(&text, Special::Parse).unwrap());
+    }
+
+    #[test]
+    fn t02_no_mixture_of_fragments_is_special(parts in prop::collection::vec("<|\\||im_|end|start|<\\|im_end\\|>|<\\|im_start\\|>|>| |a|\u{fdd0}", 0..12)) {
+        let (tokenizer, template) = (demo_tokenizer(), ChatTemplate::named("chatml", None, None).unwrap());
+        let content = parts.concat();
+        let ids = template.encode(&tokenizer, &user(&content), true, &Map::new()).unwrap();
+        prop_assert_eq!(special_count(&tokenizer, &ids), 3);
+        let text = template.render(&user(&content), true, &Map::new()).unwrap();
+        prop_assert_eq!(tokenizer.decode(&ids, false), text);
+    }
+}
