@@ -21,6 +21,7 @@
 //! condition does not hold neither load nor store inside, and keep their cells.
 
 pub mod build;
+pub mod decompose;
 pub mod interp;
 mod names;
 mod optimise;
