@@ -87,7 +87,13 @@ pub struct Row {
 
 /// Every architecture.
 pub static ARCHITECTURES: &[Row] = &[Row {
-    names: &["LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "AtomForCausalLM"],
+    names: &[
+        "LlamaForCausalLM",
+        "LLaMAForCausalLM",
+        "MistralForCausalLM",
+        "Qwen2ForCausalLM",
+        "AtomForCausalLM",
+    ],
     read: llama::read,
 }];
 

@@ -25,7 +25,9 @@ impl CodeMemory {
         let pages = Pages::map(len)?;
         for (entry, function) in entries.iter().zip(functions) {
             // SAFETY: the mapping is fresh, holds `len` bytes, and nobody else knows it yet.
-            unsafe { std::ptr::copy_nonoverlapping(function.as_ptr(), pages.as_ptr().add(*entry), function.len()) }
+            unsafe {
+                std::ptr::copy_nonoverlapping(function.as_ptr(), pages.as_ptr().add(*entry), function.len())
+            }
         }
         pages.make_executable()?;
         Ok(CodeMemory { pages, entries })

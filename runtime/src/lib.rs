@@ -24,6 +24,8 @@ pub mod network;
 mod os;
 pub mod pages;
 pub mod plan;
+pub mod reference;
+pub mod runner;
 pub mod trace;
 pub mod weights;
 

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::AtomicU32;
 
 /// Pages of memory, mapped anonymously; unmapped on drop.
-pub struct Pages {
+pub(crate) struct Pages {
     address: *mut u8,
     len: usize,
 }
@@ -16,12 +16,12 @@ unsafe impl Sync for Pages {}
 
 impl Pages {
     /// Where the mapping begins.
-    pub fn as_ptr(&self) -> *mut u8 {
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
         self.address
     }
 
     /// Its bytes.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 }
@@ -33,24 +33,29 @@ mod platform {
 
     impl Pages {
         /// Zeroed memory of at least `len` bytes that can be read and written.
-        pub fn map(len: usize) -> io::Result<Pages> {
+        pub(crate) fn map(len: usize) -> io::Result<Pages> {
             let len = len.max(1);
             // SAFETY: a fresh private mapping overlaps nothing.
             let address = unsafe {
-                mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
+                mmap_anonymous(
+                    std::ptr::null_mut(),
+                    len,
+                    ProtFlags::READ | ProtFlags::WRITE,
+                    MapFlags::PRIVATE,
+                )
             }?;
             Ok(Pages { address: address.cast(), len })
         }
 
         /// From now on the mapping can be executed and no longer written.
-        pub fn make_executable(&self) -> io::Result<()> {
+        pub(crate) fn make_executable(&self) -> io::Result<()> {
             // SAFETY: the range is this mapping; nobody holds a mutable reference into it.
             unsafe { mprotect(self.address.cast(), self.len, MprotectFlags::READ | MprotectFlags::EXEC) }?;
             Ok(())
         }
 
         /// Asks for pages of 2 MB; a wish, so that a refusal is no error.
-        pub fn wish_huge(&self) {
+        pub(crate) fn wish_huge(&self) {
             #[cfg(target_os = "linux")]
             // SAFETY: the advice changes how the range is backed, not what it holds.
             let _refused = unsafe { madvise(self.address.cast(), self.len, Advice::LinuxHugepage) };
@@ -78,19 +83,26 @@ mod platform {
 
     impl Pages {
         /// Zeroed memory of at least `len` bytes that can be read and written.
-        pub fn map(len: usize) -> io::Result<Pages> {
+        pub(crate) fn map(len: usize) -> io::Result<Pages> {
             // SAFETY: the layout is not empty.
             let address = unsafe { alloc_zeroed(layout(len)?) };
-            if address.is_null() { Err(io::ErrorKind::OutOfMemory.into()) } else { Ok(Pages { address, len: len.max(1) }) }
+            if address.is_null() {
+                Err(io::ErrorKind::OutOfMemory.into())
+            } else {
+                Ok(Pages { address, len: len.max(1) })
+            }
         }
 
         /// Not possible here: use the interpreter.
-        pub fn make_executable(&self) -> io::Result<()> {
-            Err(io::Error::new(io::ErrorKind::Unsupported, "executable memory is not implemented on this system"))
+        pub(crate) fn make_executable(&self) -> io::Result<()> {
+            Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "executable memory is not implemented on this system",
+            ))
         }
 
         /// No such pages here.
-        pub fn wish_huge(&self) {}
+        pub(crate) fn wish_huge(&self) {}
     }
 
     impl Drop for Pages {
@@ -104,7 +116,7 @@ mod platform {
 }
 
 /// Sleeps until `word` no longer holds `seen`, or for no reason at all.
-pub fn wait_while(word: &AtomicU32, seen: u32) {
+pub(crate) fn wait_while(word: &AtomicU32, seen: u32) {
     #[cfg(target_os = "linux")]
     {
         use rustix::thread::futex;
@@ -117,7 +129,7 @@ pub fn wait_while(word: &AtomicU32, seen: u32) {
 }
 
 /// Wakes whoever sleeps on `word`.
-pub fn wake_all(word: &AtomicU32) {
+pub(crate) fn wake_all(word: &AtomicU32) {
     #[cfg(target_os = "linux")]
     {
         use rustix::thread::futex;
@@ -128,7 +140,7 @@ pub fn wake_all(word: &AtomicU32) {
 }
 
 /// The logical processors that this process may run on.
-pub fn allowed_processors() -> Vec<usize> {
+pub(crate) fn allowed_processors() -> Vec<usize> {
     #[cfg(target_os = "linux")]
     if let Ok(set) = rustix::thread::sched_getaffinity(None) {
         return (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect();
@@ -137,7 +149,7 @@ pub fn allowed_processors() -> Vec<usize> {
 }
 
 /// Keeps the calling thread on one processor; a wish, so that a refusal is no error.
-pub fn pin_to(processor: usize) {
+pub(crate) fn pin_to(processor: usize) {
     #[cfg(target_os = "linux")]
     {
         let mut set = rustix::thread::CpuSet::new();

@@ -52,7 +52,9 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>, LoadError> 
     let heads = size("num_attention_heads", HEADS_MAX)?;
     let key_heads = match config.optional_count("num_key_value_heads", 1..=HEADS_MAX)? {
         Some(count) if heads % count as i64 != 0 => {
-            return Err(config.wrong("num_key_value_heads", format!("a divisor of num_attention_heads ({heads})")));
+            return Err(
+                config.wrong("num_key_value_heads", format!("a divisor of num_attention_heads ({heads})"))
+            );
         }
         Some(count) => count as i64,
         None => heads,
@@ -196,7 +198,13 @@ impl Body<'_> {
         Ok(linear_heads(&mut self.graph, x, weight, bias, [heads, head_width]))
     }
 
-    fn attention(&mut self, x: Node, layer: i64, inputs: &BodyInputs, table: [Node; 2]) -> Result<Node, LoadError> {
+    fn attention(
+        &mut self,
+        x: Node,
+        layer: i64,
+        inputs: &BodyInputs,
+        table: [Node; 2],
+    ) -> Result<Node, LoadError> {
         let m = self.model;
         let name = |part: &str| format!("model.layers.{layer}.self_attn.{part}");
         let q = self.heads(x, &name("q_proj"), m.heads)?;
@@ -275,13 +283,11 @@ impl Llama {
         name: &str,
         shape: &[i64],
     ) -> Result<Node, LoadError> {
-        let format = weights
-            .format(name)
-            .ok_or_else(|| LoadError::Missing {
-                file: self.source.clone(),
-                what: "tensors",
-                names: vec![name.to_owned()],
-            })?;
+        let format = weights.format(name).ok_or_else(|| LoadError::Missing {
+            file: self.source.clone(),
+            what: "tensors",
+            names: vec![name.to_owned()],
+        })?;
         let shape: Vec<Expr> = shape.iter().map(|n| Expr::int(*n)).collect();
         Ok(format.weight(graph, name, &shape))
     }
@@ -297,9 +303,8 @@ impl Architecture for Llama {
         let inputs = BodyInputs::declare(&mut body.graph, pass.rows, self.vocabulary);
         let embedding = body.matrix("model.embed_tokens.weight", self.vocabulary, self.width)?;
         let space = [inputs.tokens.clone(), Expr::int(self.width)];
-        let mut hidden = body.graph.view(embedding, &space, &[inputs.ids], |c| {
-            vec![c.extra(0, &[c.axis(0)]), c.axis(1)]
-        });
+        let mut hidden =
+            body.graph.view(embedding, &space, &[inputs.ids], |c| vec![c.extra(0, &[c.axis(0)]), c.axis(1)]);
         let length = self.longest(&mut body.graph, &inputs);
         let table = rotary_table(&mut body.graph, &self.rope, inputs.position, length);
         body.tap("hidden.embed", hidden);
@@ -368,7 +373,9 @@ impl Architecture for Llama {
             if self.attention_bias == AttentionBias::All {
                 add("self_attn.o_proj.bias", &[width]);
             }
-            for (part, rows, columns) in [("gate", inner, width), ("up", inner, width), ("down", width, inner)] {
+            for (part, rows, columns) in
+                [("gate", inner, width), ("up", inner, width), ("down", width, inner)]
+            {
                 add(&format!("mlp.{part}_proj.weight"), &[rows, columns]);
                 if self.inner_bias {
                     add(&format!("mlp.{part}_proj.bias"), &[rows]);
@@ -385,9 +392,8 @@ impl Llama {
         if !matches!(self.rope.scaling, RopeScaling::Dynamic { .. }) {
             return None;
         }
-        let lengths = graph.view(inputs.lengths, &[Expr::int(1), Expr::int(super::SEQUENCES)], &[], |c| {
-            vec![c.axis(1)]
-        });
+        let lengths = graph
+            .view(inputs.lengths, &[Expr::int(1), Expr::int(super::SEQUENCES)], &[], |c| vec![c.axis(1)]);
         debug_assert_eq!(graph.dtype(lengths), DType::I32);
         Some(graph.reduce(jtllm_ir::Monoid::Max, lengths, &[1]))
     }

@@ -104,7 +104,11 @@ impl Pool {
         let mut spins = 0;
         while self.shared.busy.load(Ordering::Acquire) > 0 {
             spins += 1;
-            if spins > SPINS || self.shared.crowded { std::thread::yield_now() } else { std::hint::spin_loop() }
+            if spins > SPINS || self.shared.crowded {
+                std::thread::yield_now()
+            } else {
+                std::hint::spin_loop()
+            }
         }
         *lock(&self.shared.work) = None;
         let theirs = lock(&self.shared.panic).take();
