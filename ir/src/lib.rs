@@ -5,7 +5,7 @@
 //! A [`Graph`] is a list of nodes, each after its operands. There are five leaves (`Weight`, `State`,
 //! `Input`, `Const`, `Index`) and six operations (`Map`, `View`, `Reduce`, `Scan`, `Write`, `Opaque`);
 //! everything else (matrix products, attention, normalisation, rotary positions, paging, quantisation)
-//! is written with them by the functions of [`build`] and [`format`]. See [`Op`] for what each one
+//! is written with them by the functions of [`build`] and [`mod@format`]. See [`Op`] for what each one
 //! means.
 //!
 //! * A tensor has a shape (at most [`RANK_MAX`] extents, each an expression over symbols) and a type.
@@ -25,6 +25,11 @@
 //! The reference interpreter ([`interp`]) *is* the meaning: `f32` arithmetic rounds each operation to
 //! nearest, sums of a `Reduce` are exact to `f64` and rounded once, integers wrap. Whoever computes the
 //! same in another order is allowed the difference in rounding, nothing else.
+//!
+//! # Text
+//!
+//! [`print()`] writes a graph, one node a line, and [`parse()`] reads it back to an equal one: what cannot
+//! be printed and read again does not exist.
 //!
 //! # What this crate does not know
 //!

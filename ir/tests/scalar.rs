@@ -202,7 +202,8 @@ fn values_survive_their_bits_in_memory() {
     for dtype in DType::ALL {
         for bits in [0u32, 1, 0x7f, 0x80, 0x3c00, 0x8000_0001, 0x4048_f5c3] {
             let bits = match dtype.size() {
-                1 => bits & u32::from(dtype != DType::Bool) * 0xff,
+                1 if dtype == DType::Bool => bits & 1,
+                1 => bits & 0xff,
                 2 => bits & 0xffff,
                 _ => bits,
             };

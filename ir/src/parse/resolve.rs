@@ -12,6 +12,9 @@ use crate::tensor::Tensor;
 
 type Resolved<T> = Result<T, ParseError>;
 
+/// Coordinates, condition and extras.
+type Addressed = (Vec<Expr>, Option<Expr>, Vec<Node>);
+
 const NO_SHAPE: &str = "an operation whose type and shape are written (`: f32[2,3]`)";
 
 /// Whether the shape must come from the operands beside it.
@@ -28,6 +31,16 @@ fn is_shapeless(term: &Term) -> bool {
     }
 }
 
+/// The type and shape that are written, else those that are inferred.
+fn known(
+    cursor: &Cursor<'_>,
+    nested: &Nested,
+    inferred: Option<(DType, Vec<Expr>)>,
+) -> Resolved<(DType, Vec<Expr>)> {
+    let known = nested.annotation.clone().or(inferred);
+    known.ok_or_else(|| cursor.back_to(nested.at).error(NO_SHAPE))
+}
+
 impl Parser {
     /// Appends the nodes of an operation. `shape` and `dtype` are what the place asks for, if it knows.
     pub(super) fn resolve(
@@ -39,36 +52,7 @@ impl Parser {
     ) -> Resolved<Node> {
         let written = nested.annotation.clone();
         let shape = written.as_ref().map(|(_, shape)| shape.as_slice()).or(shape);
-        let needed = || written.clone().ok_or_else(|| cursor.back_to(nested.at).error(NO_SHAPE));
         match &nested.operation {
-            Operation::Weight(name) => {
-                let (dtype, shape) = needed()?;
-                Ok(self.push(Op::Weight { name: name.clone() }, shape, dtype))
-            }
-            Operation::State(name) => {
-                let (dtype, shape) = needed()?;
-                Ok(self.push(Op::State { name: name.clone() }, shape, dtype))
-            }
-            Operation::Input(name, range) => {
-                let (dtype, shape) = needed()?;
-                Ok(self.push(Op::Input { name: name.clone(), range: range.clone() }, shape, dtype))
-            }
-            Operation::Const(numbers, brackets) => {
-                let (dtype, shape) = needed()?;
-                let value = constant(cursor, nested.at, numbers, *brackets, dtype, &shape)?;
-                Ok(self.push(Op::Const(value), shape, dtype))
-            }
-            Operation::Index(function, extras) => {
-                let (dtype, shape) = needed()?;
-                let extras = self.terms_of(cursor, extras)?;
-                let mut values = self.function(cursor, function, &shape, &extras)?;
-                let one = "one expression in an index";
-                let value = values.pop().ok_or_else(|| cursor.back_to(function.at).error(one))?;
-                if !values.is_empty() {
-                    return Err(cursor.back_to(function.at).error(one));
-                }
-                Ok(self.push(Op::Index { value, extras }, shape, dtype))
-            }
             Operation::Map(op, xs) => self.map(cursor, nested, (*op, xs), shape, dtype),
             Operation::View(x, addressing) => {
                 let shape = shape.map(<[Expr]>::to_vec);
@@ -86,11 +70,6 @@ impl Parser {
                 let (dtype, shape) = written.unwrap_or(inferred);
                 Ok(self.push(Op::Write { state, at, ok, extras, value }, shape, dtype))
             }
-            Operation::Opaque(name, xs) => {
-                let (dtype, shape) = needed()?;
-                let xs = self.terms_of(cursor, xs)?;
-                Ok(self.push(Op::Opaque { name: name.clone(), xs }, shape, dtype))
-            }
             Operation::Reduce(monoid, x, axes) => {
                 let x = self.term_of(cursor, x)?;
                 let kept = self.graph.shape(x).iter().enumerate().filter(|(axis, _)| !axes.contains(axis));
@@ -102,26 +81,45 @@ impl Parser {
                 let carries = self.terms_of(cursor, carries)?;
                 let xs = self.terms_of(cursor, xs)?;
                 let scan = Scan { axis: *axis, carries, xs, body: body.clone() };
-                let inferred = scan.result(&self.graph, 0);
-                let (shape, dtype) = match written {
-                    Some((dtype, shape)) => (shape, dtype),
-                    None => inferred.ok_or_else(|| cursor.back_to(nested.at).error(NO_SHAPE))?,
-                };
+                let inferred = scan.result(&self.graph, 0).map(|(shape, dtype)| (dtype, shape));
+                let (dtype, shape) = known(cursor, nested, inferred)?;
                 Ok(self.push(Op::Scan(Box::new(scan)), shape, dtype))
             }
             Operation::Result(scan, index) => {
                 let scan = self.term_of(cursor, scan)?;
                 let inferred = match self.graph.op(scan) {
-                    Op::Scan(inner) => inner.result(&self.graph, *index),
+                    Op::Scan(inner) => inner.result(&self.graph, *index).map(|(shape, dtype)| (dtype, shape)),
                     _ => None,
                 };
-                let (shape, dtype) = match written {
-                    Some((dtype, shape)) => (shape, dtype),
-                    None => inferred.ok_or_else(|| cursor.back_to(nested.at).error(NO_SHAPE))?,
-                };
+                let (dtype, shape) = known(cursor, nested, inferred)?;
                 Ok(self.push(Op::Result { scan, index: *index }, shape, dtype))
             }
+            _ => self.annotated(cursor, nested),
         }
+    }
+
+    /// An operation whose type and shape nothing else can tell.
+    fn annotated(&mut self, cursor: &Cursor<'_>, nested: &Nested) -> Resolved<Node> {
+        let (dtype, shape) = known(cursor, nested, None)?;
+        let op = match &nested.operation {
+            Operation::Weight(name) => Op::Weight { name: name.clone() },
+            Operation::State(name) => Op::State { name: name.clone() },
+            Operation::Input(name, range) => Op::Input { name: name.clone(), range: range.clone() },
+            Operation::Const(numbers, brackets) => {
+                Op::Const(constant(cursor, nested.at, numbers, *brackets, dtype, &shape)?)
+            }
+            Operation::Index(function, extras) => {
+                let extras = self.terms_of(cursor, extras)?;
+                let mut values = self.function(cursor, function, &shape, &extras)?;
+                match (values.pop(), values.is_empty()) {
+                    (Some(value), true) => Op::Index { value, extras },
+                    _ => return Err(cursor.back_to(function.at).error("one expression in an index")),
+                }
+            }
+            Operation::Opaque(name, xs) => Op::Opaque { name: name.clone(), xs: self.terms_of(cursor, xs)? },
+            _ => return Err(cursor.back_to(nested.at).error(NO_SHAPE)),
+        };
+        Ok(self.push(op, shape, dtype))
     }
 
     /// A map: operands that have a shape give it to those that have none.
@@ -184,13 +182,12 @@ impl Parser {
         terms.iter().map(|term| self.term_of(cursor, term)).collect()
     }
 
-    #[allow(clippy::type_complexity)]
     fn addressed(
         &mut self,
         cursor: &Cursor<'_>,
         addressing: &Addressing,
         space: &[Expr],
-    ) -> Resolved<(Vec<Expr>, Option<Expr>, Vec<Node>)> {
+    ) -> Resolved<Addressed> {
         let extras = self.terms_of(cursor, &addressing.extras)?;
         let at = self.function(cursor, &addressing.function, space, &extras)?;
         let ok = match &addressing.ok {
