@@ -33,10 +33,10 @@ fn symbols() -> [Symbol; 2] {
 /// The extents of the three axes: a constant, a symbol, a multiple of a symbol.
 fn extents() -> Vec<Expr> {
     let [t, s] = symbols();
-    vec![Expr::int(12), Expr::symbol(&t), Expr::symbol(&s) * 2]
+    vec![Expr::int(17), Expr::symbol(&t), Expr::symbol(&s) * 2]
 }
 
-const EXTRAS: [(i64, i64); 2] = [(0, 32), (-1, 9)];
+const EXTRAS: [(i64, i64); 2] = [(0, 33), (-1, 9)];
 
 /// One way to give the leaves values.
 #[derive(Clone, Debug)]
@@ -144,7 +144,7 @@ fn tree() -> impl Strategy<Value = Tree> {
 fn point() -> impl Strategy<Value = Point> {
     (1i64..=40, 1i64..=4, any::<u16>(), any::<[u16; 3]>()).prop_map(|(t, s, seed, axes)| {
         let symbols = [t, s * 16];
-        let extents = [12, t, s * 32];
+        let extents = [17, t, s * 32];
         let axes = axes.iter().zip(extents).map(|(x, n)| i64::from(*x) % n).collect();
         Point { axes, symbols, seed: i64::from(seed) }
     })
@@ -217,5 +217,31 @@ proptest! {
         let facts = facts_of(&ok);
         prop_assert!(proves_nonnegative(&shifted, &facts), "{} where {}", shifted, ok);
         prop_assert!(proves_nonnegative(&(extent.clone() - 1 - shifted), &facts), "below where {}", ok);
+    }
+}
+
+/// `(i * a + j + c) div d` and `mod d` at every point, for extents on both sides of each power of two: a term
+/// that may just reach the next multiple must not be taken for one that cannot.
+#[test]
+fn quotients_of_two_axes_are_right_at_every_point() {
+    let extents = [1, 4, 5, 15, 16, 17];
+    for (rows, columns) in extents.iter().flat_map(|rows| extents.map(|columns| (*rows, columns))) {
+        let [i, j] = [(0, rows), (1, columns)].map(|(index, extent)| Expr::axis(index, &Expr::int(extent)));
+        for (a, c, d) in [1, 2, 4, 16, -4]
+            .into_iter()
+            .flat_map(|a| [0, 1, 3, -1, 16].map(|c| (a, c)))
+            .flat_map(|(a, c)| [3, 4, 8, 32].map(|d| (a, c, d)))
+        {
+            let x = i.clone() * a + j.clone() + c;
+            let (quotient, remainder) = (x.clone().div_floor(d), x.clone().modulo(d));
+            let coarse = x.clone().modulo(d * 2).div_floor(2) * 2 + x.clone().modulo(2);
+            for at in 0..rows * columns {
+                let point = Point { axes: vec![at / columns, at % columns], symbols: [1, 16], seed: 0 };
+                let value = point.axes[0] * a + point.axes[1] + c;
+                assert_eq!(quotient.evaluate(&point), value.div_euclid(d), "({x}) div {d} at {point:?}");
+                assert_eq!(remainder.evaluate(&point), value.rem_euclid(d), "({x}) mod {d} at {point:?}");
+                assert_eq!(coarse.evaluate(&point), value.rem_euclid(d * 2), "({x}) mod {d}*2 at {point:?}");
+            }
+        }
     }
 }
