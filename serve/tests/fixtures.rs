@@ -169,14 +169,18 @@ fn batched(name: &str, prompts: &[Vec<u32>], threads: usize) -> Vec<Vec<f32>> {
 
 #[test]
 fn a_row_has_the_same_bits_in_any_company() {
-    let prompts: Vec<Vec<u32>> = (0..16).map(|s| (0..5 + s * 2).map(|i| (i * 7 + s * 3) % 250).collect()).collect();
+    let prompts: Vec<Vec<u32>> =
+        (0..16).map(|s| (0..5 + s * 2).map(|i| (i * 7 + s * 3) % 250).collect()).collect();
     for name in ["llama2-gqa-tiny", "belle-llama-tiny"] {
         let mut engine = engine(name, Backend::Cpu);
         let chunked: Vec<Vec<f32>> = prompts.iter().map(|p| engine.feed(p, false).unwrap()).collect();
         for (count, threads) in [(1, 1), (1, 2), (2, 1), (3, 2), (16, 1), (16, 2)] {
             let together = batched(name, &prompts[..count], threads);
             for sequence in 0..count {
-                let same = chunked[sequence].iter().zip(&together[sequence]).all(|(a, b)| a.to_bits() == b.to_bits());
+                let same = chunked[sequence]
+                    .iter()
+                    .zip(&together[sequence])
+                    .all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(same, "{name}: sequence {sequence} of {count} on {threads} threads");
             }
         }
