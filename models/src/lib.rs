@@ -4,12 +4,12 @@
 //! each under its Hugging Face name whatever the file's format, as [`Piece`]s of mapped [`Storage`].
 //!
 //! Invariants:
-//! - Opening a checkpoint reads no weights. Every offset and length was checked against the file before a
-//!   [`Piece`] exists.
+//! - Opening a checkpoint reads no weights, but for GGUF's small table of RoPE factors. Every offset and length
+//!   was checked against the file before a [`Piece`] exists.
 //! - No input makes a parser panic, hang, or take more memory than the file's size and 64 MB; a fault is a
 //!   [`LoadError`] that names the file and the tensor, byte or field.
-//! - A fact about a model has one name, the one in Hugging Face's `config.json`; what GGUF calls it is a row in
-//!   [`checkpoint::names`].
+//! - A fact about a model has one name, the one in Hugging Face's `config.json`; what GGUF calls it is a row
+//!   in [`checkpoint::names`].
 //! - The environment is passed in, never read.
 //!
 //! # What this crate does not know

@@ -4,8 +4,8 @@
 
 use std::path::Path;
 
-use jtllm_models::Config;
 use jtllm_models::checkpoint::{gguf, index, safetensors};
+use jtllm_models::{Checkpoint, Config};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -94,6 +94,29 @@ proptest! {
         // The same behind each format's first bytes, where it takes longer to be refused.
         parse_all(&[&(bytes.len() as u64 + 1).to_le_bytes(), b"{".as_slice(), &bytes].concat());
         parse_all(&[b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0".as_slice(), &bytes].concat());
+    }
+
+    #[test]
+    fn damaged_models_open_whole_or_not_at_all(
+        flips in vec((0..1200usize, any::<u8>()), 0..3),
+        words in vec((0..1200usize, extreme()), 0..2),
+        factor in any::<f32>(),
+    ) {
+        let mut file = gguf_file::GgufFile::llama();
+        file.set("llama.rope.scaling.type", 8, gguf_file::text("yarn"));
+        file.set("llama.rope.scaling.factor", 6, factor.to_le_bytes().to_vec());
+        file.set("llama.rope.scaling.attn_factor", 6, factor.to_le_bytes().to_vec());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        std::fs::write(&path, damage(file.bytes(), &flips, &words, 0, &[])).unwrap();
+        if let Ok(checkpoint) = Checkpoint::open(&path) {
+            let read: usize =
+                checkpoint.tensors().flat_map(|tensor| &tensor.pieces).map(|piece| piece.bytes().len()).sum();
+            prop_assert_eq!(read as u64, checkpoint.total_bytes());
+            let config = checkpoint.config();
+            let _ = (config.eos_ids(), config.rope_scaling(), config.rope_theta(), config.generation());
+            prop_assert!(config.count("num_attention_heads", 1..=u64::from(u32::MAX)).is_ok());
+        }
     }
 
     #[test]
