@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod native;
+mod random;
 mod scalars;
