@@ -299,8 +299,7 @@ impl Emitter<'_, '_> {
     /// The uniform terms are added as scalars, the terms of the lane alone are a constant.
     fn sum_lanes(&mut self, terms: &[(Expr, i64)], constant: i64) -> Register {
         let (varying, uniform): (Vec<_>, Vec<_>) = terms.iter().cloned().partition(|(x, _)| self.varies(x));
-        let (fixed, free): (Vec<_>, Vec<_>) =
-            varying.into_iter().partition(|(x, _)| self.fixed(x).is_some());
+        let (fixed, free): (Vec<_>, Vec<_>) = varying.into_iter().partition(|(x, _)| self.fixed(x).is_some());
         let scaled = |terms: Vec<(Expr, i64)>| terms.into_iter().map(|(x, c)| x * c);
         let mut parts = Vec::new();
         if !uniform.is_empty() {
