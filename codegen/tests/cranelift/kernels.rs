@@ -15,8 +15,8 @@ fn random(noise: &mut Noise, count: usize) -> Vec<f32> {
     (0..count).map(|_| noise.float()).collect()
 }
 
-/// `y[n] = sum over k of w[n, k] * x[k]`, `rows` rows a group, lanes over k.
-pub(crate) fn matvec(n: i64, k: i64, rows: i64) -> Kernel {
+/// `y[n] = sum over k of w[n, k] * x[k]`, `rows` rows a group, lanes over k, `unroll` steps at a time.
+pub(crate) fn matvec(n: i64, k: i64, rows: i64, unroll: i64) -> Kernel {
     let mut b = Builder::new("matvec", 4, one_direction(&Expr::int(n / rows)));
     let w = b.param(DType::F32, Access::Read, Expr::int(n * k), true);
     let x = b.param(DType::F32, Access::Read, Expr::int(k), true);
@@ -24,12 +24,14 @@ pub(crate) fn matvec(n: i64, k: i64, rows: i64) -> Kernel {
     let zero = b.float(0.0);
     let sums: Vec<CellId> = (0..rows).map(|_| b.cell(zero)).collect();
     let (group, lane) = (b.grid(0), b.lane());
-    b.repeat(&Expr::int(k / 4), |b, step| {
-        let at = step * 4 + lane.clone();
-        let v = b.load(x, &at);
-        for (row, sum) in sums.iter().enumerate() {
-            let weight = b.load(w, &((group.clone() * rows + row as i64) * k + at.clone()));
-            add_product(b, *sum, weight, v);
+    b.repeat(&Expr::int(k / 4 / unroll), |b, step| {
+        for part in 0..unroll {
+            let at = (step.clone() * unroll + part) * 4 + lane.clone();
+            let v = b.load(x, &at);
+            for (row, sum) in sums.iter().enumerate() {
+                let weight = b.load(w, &((group.clone() * rows + row as i64) * k + at.clone()));
+                add_product(b, *sum, weight, v);
+            }
         }
     });
     for (row, sum) in sums.iter().enumerate() {
@@ -53,7 +55,7 @@ fn a_matvec_adds_in_the_order_of_the_lanes() {
     let mut noise = Noise(3);
     let (w, x) = (random(&mut noise, n * k), random(&mut noise, k));
     let mut params = vec![floats(&w), floats(&x), vec![0; n * 4]];
-    Native::new(&matvec(n as i64, k as i64, 8)).run(&mut params, &[]);
+    Native::new(&matvec(n as i64, k as i64, 8, 3)).run(&mut params, &[]);
     for (row, got) in as_floats(&params[2]).into_iter().enumerate() {
         let lanes = (0..4).map(|lane| {
             (0..k / 4).fold(0f32, |sum, step| w[row * k + step * 4 + lane].mul_add(x[step * 4 + lane], sum))
