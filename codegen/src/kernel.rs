@@ -13,7 +13,8 @@
 //!
 //! *Indices are [`Expr`]s.* Their axes are: 0, 1, 2 the group's place in the grid; 3 the lane; 4 and up
 //! the loops, each bound once. Their extras (without coordinates) are integer values of the kernel, by
-//! value number. Symbols are read from the symbol block.
+//! value number, each with the one range `low..end` that the kernel relies on for that value. Symbols are
+//! read from the symbol block.
 //!
 //! A value is *uniform* if it is the same for all lanes, else *varying*; [`Kernel::varying`] decides.
 //! An `If` whose condition varies may hold only `Let`, `Set`, `Store` and such `If`s: lanes for which the

@@ -8,7 +8,9 @@
 //! | [`rewrite`] | the algebra that changes the order of operations, and nothing else does |
 //! | [`partition`] | which nodes share a kernel; [`classify`] recognises contractions and attention |
 //! | [`schedule`] | the loop nest of a region, for the target's lanes and registers |
-//! | [`kernel`] | the loop IR, which the target's emitter turns into bytes |
+//! | [`kernel::optimise`](kernel::optimise()) | unused values go, invariant parts of addresses leave their loops |
+//! | [`kernel::decompose`] | functions that the target lacks are made of simpler ones |
+//! | [`kernel`] | the loop IR, which the target's emitter ([`emit`]) turns into bytes |
 //!
 //! # Invariants
 //!
@@ -39,7 +41,8 @@ use std::collections::HashMap;
 use jtllm_ir::Graph;
 
 use canon::Gather;
-use kernel::Kernel;
+use kernel::decompose::decompose;
+use kernel::{Kernel, optimise};
 use region::Partition;
 use schedule::Argument;
 use target::Caps;
@@ -87,7 +90,7 @@ pub fn compile(graph: &Graph, caps: &Caps) -> Compilation {
                 place(argument).expect("the walk over a region meets everything that its kernel binds")
             });
             let places = places.collect();
-            kernels.push(scheduled.kernel);
+            kernels.push(decompose(&optimise(&scheduled.kernel), caps));
             (kernels.len() - 1, places)
         });
         let arguments = places.iter().map(|place| shape.leaves[*place].clone()).collect();

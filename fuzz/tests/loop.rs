@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use jtllm_fuzz::{Random, for_seconds};
 
 #[test]
-fn fuzz_loop_varies_its_input() {
+fn the_loop_varies_its_input() {
     let seen = RefCell::new(std::collections::BTreeSet::new());
     for_seconds("loop", |random| {
         seen.borrow_mut().insert(random.bytes(32));

@@ -87,18 +87,24 @@ pub struct Row {
 
 /// Every architecture.
 pub static ARCHITECTURES: &[Row] = &[Row {
-    names: &["LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "AtomForCausalLM"],
+    names: &[
+        "LlamaForCausalLM",
+        "LLaMAForCausalLM",
+        "MistralForCausalLM",
+        "Qwen2ForCausalLM",
+        "AtomForCausalLM",
+    ],
     read: llama::read,
 }];
 
 /// The architecture that a configuration names.
 pub fn read(config: &Config) -> Result<Box<dyn Architecture>, LoadError> {
     let name = config.architecture()?;
-    match ARCHITECTURES.iter().find(|row| row.names.contains(&name.as_str())) {
+    match ARCHITECTURES.iter().find(|row| row.names.contains(&name)) {
         Some(row) => (row.read)(config),
         None => {
             let known: Vec<&str> = ARCHITECTURES.iter().flat_map(|row| row.names).copied().collect();
-            Err(config.wrong("architectures", &format!("one of {}", known.join(", ")), &name))
+            Err(config.wrong("architectures", format!("one of {}", known.join(", "))))
         }
     }
 }

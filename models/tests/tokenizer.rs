@@ -132,12 +132,12 @@ fn t08_a_megabyte_is_encoded_in_a_second() {
     if let Some(file) = asset("smollm2/SmolLM2-135M-Instruct.Q4_1.gguf") {
         tokenizers.push(Arc::new(gguf_tokenizer(&file)));
     }
-    // A second is for optimised code; without optimisation the test only guards against squares. Digits are
-    // a million words of their own for some vocabularies.
-    let scale = if cfg!(debug_assertions) { 8 } else { 1 };
+    // A second is for a megabyte by optimised code; an unoptimised build gets a quarter of that text and
+    // only guards against squares. Digits are a million words of their own for some vocabularies.
+    let (bytes, scale) = if cfg!(debug_assertions) { (1 << 18, 3) } else { (1 << 20, 1) };
     for tokenizer in tokenizers {
         for (letter, seconds) in [("a", 1), (" ", 2), ("1", 3)] {
-            let text = letter.repeat(1 << 20);
+            let text = letter.repeat(bytes);
             let ids = tokenizer.encode(&text, Special::Parse).unwrap();
             assert_eq!(tokenizer.decode(&ids, false).len(), text.len());
             let elapsed = shortest(|| drop(tokenizer.encode(&text, Special::Parse)));
@@ -391,4 +391,88 @@ fn tokens_are_found_by_text_and_by_id() {
     assert_eq!(DEMO.decode(&[2, 9999, 2], true), "");
     assert_eq!(ATOM.token_bytes(13), Some(vec![b'\n']));
     assert_eq!(ATOM.token_bytes(9999), None);
+}
+
+/// Files that are sound JSON and say strange things: each is refused, or works without a panic.
+#[test]
+fn strange_json_files_do_not_panic() {
+    let bpe = r#"{"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 7}, "merges": [["a", "b"]]}"#;
+    let with = |rest: &str| format!(r#"{{"model": {bpe}, {rest}}}"#);
+    let model = |model: &str| format!(r#"{{"model": {model}}}"#);
+    let files = [
+        model(r#"{"type": "Unigram", "vocab": [], "unk_id": 0}"#),
+        model(r#"{"type": "Unigram", "vocab": [], "unk_id": null}"#),
+        model(r#"{"type": "Unigram", "vocab": [["a", -1.0]], "unk_id": 100}"#),
+        model(r#"{"type": "Unigram", "vocab": [["a", 1e300], ["", 0.0]], "unk_id": null}"#),
+        model(
+            r#"{"type": "Unigram", "vocab": [["<unk>", 0.0], ["a", -1.0]], "unk_id": 0, "byte_fallback": true}"#,
+        ),
+        model(r#"{"type": "BPE", "vocab": {"a": 0}, "merges": [], "unk_token": "none"}"#),
+        model(r#"{"type": "BPE", "vocab": {}, "merges": []}"#),
+        model(r#"{"type": "BPE", "vocab": {"a": 4294967295}, "merges": []}"#),
+        model(r#"{"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2}, "merges": ["a b"]}"#),
+        model(
+            r#"{"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"], "continuing_subword_prefix": "éé"}"#,
+        ),
+        model(r#"{"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"], "dropout": 7.0}"#),
+        model(
+            r#"{"type": "WordPiece", "vocab": {}, "unk_token": "[UNK]", "continuing_subword_prefix": "", "max_input_chars_per_word": 0}"#,
+        ),
+        model(r#"{"type": "WordLevel", "vocab": {}, "unk_token": "[UNK]"}"#),
+        with(
+            r#""pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": false}"#,
+        ),
+        with(
+            r#""pre_tokenizer": {"type": "Split", "pattern": {"Regex": "((((a{9}){9}){9}){9}){9}"}, "behavior": "Isolated", "invert": false}"#,
+        ),
+        with(
+            r#""pre_tokenizer": {"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": false}"#,
+        ),
+        with(
+            r#""pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(?=a)|"}, "behavior": "Removed", "invert": true}"#,
+        ),
+        with(r#""normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}"#),
+        with(r#""normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////wAAAAA="}"#),
+        with(r#""normalizer": {"type": "Replace", "pattern": {"Regex": ""}, "content": "bb"}"#),
+        with(r#""normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "bb"}"#),
+        with(
+            r#""added_tokens": [{"id": 9, "content": "", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}]"#,
+        ),
+        with(
+            r#""added_tokens": [{"id": 4294967295, "content": "a", "single_word": true, "lstrip": true, "rstrip": true, "normalized": true, "special": true}]"#,
+        ),
+        with(
+            r#""post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}], "pair": [], "special_tokens": {}}"#,
+        ),
+        with(
+            r#""post_processor": {"type": "RobertaProcessing", "sep": ["a", 99], "cls": ["b", 98], "trim_offsets": true, "add_prefix_space": true}"#,
+        ),
+        with(
+            r#""decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 18446744073709551615, "stop": 0}]}"#,
+        ),
+        with(r#""decoder": {"type": "Strip", "content": "a", "start": 5, "stop": 5}"#),
+        with(r#""decoder": {"type": "BPEDecoder", "suffix": ""}"#),
+        with(r#""decoder": {"type": "CTC", "pad_token": "a", "word_delimiter_token": "", "cleanup": true}"#),
+    ];
+    for file in files {
+        if let Ok(tokenizer) = Tokenizer::from_json(file.as_bytes()) {
+            let tokenizer = Arc::new(tokenizer);
+            for text in ["", "a", "ab ab\u{301} 中 [X]", &"a".repeat(4000)] {
+                for special in [Special::Text, Special::Parse] {
+                    if let Ok(ids) = tokenizer.encode(text, special) {
+                        tokenizer.decode(&ids, true);
+                        streamed(&tokenizer, &ids, false);
+                    }
+                }
+            }
+            tokenizer.decode(&(0..20).collect::<Vec<u32>>(), false);
+        }
+    }
+    let prefix = r#"{"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"], "continuing_subword_prefix": "éé"}"#;
+    let error = fault(Tokenizer::from_json(model(prefix).as_bytes()));
+    assert!(error.starts_with("tokenizer.json: file: the vocabulary contradicts itself"), "{error}");
+    let error = fault(Tokenizer::from_json(
+        model(r#"{"type": "BPE", "vocab": {"a": 4294967295}, "merges": []}"#).as_bytes(),
+    ));
+    assert!(error.starts_with("tokenizer.json: vocabulary: id 4294967295"), "{error}");
 }

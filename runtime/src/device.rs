@@ -99,5 +99,11 @@ pub trait Device: Send + Sync {
     fn load(&self, kernels: &[(&Kernel, Artifact)]) -> Result<Vec<Program>, DeviceError>;
 
     /// Runs `groups` groups of a program; `symbols` is the symbol block.
-    fn launch(&self, program: &Program, groups: [u32; 3], symbols: &Span, args: &[Span]) -> Result<(), DeviceError>;
+    fn launch(
+        &self,
+        program: &Program,
+        groups: [u32; 3],
+        symbols: &Span,
+        args: &[Span],
+    ) -> Result<(), DeviceError>;
 }

@@ -1,1 +1,34 @@
 //! Binds symbols and buffers, keeps blobs in place, launches kernels in order.
+//!
+//! A [`Network`](network::Network) is a model on a device: its weights, its states (keys and values in
+//! pages), and a [`Plan`](plan::Plan) for each number of rows that passes have asked for. A plan is built
+//! once and serves every position: sizes reach kernels through a symbol block in memory.
+//!
+//! # Invariants
+//!
+//! * Launches of a plan run in the order of its steps; two buffers share bytes only if no step needs both.
+//! * Weights are never written; a weight that lies in its file as kernels want it is read there.
+//! * After the first pass of a kind no kernel is compiled again, whatever the positions.
+//! * A device's errors are only those of the world; legality is checked before a kernel is emitted.
+//!
+//! # What this crate does not know
+//!
+//! Architectures, tokens, files' formats, prompts, sampling: graphs and tensors come from closures.
+
+pub mod cache;
+pub mod code;
+pub mod device;
+mod error;
+pub mod memory;
+pub mod network;
+mod os;
+pub mod pages;
+pub mod plan;
+pub mod reference;
+pub mod runner;
+pub mod trace;
+pub mod weights;
+
+pub use error::{DeviceError, Error};
+pub use jtllm_codegen as codegen;
+pub use jtllm_ir as ir;

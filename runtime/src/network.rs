@@ -103,6 +103,8 @@ pub struct Network {
     programs: HashMap<u128, Program>,
     plans: HashMap<(Part, Bucket), Plan>,
     hidden: Option<Span>,
+    /// The plan of the last body, and its tokens.
+    last: Option<(Bucket, usize)>,
     pages: usize,
     /// Compilation so far.
     pub compiled: CompileStats,
@@ -112,7 +114,12 @@ impl Network {
     /// A model without plans: they are made when a pass first needs them.
     ///
     /// `positions` is how many positions of all sequences together the cache holds.
-    pub fn new(device: Arc<dyn Device>, graphs: Box<dyn Graphs>, cache: KernelCache, positions: usize) -> Network {
+    pub fn new(
+        device: Arc<dyn Device>,
+        graphs: Box<dyn Graphs>,
+        cache: KernelCache,
+        positions: usize,
+    ) -> Network {
         Network {
             device,
             graphs,
@@ -122,6 +129,7 @@ impl Network {
             programs: HashMap::new(),
             plans: HashMap::new(),
             hidden: None,
+            last: None,
             pages: positions.div_ceil(TILE).max(1),
             compiled: CompileStats::default(),
         }
@@ -158,7 +166,7 @@ impl Network {
     }
 
     fn table_width(&self) -> usize {
-        self.pages.next_multiple_of(TABLE_STEP)
+        table_width(self.pages)
     }
 
     /// The largest sizes of any pass.
@@ -209,7 +217,8 @@ impl Network {
         let variant = target.variant();
         let keys: Vec<u128> =
             compilation.kernels.iter().map(|kernel| kernel.key(target.name(), &variant)).collect();
-        let missing: Vec<usize> = (0..keys.len()).filter(|at| !self.programs.contains_key(&keys[*at])).collect();
+        let missing: Vec<usize> =
+            (0..keys.len()).filter(|at| !self.programs.contains_key(&keys[*at])).collect();
         let cache = &self.cache;
         let emit = |at: &usize| -> Result<(Artifact, bool), Error> {
             let kernel = &compilation.kernels[*at];
@@ -225,8 +234,11 @@ impl Network {
         let artifacts: Vec<(Artifact, bool)> = missing.par_iter().map(emit).collect::<Result<_, _>>()?;
         self.compiled.cached += artifacts.iter().filter(|(_, cached)| *cached).count();
         self.compiled.emitted += artifacts.iter().filter(|(_, cached)| !*cached).count();
-        let fresh: Vec<(&Kernel, Artifact)> =
-            missing.iter().zip(artifacts).map(|(at, (artifact, _))| (&compilation.kernels[*at], artifact)).collect();
+        let fresh: Vec<(&Kernel, Artifact)> = missing
+            .iter()
+            .zip(artifacts)
+            .map(|(at, (artifact, _))| (&compilation.kernels[*at], artifact))
+            .collect();
         let loaded = self.device.load(&fresh)?;
         for (at, program) in missing.into_iter().zip(loaded) {
             self.programs.insert(keys[at], program);
@@ -246,7 +258,8 @@ impl Network {
                 jtllm_ir::expr::Kind::Sym(symbol) if symbol.name() == "pages" => Some(pages.into()),
                 _ => None,
             });
-            let fixed = || Error::Pass { why: format!("the size of state {name} depends on more than pages") };
+            let fixed =
+                || Error::Pass { why: format!("the size of state {name} depends on more than pages") };
             let count = count.as_int().ok_or_else(fixed)?;
             let mem = self.device.alloc(count as u64 * graph.dtype(node).size() as u64)?;
             self.states.insert(name.clone(), mem);
@@ -271,44 +284,50 @@ impl Network {
     }
 
     /// Runs one pass and gives the wanted rows' logits, one after another.
-    pub fn pass(&mut self, batch: &Batch, locate: &Locate<'_>, mut trace: Option<&mut Trace>) -> Result<Vec<f32>, Error> {
+    pub fn pass(
+        &mut self,
+        batch: &Batch,
+        locate: &Locate<'_>,
+        mut trace: Option<&mut Trace>,
+    ) -> Result<Vec<f32>, Error> {
         let bucket = self.body(batch, locate, trace.as_deref_mut())?;
         self.head(batch, bucket, locate, trace)
     }
 
-    fn body(&mut self, batch: &Batch, locate: &Locate<'_>, trace: Option<&mut Trace>) -> Result<Bucket, Error> {
+    fn body(
+        &mut self,
+        batch: &Batch,
+        locate: &Locate<'_>,
+        trace: Option<&mut Trace>,
+    ) -> Result<Bucket, Error> {
         let (bucket, count) = body_bucket(batch)?;
         self.prepare(Part::Body, bucket, locate)?;
         let plan = &self.plans[&(Part::Body, bucket)];
-        let padding = Row { id: 0, position: 0, sequence: 0, slot: -1 };
-        let mut rows = batch.rows.clone();
-        rows.resize(count, padding);
-        if batch.chunk {
-            // A tile's rows speak for one sequence, padding included.
-            for at in batch.rows.len()..count {
-                rows[at].sequence = rows[at / TILE * TILE].sequence;
-            }
+        let inputs = Inputs::of(batch, count, self.table_width());
+        for (name, values) in inputs.columns() {
+            self.upload(plan, name, values)?;
         }
-        let column = |of: &dyn Fn(&Row) -> i32| rows.iter().map(of).collect::<Vec<i32>>();
-        self.upload(plan, "ids", &column(&|row| row.id as i32))?;
-        self.upload(plan, "pos", &column(&|row| row.position as i32))?;
-        self.upload(plan, "seq", &column(&|row| row.sequence as i32))?;
-        self.upload(plan, "slot", &column(&|row| row.slot))?;
-        let width = self.table_width();
-        let mut table = vec![0i32; SEQUENCES * width];
-        for (sequence, pages) in batch.tables.iter().enumerate() {
-            for (at, page) in pages.iter().enumerate() {
-                table[sequence * width + at] = *page as i32;
-            }
-        }
-        self.upload(plan, "table", &table)?;
-        let mut lengths: Vec<i32> = batch.lengths.iter().map(|n| *n as i32).collect();
-        lengths.resize(SEQUENCES, 0);
-        self.upload(plan, "lens", &lengths)?;
-        self.gather(plan, &rows.iter().map(|row| row.id).collect::<Vec<u32>>())?;
+        self.upload(plan, "table", &inputs.table)?;
+        self.gather(plan, &inputs.ids.iter().map(|id| *id as u32).collect::<Vec<u32>>())?;
         let sizes = self.sizes(&[("T", count)]);
         plan.run(&*self.device, &sizes, trace)?;
+        self.last = Some((bucket, count));
         Ok(bucket)
+    }
+
+    /// The named output of the last pass, for its first `rows` rows.
+    pub fn tap(&mut self, name: &str, rows: usize) -> Result<Vec<f32>, Error> {
+        let missing = || Error::Pass { why: format!("there is no output {name}") };
+        let (bucket, tokens) = self.last.ok_or_else(missing)?;
+        let body = &self.plans[&(Part::Body, bucket)];
+        let heads = self.plans.iter().filter(|((part, _), _)| *part == Part::Head).map(|(_, plan)| plan);
+        let mut plans = std::iter::once(body).chain(heads);
+        let plan = plans.find(|plan| plan.output(name).is_some()).ok_or_else(missing)?;
+        let sizes = self.sizes(&[("T", tokens), ("R", rows.next_multiple_of(TILE))]);
+        let mut all = plan.read(&*self.device, name, &sizes)?;
+        let width = plan.row_width(name).unwrap_or(1);
+        all.truncate(rows * width);
+        Ok(all)
     }
 
     fn sizes(&self, more: &[(&str, usize)]) -> Sizes {
@@ -381,7 +400,63 @@ impl Network {
     }
 }
 
-fn body_bucket(batch: &Batch) -> Result<(Bucket, usize), Error> {
+/// The integer inputs of a body.
+pub(crate) struct Inputs {
+    ids: Vec<i32>,
+    position: Vec<i32>,
+    sequence: Vec<i32>,
+    slot: Vec<i32>,
+    lengths: Vec<i32>,
+    pub(crate) table: Vec<i32>,
+}
+
+impl Inputs {
+    /// The inputs for a batch, its rows padded to `count`; `width` is the table's.
+    pub(crate) fn of(batch: &Batch, count: usize, width: usize) -> Inputs {
+        let mut rows = batch.rows.clone();
+        rows.resize(count, Row { id: 0, position: 0, sequence: 0, slot: -1 });
+        if batch.chunk {
+            // A tile's rows speak for one sequence, padding included.
+            for at in batch.rows.len()..count {
+                rows[at].sequence = rows[at / TILE * TILE].sequence;
+            }
+        }
+        let mut table = vec![0i32; SEQUENCES * width];
+        for (sequence, pages) in batch.tables.iter().enumerate() {
+            for (at, page) in pages.iter().enumerate() {
+                table[sequence * width + at] = *page as i32;
+            }
+        }
+        let mut lengths: Vec<i32> = batch.lengths.iter().map(|n| *n as i32).collect();
+        lengths.resize(SEQUENCES, 0);
+        Inputs {
+            ids: rows.iter().map(|row| row.id as i32).collect(),
+            position: rows.iter().map(|row| row.position as i32).collect(),
+            sequence: rows.iter().map(|row| row.sequence as i32).collect(),
+            slot: rows.iter().map(|row| row.slot).collect(),
+            lengths,
+            table,
+        }
+    }
+
+    /// The inputs of one axis, by name.
+    pub(crate) fn columns(&self) -> [(&'static str, &[i32]); 5] {
+        [
+            ("ids", &self.ids),
+            ("pos", &self.position),
+            ("seq", &self.sequence),
+            ("slot", &self.slot),
+            ("lens", &self.lengths),
+        ]
+    }
+}
+
+/// Pages of a table's row for a cache of `pages` pages.
+pub(crate) fn table_width(pages: usize) -> usize {
+    pages.next_multiple_of(TABLE_STEP)
+}
+
+pub(crate) fn body_bucket(batch: &Batch) -> Result<(Bucket, usize), Error> {
     let count = batch.rows.len();
     let wrong = |why: String| Err(Error::Pass { why });
     match (batch.chunk, count) {
@@ -395,7 +470,7 @@ fn body_bucket(batch: &Batch) -> Result<(Bucket, usize), Error> {
     }
 }
 
-fn head_bucket(count: usize) -> (Bucket, usize) {
+pub(crate) fn head_bucket(count: usize) -> (Bucket, usize) {
     if count <= SEQUENCES {
         (Bucket::Fixed(count.next_power_of_two()), count.next_power_of_two())
     } else {

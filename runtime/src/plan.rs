@@ -89,7 +89,8 @@ impl Plan {
         programs: &[Program],
         bindings: &Bindings<'_>,
     ) -> Result<Plan, Error> {
-        let mut builder = Builder { device, compilation: &compilation, bindings, values: HashMap::new(), fixed_bytes: 0 };
+        let mut builder =
+            Builder { device, compilation: &compilation, bindings, values: HashMap::new(), fixed_bytes: 0 };
         let outputs = builder.outputs()?;
         let arena_bytes = builder.arena()?;
         let inputs = builder.inputs()?;
@@ -129,6 +130,12 @@ impl Plan {
         self.outputs.keys().map(String::as_str)
     }
 
+    /// Elements of one row of an output.
+    pub fn row_width(&self, name: &str) -> Option<usize> {
+        let (_, shape) = self.outputs.get(name)?;
+        Some(element_count(&shape[1..]).as_int()?.max(0) as usize)
+    }
+
     /// How many launches a pass takes.
     pub fn step_count(&self) -> usize {
         self.steps.len()
@@ -164,7 +171,10 @@ impl Plan {
         let fits = value >= symbol.low() && value <= symbol.high() && value % symbol.divisor() == 0;
         if !fits {
             let (low, high, step) = (symbol.low(), symbol.high(), symbol.divisor());
-            return Err(wrong(format!("size {} is {value}, planned for {low}..={high} in steps of {step}", symbol.name())));
+            return Err(wrong(format!(
+                "size {} is {value}, planned for {low}..={high} in steps of {step}",
+                symbol.name()
+            )));
         }
         i32::try_from(value).map_err(|_| wrong(format!("size {} is {value}", symbol.name())))
     }
@@ -306,6 +316,8 @@ impl Builder<'_> {
             Argument::Const(node) => constants.get(node).cloned(),
             Argument::Value(node) => self.values.get(node).cloned(),
         };
-        found.ok_or_else(|| Error::Pass { why: format!("a kernel binds {argument:?}, which nothing provides") })
+        found.ok_or_else(|| Error::Pass {
+            why: format!("a kernel binds {argument:?}, which nothing provides"),
+        })
     }
 }

@@ -127,11 +127,15 @@ impl Weights {
     /// Where a tensor comes from.
     pub fn source(&mut self, weight: &str, locate: &Locate<'_>) -> Result<&Source, Error> {
         if !self.sources.contains_key(weight) {
-            let missing = || Error::Weight { name: weight.to_owned(), why: "the model's files have no such tensor".to_owned() };
+            let missing = || Error::Weight {
+                name: weight.to_owned(),
+                why: "the model's files have no such tensor".to_owned(),
+            };
             let source = locate(weight).ok_or_else(missing)?;
             let block = source.format.block as u64;
             if source.matrix().1 % block != 0 {
-                let why = format!("rows of {} numbers do not divide into blocks of {block}", source.matrix().1);
+                let why =
+                    format!("rows of {} numbers do not divide into blocks of {block}", source.matrix().1);
                 return Err(Error::Weight { name: weight.to_owned(), why });
             }
             self.sources.insert(weight.to_owned(), source);
@@ -161,7 +165,8 @@ impl Weights {
     fn check(&self, plane: &Wanted, weight: &str, source: &Source) -> Result<(), Error> {
         let wrong = |why: String| Err(Error::Weight { name: weight.to_owned(), why });
         let (_, suffix) = split_plane_name(&plane.name);
-        let Some(found) = source.format.planes.iter().find(|p| p.suffix == suffix && p.dtype == plane.dtype) else {
+        let Some(found) = source.format.planes.iter().find(|p| p.suffix == suffix && p.dtype == plane.dtype)
+        else {
             return wrong(format!("format {} has no plane {suffix} of {}", source.format.name, plane.dtype));
         };
         let mut shape: Vec<i64> = source.shape.iter().map(|n| *n as i64).collect();

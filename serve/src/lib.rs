@@ -1,1 +1,20 @@
-//! The generation engine.
+//! The generation engine: a model, its cache, and the loop from prompt to answer.
+//!
+//! [`Model`] joins what `models` reads with what `runtime` runs; [`Engine`] owns the conversation so far and
+//! generates. `jtllm run`, `jtllm bench` and every later server call the same engine.
+//!
+//! # Invariants
+//!
+//! * The keys and values of tokens that a new prompt shares with the last one are not computed again.
+//! * A full context is an error that says so, unless the caller asked for a shift.
+//! * Text is handed out only when no later token can change it.
+//!
+//! # What this crate does not know
+//!
+//! Terminals, arguments, colours; how kernels are made; how files are parsed.
+
+mod engine;
+mod model;
+
+pub use engine::{Answer, Engine, EngineError, Finish, Request, Timings};
+pub use model::{Backend, LoadOptions, Model};

@@ -1,2 +1,110 @@
-//! Developer commands.
-fn main() {}
+//! Developer commands, run as `cargo xtask COMMAND`.
+//!
+//! * `check` does what a change must pass before it is proposed: formatting, clippy, documentation, tests, and
+//!   `cargo deny` where it is installed.
+//! * `bless` rewrites the golden files: it runs the tests with `golden` in their names with `JTLLM_BLESS=1`.
+//! * `fuzz SECONDS` gives every test whose name begins with `fuzz_` that much time.
+//!
+//! # What this crate does not know
+//!
+//! What is checked, blessed or fuzzed: it finds tests by their names and runs cargo.
+
+use std::process::{Command, ExitCode, Stdio};
+
+const USAGE: &str = "usage: cargo xtask check | bless | fuzz SECONDS";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments[..] {
+        ["check"] => check(),
+        ["bless"] => bless(),
+        ["fuzz", seconds] => match seconds.parse() {
+            Ok(seconds) if seconds > 0 => fuzz(seconds),
+            _ => Err(format!("`{seconds}` is no number of seconds above 0\n{USAGE}")),
+        },
+        _ => Err(USAGE.to_owned()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Cargo with these arguments, as the one that runs us.
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments);
+    command
+}
+
+/// Says what is run, runs it, and fails if it does.
+fn run(mut command: Command) -> Result<(), String> {
+    let spelled = spell(&command);
+    println!("==> {spelled}");
+    let status = command.status().map_err(|error| format!("{spelled}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("failed ({status}): {spelled}")) }
+}
+
+/// The command as one would type it.
+fn spell(command: &Command) -> String {
+    let variables = command.get_envs().filter_map(|(name, value)| {
+        Some(format!("{}={} ", name.to_string_lossy(), value?.to_string_lossy()))
+    });
+    let arguments = command.get_args().map(|argument| format!(" {}", argument.to_string_lossy()));
+    variables.chain(["cargo".to_owned()]).chain(arguments).collect()
+}
+
+fn check() -> Result<(), String> {
+    run(cargo(&["fmt", "--all", "--check"]))?;
+    run(cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let mut documentation = cargo(&["doc", "--workspace", "--no-deps"]);
+    documentation.env("RUSTDOCFLAGS", "-D warnings");
+    run(documentation)?;
+    let mut version = cargo(&["deny", "--version"]);
+    version.stdout(Stdio::null()).stderr(Stdio::null());
+    if version.status().is_ok_and(|status| status.success()) {
+        run(cargo(&["deny", "check"]))?;
+    } else {
+        println!("skipped: cargo deny check, since cargo-deny is not installed");
+    }
+    run(cargo(&["test", "--workspace", "--release"]))
+}
+
+fn bless() -> Result<(), String> {
+    let count = tests("golden")?.len();
+    println!("{count} tests with golden files");
+    let mut command = cargo(&["test", "--workspace", "--release", "--tests", "golden"]);
+    command.env("JTLLM_BLESS", "1");
+    run(command)
+}
+
+fn fuzz(seconds: u64) -> Result<(), String> {
+    let names: Vec<String> = tests("fuzz_")?;
+    println!("{} fuzz tests, {seconds} s each: {}", names.len(), names.join(" "));
+    let mut command = cargo(&["test", "--workspace", "--release", "--tests", "fuzz_", "--", "--show-output"]);
+    command.env("JTLLM_FUZZ_SECONDS", seconds.to_string());
+    // A property that proptest repeats on its own counts cases, not seconds.
+    command.env("PROPTEST_CASES", seconds.saturating_mul(1000).to_string());
+    run(command)
+}
+
+/// The tests of the workspace with `filter` in their names; an error if there are none, since a command that
+/// runs nothing must not look like one that found nothing wrong.
+fn tests(filter: &str) -> Result<Vec<String>, String> {
+    let mut command =
+        cargo(&["test", "--quiet", "--workspace", "--release", "--tests", filter, "--", "--list"]);
+    let spelled = spell(&command);
+    println!("==> {spelled}");
+    let output = command.stderr(Stdio::inherit()).output().map_err(|error| format!("{spelled}: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("failed ({}): {spelled}", output.status));
+    }
+    let listed = String::from_utf8_lossy(&output.stdout);
+    let names: Vec<_> =
+        listed.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect();
+    if names.is_empty() { Err(format!("no test has `{filter}` in its name")) } else { Ok(names) }
+}

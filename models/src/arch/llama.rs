@@ -3,6 +3,8 @@
 //! Pre-norm blocks of rotary attention with grouped heads and a SwiGLU feed-forward layer (Touvron et al.,
 //! 2023). Tensor names are Hugging Face's.
 
+use std::path::PathBuf;
+
 use jtllm_ir::build::{
     self, Attention, Cache, PAGE, Pairing, Rope, RopeScaling, attention, linear, linear_heads, rms_norm,
     rotary_table, rotate, swiglu, write_keys, write_values,
@@ -10,12 +12,12 @@ use jtllm_ir::build::{
 use jtllm_ir::{DType, Expr, Graph, Node};
 
 use super::{Architecture, BodyInputs, Pass, Weights, head_rows};
-use crate::config::Config;
+use crate::config::{Config, Fields};
 use crate::error::LoadError;
 
 struct Llama {
     /// The configuration file, for errors.
-    source: String,
+    source: PathBuf,
     vocabulary: i64,
     width: i64,
     layers: i64,
@@ -45,49 +47,63 @@ enum AttentionBias {
 /// Reads a configuration of the family.
 pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>, LoadError> {
     let qwen = config.architecture()?.starts_with("Qwen2");
-    let size = 1..=1 << 20;
-    let width = config.count("hidden_size", size.clone())?;
-    let heads = config.count("num_attention_heads", 1..=4096)?;
-    let key_heads = config.optional_count("num_key_value_heads", 1..=4096)?.unwrap_or(heads);
-    if heads % key_heads != 0 {
-        let found = key_heads.to_string();
-        return Err(config.wrong("num_key_value_heads", &format!("a divisor of {heads}"), &found));
-    }
-    let head_width = match config.optional_count("head_dim", 1..=4096)? {
-        Some(width) => width,
+    let size = |field: &str, most: u64| config.count(field, 1..=most).map(|n| n as i64);
+    let width = size("hidden_size", SIZE_MAX)?;
+    let heads = size("num_attention_heads", HEADS_MAX)?;
+    let key_heads = match config.optional_count("num_key_value_heads", 1..=HEADS_MAX)? {
+        Some(count) if heads % count as i64 != 0 => {
+            return Err(
+                config.wrong("num_key_value_heads", format!("a divisor of num_attention_heads ({heads})"))
+            );
+        }
+        Some(count) => count as i64,
+        None => heads,
+    };
+    let head_width = match config.optional_count("head_dim", 1..=HEADS_MAX)? {
+        Some(width) => width as i64,
         None if width % heads == 0 => width / heads,
         None => {
-            let expected = format!("a multiple of num_attention_heads ({heads})");
-            return Err(config.wrong("hidden_size", &expected, &width.to_string()));
+            return Err(config.wrong("hidden_size", format!("a multiple of num_attention_heads ({heads})")));
         }
     };
-    let activation = config.optional_text("hidden_act")?.unwrap_or_else(|| "silu".to_owned());
-    if activation != "silu" {
-        return Err(config.wrong("hidden_act", "silu", &activation));
+    if !matches!(config.optional_text("hidden_act")?, None | Some("silu")) {
+        return Err(config.wrong("hidden_act", "silu"));
     }
     let attention_bias = match (qwen, config.optional_flag("attention_bias")?.unwrap_or(false)) {
         (true, _) => AttentionBias::Inputs,
         (false, true) => AttentionBias::All,
         (false, false) => AttentionBias::None,
     };
-    let positions = config.optional_count("max_position_embeddings", 1..=1 << 30)?.unwrap_or(2048);
     Ok(Box::new(Llama {
-        source: config.source().to_owned(),
-        vocabulary: config.count("vocab_size", 1..=1 << 24)?,
+        source: config.file().to_owned(),
+        vocabulary: size("vocab_size", 1 << 24)?,
         width,
-        layers: config.count("num_hidden_layers", 1..=4096)?,
+        layers: size("num_hidden_layers", HEADS_MAX)?,
         heads,
         key_heads,
         head_width,
-        inner: config.count("intermediate_size", size)?,
-        epsilon: config.optional_number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+        inner: size("intermediate_size", SIZE_MAX)?,
+        epsilon: config.optional_number("rms_norm_eps", 0.0..=1.0)?.unwrap_or(1e-6) as f32,
         rope: rope(config, head_width)?,
         tied: config.optional_flag("tie_word_embeddings")?.unwrap_or(false),
         attention_bias,
         inner_bias: config.optional_flag("mlp_bias")?.unwrap_or(false),
         window: window(config, qwen)?,
-        positions: positions as usize,
+        positions: positions(config)? as usize,
     }))
+}
+
+/// The widest layer that is believed.
+const SIZE_MAX: u64 = 1 << 20;
+
+/// The most heads, layers, or coordinates of a head that are believed.
+const HEADS_MAX: u64 = 4096;
+
+/// The longest context that is believed.
+const POSITIONS_MAX: u64 = 1 << 24;
+
+fn positions(config: &Config) -> Result<i64, LoadError> {
+    Ok(config.optional_count("max_position_embeddings", 1..=POSITIONS_MAX)?.unwrap_or(2048) as i64)
 }
 
 /// Qwen names a window that it uses only on request.
@@ -95,62 +111,56 @@ fn window(config: &Config, qwen: bool) -> Result<Option<i64>, LoadError> {
     if qwen && !config.optional_flag("use_sliding_window")?.unwrap_or(false) {
         return Ok(None);
     }
-    config.optional_count("sliding_window", 1..=1 << 30)
+    Ok(config.optional_count("sliding_window", 1..=POSITIONS_MAX)?.map(|n| n as i64))
 }
 
-/// The rotation, from `rope_scaling` and `rope_theta` or from the newer `rope_parameters`.
 fn rope(config: &Config, head_width: i64) -> Result<Rope, LoadError> {
-    let newer = config.optional_object("rope_parameters")?;
-    let scaled = match &newer {
-        Some(_) => newer.clone(),
-        None => config.optional_object("rope_scaling")?,
-    };
-    let base = match &newer {
-        Some(object) => object.optional_number("rope_theta")?,
-        None => config.optional_number("rope_theta")?,
-    };
-    let fraction = config.optional_number("partial_rotary_factor")?.unwrap_or(1.0);
-    let width = match config.optional_count("rotary_dim", 2..=4096)? {
-        Some(width) => width,
+    let fraction = config.optional_number("partial_rotary_factor", 0.0..=1.0)?.unwrap_or(1.0);
+    let width = match config.optional_count("rotary_dim", 2..=HEADS_MAX)? {
+        Some(width) => width as i64,
         None => (head_width as f64 * fraction) as i64,
     };
     if width < 2 || width % 2 != 0 || width > head_width {
-        return Err(config.wrong("head_dim", "an even number of rotary coordinates", &width.to_string()));
+        return Err(config.wrong("head_dim", "an even number of coordinates, at least 2"));
     }
-    let trained = config.optional_count("max_position_embeddings", 1..=1 << 30)?.unwrap_or(2048);
-    let scaling = match scaled {
-        Some(object) => scaling(&object, trained)?,
+    let scaling = match config.rope_scaling()? {
+        Some(fields) => scaling(&fields, positions(config)?)?,
         None => RopeScaling::None,
     };
-    let pairing = if config.rope_interleaved() { Pairing::Interleaved } else { Pairing::HalfSplit };
-    Ok(Rope { width, base: base.unwrap_or(10000.0), pairing, scaling })
+    let pairing = if config.rope_interleaved { Pairing::Interleaved } else { Pairing::HalfSplit };
+    Ok(Rope { width, base: config.rope_theta()?, pairing, scaling })
 }
 
-fn scaling(object: &Config, trained: i64) -> Result<RopeScaling, LoadError> {
-    let kind = match object.optional_text("rope_type")? {
-        Some(kind) => kind,
-        None => object.optional_text("type")?.unwrap_or_else(|| "default".to_owned()),
+fn scaling(fields: &Fields, trained: i64) -> Result<RopeScaling, LoadError> {
+    let original = fields.optional_count("original_max_position_embeddings", 1..=POSITIONS_MAX)?;
+    let original = original.map_or(trained, |n| n as i64);
+    let positive = 1e-6..=1e6;
+    let factor = || fields.number("factor", positive.clone());
+    let or = |field: &str, default: f64| {
+        fields.optional_number(field, positive.clone()).map(|value| value.unwrap_or(default))
     };
-    let original = object.optional_count("original_max_position_embeddings", 1..=1 << 30)?.unwrap_or(trained);
-    let factor = || object.number("factor");
-    match kind.as_str() {
+    match fields.text("rope_type")? {
         "default" | "none" => Ok(RopeScaling::None),
         "linear" => Ok(RopeScaling::Linear { factor: factor()? }),
         "dynamic" => Ok(RopeScaling::Dynamic { factor: factor()?, original }),
         "llama3" => Ok(RopeScaling::Llama3 {
             factor: factor()?,
-            low: object.number("low_freq_factor")?,
-            high: object.number("high_freq_factor")?,
+            low: fields.number("low_freq_factor", positive.clone())?,
+            high: fields.number("high_freq_factor", positive.clone())?,
             original: original as f64,
         }),
         "yarn" => Ok(RopeScaling::Yarn {
             factor: factor()?,
-            beta_fast: object.optional_number("beta_fast")?.unwrap_or(32.0),
-            beta_slow: object.optional_number("beta_slow")?.unwrap_or(1.0),
+            beta_fast: or("beta_fast", 32.0)?,
+            beta_slow: or("beta_slow", 1.0)?,
             original: original as f64,
-            attention_factor: object.optional_number("attention_factor")?,
+            attention_factor: fields.optional_number("attention_factor", positive.clone())?,
         }),
-        other => Err(object.wrong("rope_type", "default, linear, dynamic, llama3 or yarn", other)),
+        "factors" => {
+            let factors = fields.numbers("factors", positive.clone())?;
+            Ok(RopeScaling::Factors(factors.into_iter().map(|factor| factor as f32).collect()))
+        }
+        _ => Err(fields.wrong("rope_type", "default, linear, dynamic, llama3 or yarn")),
     }
 }
 
@@ -188,7 +198,13 @@ impl Body<'_> {
         Ok(linear_heads(&mut self.graph, x, weight, bias, [heads, head_width]))
     }
 
-    fn attention(&mut self, x: Node, layer: i64, inputs: &BodyInputs, table: [Node; 2]) -> Result<Node, LoadError> {
+    fn attention(
+        &mut self,
+        x: Node,
+        layer: i64,
+        inputs: &BodyInputs,
+        table: [Node; 2],
+    ) -> Result<Node, LoadError> {
         let m = self.model;
         let name = |part: &str| format!("model.layers.{layer}.self_attn.{part}");
         let q = self.heads(x, &name("q_proj"), m.heads)?;
@@ -243,7 +259,7 @@ impl Body<'_> {
 
     fn feed_forward(&mut self, x: Node, layer: i64) -> Result<Node, LoadError> {
         let m = self.model;
-        let mut project = |body: &mut Self, x: Node, part: &str, rows: i64, columns: i64| {
+        let project = |body: &mut Self, x: Node, part: &str, rows: i64, columns: i64| {
             let name = format!("model.layers.{layer}.mlp.{part}");
             let weight = body.matrix(&format!("{name}.weight"), rows, columns)?;
             let bias = match m.inner_bias {
@@ -267,9 +283,11 @@ impl Llama {
         name: &str,
         shape: &[i64],
     ) -> Result<Node, LoadError> {
-        let format = weights
-            .format(name)
-            .ok_or_else(|| LoadError::missing(&self.source, vec![name.to_owned()]))?;
+        let format = weights.format(name).ok_or_else(|| LoadError::Missing {
+            file: self.source.clone(),
+            what: "tensors",
+            names: vec![name.to_owned()],
+        })?;
         let shape: Vec<Expr> = shape.iter().map(|n| Expr::int(*n)).collect();
         Ok(format.weight(graph, name, &shape))
     }
@@ -285,9 +303,8 @@ impl Architecture for Llama {
         let inputs = BodyInputs::declare(&mut body.graph, pass.rows, self.vocabulary);
         let embedding = body.matrix("model.embed_tokens.weight", self.vocabulary, self.width)?;
         let space = [inputs.tokens.clone(), Expr::int(self.width)];
-        let mut hidden = body.graph.view(embedding, &space, &[inputs.ids], |c| {
-            vec![c.extra(0, &[c.axis(0)]), c.axis(1)]
-        });
+        let mut hidden =
+            body.graph.view(embedding, &space, &[inputs.ids], |c| vec![c.extra(0, &[c.axis(0)]), c.axis(1)]);
         let length = self.longest(&mut body.graph, &inputs);
         let table = rotary_table(&mut body.graph, &self.rope, inputs.position, length);
         body.tap("hidden.embed", hidden);
@@ -356,7 +373,9 @@ impl Architecture for Llama {
             if self.attention_bias == AttentionBias::All {
                 add("self_attn.o_proj.bias", &[width]);
             }
-            for (part, rows, columns) in [("gate", inner, width), ("up", inner, width), ("down", width, inner)] {
+            for (part, rows, columns) in
+                [("gate", inner, width), ("up", inner, width), ("down", width, inner)]
+            {
                 add(&format!("mlp.{part}_proj.weight"), &[rows, columns]);
                 if self.inner_bias {
                     add(&format!("mlp.{part}_proj.bias"), &[rows]);
@@ -373,9 +392,8 @@ impl Llama {
         if !matches!(self.rope.scaling, RopeScaling::Dynamic { .. }) {
             return None;
         }
-        let lengths = graph.view(inputs.lengths, &[Expr::int(1), Expr::int(super::SEQUENCES)], &[], |c| {
-            vec![c.axis(1)]
-        });
+        let lengths = graph
+            .view(inputs.lengths, &[Expr::int(1), Expr::int(super::SEQUENCES)], &[], |c| vec![c.axis(1)]);
         debug_assert_eq!(graph.dtype(lengths), DType::I32);
         Some(graph.reduce(jtllm_ir::Monoid::Max, lengths, &[1]))
     }

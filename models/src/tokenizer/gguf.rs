@@ -9,7 +9,7 @@ use tokenizers::{AddedToken, ModelWrapper, PreTokenizerWrapper, SplitDelimiterBe
 
 use super::bytes::Spelling;
 use super::sentencepiece::{Kind, Method, Piece, Pieces};
-use super::{Parts, Tokenizer, TokenizerError};
+use super::{Parts, Tokenizer, TokenizerError, contained};
 
 const FILE: &str = "gguf";
 
@@ -153,6 +153,11 @@ impl Tokenizer {
     /// Builds the tokenizer of a GGUF file from its metadata. A `model` or `pre` that is not known is an
     /// error that names it: guessing would give wrong ids without a word.
     pub fn from_gguf(vocabulary: GgufVocabulary<'_>) -> Result<Tokenizer, TokenizerError> {
+        let failed = |why| TokenizerError::format(FILE, "tokenizer.ggml", why);
+        contained(failed, || Self::read_gguf(vocabulary))
+    }
+
+    fn read_gguf(vocabulary: GgufVocabulary<'_>) -> Result<Tokenizer, TokenizerError> {
         let count = vocabulary.tokens.len();
         check_length("tokenizer.ggml.token_type", vocabulary.types.len(), count, true)?;
         for (field, id) in [("bos", vocabulary.bos), ("eos", vocabulary.eos), ("unknown", vocabulary.unknown)]

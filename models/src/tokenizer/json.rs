@@ -8,7 +8,7 @@ use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::{AddedToken, ModelWrapper};
 
 use super::bytes::Spelling;
-use super::{Engine, Parts, Tokenizer, TokenizerError};
+use super::{Engine, Parts, Tokenizer, TokenizerError, contained};
 
 const FILE: &str = "tokenizer.json";
 
@@ -49,6 +49,10 @@ impl Tokenizer {
     /// Reads a `tokenizer.json`. Begin and end tokens come from its post-processor, if that adds any;
     /// [`Tokenizer::with_config`] names them otherwise.
     pub fn from_json(bytes: &[u8]) -> Result<Tokenizer, TokenizerError> {
+        contained(|why| TokenizerError::format(FILE, "file", why), || Self::read_json(bytes))
+    }
+
+    fn read_json(bytes: &[u8]) -> Result<Tokenizer, TokenizerError> {
         let sections: Sections<'_> =
             serde_json::from_slice(bytes).map_err(|error| TokenizerError::format(FILE, "file", error))?;
         let added: Vec<AddedWithId> = section("added_tokens", sections.added_tokens)?.unwrap_or_default();

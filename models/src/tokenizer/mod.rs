@@ -23,6 +23,7 @@ pub use stream::Stream;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::{Spelling, Utf8};
 use guarded::{Added, Guarded};
@@ -63,6 +64,23 @@ pub struct Tokenizer {
     add_eos: bool,
 }
 
+/// No vocabulary comes near this; a higher id is a damaged file, and would make its reader allocate.
+const VOCABULARY_MAX: usize = 1 << 24;
+
+/// Runs code of the `tokenizers` crate, which indexes and unwraps on vocabularies that contradict
+/// themselves. The files are strangers', so such a panic ends here and becomes an error.
+fn contained<T>(
+    failed: impl FnOnce(String) -> TokenizerError,
+    work: impl FnOnce() -> Result<T, TokenizerError>,
+) -> Result<T, TokenizerError> {
+    // What the work shares is either dropped with the error or a cache that is whole at every step.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str);
+        let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+        Err(failed(format!("the vocabulary contradicts itself ({words})")))
+    })
+}
+
 /// What a front door gathers from its file.
 struct Parts {
     file: &'static str,
@@ -80,6 +98,10 @@ impl Parts {
         added.retain(|(_, token)| !token.content.is_empty());
         added.sort_by_key(|(id, _)| *id);
         let highest = self.model.get_vocab().values().copied().chain(added.iter().map(|(id, _)| *id)).max();
+        if let Some(id) = highest.filter(|id| *id as usize >= VOCABULARY_MAX) {
+            let why = format!("id {id} is not below {VOCABULARY_MAX}");
+            return Err(TokenizerError::format(self.file, "vocabulary", why));
+        }
         let guards = Added {
             ids: added.iter().map(|(id, token)| (token.content.clone(), *id)).collect(),
             special: added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect(),
@@ -123,10 +145,7 @@ impl Tokenizer {
             Special::Parse => &self.parse,
             Special::Text => &self.text,
         };
-        let encoding = engine
-            .encode_fast(text, false)
-            .map_err(|error| TokenizerError::Encode { why: error.to_string() })?;
-        Ok(encoding.get_ids().to_vec())
+        encode_by(engine, text)
     }
 
     /// The ids of a text in which `mark` keeps parts of user text from being read as special tokens. The
@@ -148,7 +167,7 @@ impl Tokenizer {
             token.normalized(normalized)
         });
         engine.add_tokens(tokens).map_err(failed)?;
-        Ok(engine.encode_fast(text, false).map_err(failed)?.get_ids().to_vec())
+        encode_by(&engine, text)
     }
 
     /// The ids of `text` between the begin and end tokens that this vocabulary asks for.
@@ -166,7 +185,7 @@ impl Tokenizer {
         if self.spelling == Spelling::Joined {
             let tokens: Vec<String> = shown.filter_map(|id| self.token_text(id)).collect();
             return match &self.decoder {
-                Some(decoder) => decoder.decode(tokens).unwrap_or_default(),
+                Some(decoder) => decode_by(decoder, tokens),
                 None => tokens.join(" "),
             };
         }
@@ -263,6 +282,21 @@ impl Tokenizer {
         self.add_eos = config.add_eos.unwrap_or(self.add_eos);
         Ok(self)
     }
+}
+
+fn encode_by(engine: &Engine, text: &str) -> Result<Vec<u32>, TokenizerError> {
+    let failed = |why| TokenizerError::Encode { why };
+    contained(failed, || {
+        let encoding = engine.encode_fast(text, false).map_err(|error| failed(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    })
+}
+
+/// A decoder that fails gives the tokens as the vocabulary writes them: text is never lost.
+fn decode_by(decoder: &DecoderWrapper, tokens: Vec<String>) -> String {
+    let plain = tokens.concat();
+    let failed = |why| TokenizerError::Encode { why };
+    contained(failed, || decoder.decode(tokens).map_err(|error| failed(error.to_string()))).unwrap_or(plain)
 }
 
 impl fmt::Debug for Tokenizer {

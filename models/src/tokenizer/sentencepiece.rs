@@ -10,7 +10,7 @@ use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{AddedToken, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use super::bytes::{Spelling, byte_piece};
-use super::{AddedText, Parts, Tokenizer, TokenizerConfig, TokenizerError};
+use super::{AddedText, Parts, Tokenizer, TokenizerConfig, TokenizerError, contained};
 
 const FILE: &str = "tokenizer.model";
 
@@ -234,6 +234,11 @@ impl Tokenizer {
     /// Reads a SentencePiece `tokenizer.model` of the BPE or the unigram kind. `config` gives the begin and
     /// end tokens and their use; without it a prompt begins with the file's own begin token, as LLaMA's does.
     pub fn from_sentencepiece(bytes: &[u8], config: &TokenizerConfig) -> Result<Tokenizer, TokenizerError> {
+        let failed = |why| TokenizerError::format(FILE, "file", why);
+        contained(failed, || Self::read_sentencepiece(bytes, config))
+    }
+
+    fn read_sentencepiece(bytes: &[u8], config: &TokenizerConfig) -> Result<Tokenizer, TokenizerError> {
         let proto = ModelProto::decode(bytes).map_err(|error| TokenizerError::format(FILE, "file", error))?;
         let trainer = proto.trainer_spec.unwrap_or_default();
         let normalizer = proto.normalizer_spec.unwrap_or_default();

@@ -72,7 +72,13 @@ impl Device for Cpu {
         Ok((0..kernels.len()).map(program).collect())
     }
 
-    fn launch(&self, program: &Program, groups: [u32; 3], symbols: &Span, args: &[Span]) -> Result<(), DeviceError> {
+    fn launch(
+        &self,
+        program: &Program,
+        groups: [u32; 3],
+        symbols: &Span,
+        args: &[Span],
+    ) -> Result<(), DeviceError> {
         let loaded = program.inner.downcast_ref::<Loaded>().expect("the CPU is given its own programs");
         let total = groups.iter().map(|n| u64::from(*n)).product::<u64>();
         let params: Vec<usize> = args.iter().map(|span| host::address(span) as usize).collect();
@@ -89,7 +95,11 @@ impl Device for Cpu {
                 unsafe { entry(params.as_ptr().cast(), symbols as *const i32, first, end) }
             }
         };
-        if total == 1 { work(self.pool.count() - 1) } else { self.pool.run(&work) }
+        if total == 1 {
+            work(self.pool.count() - 1)
+        } else {
+            self.pool.run(&work)
+        }
         Ok(())
     }
 }

@@ -69,8 +69,15 @@ impl Device for Interpreter {
         kernels.iter().map(|(_, artifact)| load(artifact).map_err(refused)).collect()
     }
 
-    fn launch(&self, program: &Program, groups: [u32; 3], symbols: &Span, args: &[Span]) -> Result<(), DeviceError> {
-        let loaded = program.inner.downcast_ref::<Loaded>().expect("the interpreter is given its own programs");
+    fn launch(
+        &self,
+        program: &Program,
+        groups: [u32; 3],
+        symbols: &Span,
+        args: &[Span],
+    ) -> Result<(), DeviceError> {
+        let loaded =
+            program.inner.downcast_ref::<Loaded>().expect("the interpreter is given its own programs");
         let total = groups.iter().map(|n| u64::from(*n)).product::<u64>();
         // SAFETY: the symbol block is 256 bytes of owned memory, aligned to 256, and nobody writes it now.
         let symbols = unsafe { std::slice::from_raw_parts(host::address(symbols).cast::<i32>(), 64) };
@@ -87,6 +94,9 @@ impl Device for Interpreter {
         }
         let mut memories = Memories { params, symbols };
         let options = Options { threads: self.target.caps().threads };
-        loaded.program.run(&mut memories, 0..total, options).map_err(|error| Interpreter::failed(error.to_string()))
+        loaded
+            .program
+            .run(&mut memories, 0..total, options)
+            .map_err(|error| Interpreter::failed(error.to_string()))
     }
 }

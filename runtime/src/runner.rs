@@ -1,0 +1,68 @@
+//! Whoever can run a pass: a [`Network`] on a device, or the [`Reference`] interpreter of graphs.
+
+use crate::error::Error;
+use crate::network::{Batch, Network};
+use crate::reference::Reference;
+use crate::trace::Trace;
+use crate::weights::Locate;
+
+/// Runs passes.
+pub trait Runner: Send {
+    /// Runs one pass and gives the wanted rows' logits, one after another.
+    fn pass(
+        &mut self,
+        batch: &Batch,
+        locate: &Locate<'_>,
+        trace: Option<&mut Trace>,
+    ) -> Result<Vec<f32>, Error>;
+
+    /// The named output of the last pass (a tap), for its first `rows` rows.
+    fn tap(&mut self, name: &str, rows: usize) -> Result<Vec<f32>, Error>;
+
+    /// Pages of the cache.
+    fn pages(&self) -> usize;
+
+    /// The network, if kernels run.
+    fn network(&self) -> Option<&Network>;
+}
+
+impl Runner for Network {
+    fn pass(
+        &mut self,
+        batch: &Batch,
+        locate: &Locate<'_>,
+        trace: Option<&mut Trace>,
+    ) -> Result<Vec<f32>, Error> {
+        Network::pass(self, batch, locate, trace)
+    }
+
+    fn tap(&mut self, name: &str, rows: usize) -> Result<Vec<f32>, Error> {
+        Network::tap(self, name, rows)
+    }
+
+    fn pages(&self) -> usize {
+        Network::pages(self)
+    }
+
+    fn network(&self) -> Option<&Network> {
+        Some(self)
+    }
+}
+
+impl Runner for Reference {
+    fn pass(&mut self, batch: &Batch, locate: &Locate<'_>, _: Option<&mut Trace>) -> Result<Vec<f32>, Error> {
+        Reference::pass(self, batch, locate)
+    }
+
+    fn tap(&mut self, name: &str, rows: usize) -> Result<Vec<f32>, Error> {
+        Reference::tap(self, name, rows)
+    }
+
+    fn pages(&self) -> usize {
+        Reference::pages(self)
+    }
+
+    fn network(&self) -> Option<&Network> {
+        None
+    }
+}

@@ -1,0 +1,310 @@
+//! From prompt to answer: one sequence, its cache, and the loop.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jtllm_models::LoadError;
+use jtllm_models::sample::{SampleError, Sampler};
+use jtllm_models::tokenizer::{Stops, Stream, Tokenizer, TokenizerError};
+use jtllm_runtime::network::{Batch, CHUNK, Row};
+use jtllm_runtime::pages::PageTable;
+use jtllm_runtime::trace::Trace;
+
+use crate::model::Model;
+
+/// What can go wrong between a prompt and its answer.
+#[derive(Debug)]
+pub enum EngineError {
+    /// The model could not be loaded.
+    Load(LoadError),
+    /// A pass could not run.
+    Runtime(jtllm_runtime::Error),
+    /// The logits cannot be sampled from.
+    Sample(SampleError),
+    /// A stop string is malformed.
+    Stop(TokenizerError),
+    /// The prompt, or prompt and answer together, do not fit the context.
+    ContextFull {
+        /// Positions of the context.
+        context: usize,
+        /// Tokens that were to be kept.
+        need: usize,
+    },
+    /// A prompt without tokens.
+    EmptyPrompt,
+    /// A token that the vocabulary does not have.
+    NoSuchToken {
+        /// The token.
+        id: u32,
+        /// Tokens of the vocabulary.
+        vocabulary: usize,
+    },
+}
+
+impl fmt::Display for EngineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EngineError::Load(error) => error.fmt(f),
+            EngineError::Runtime(error) => error.fmt(f),
+            EngineError::Sample(error) => error.fmt(f),
+            EngineError::Stop(error) => error.fmt(f),
+            EngineError::ContextFull { context, need } => {
+                write!(f, "the context is full: {need} tokens do not fit in {context} positions")
+            }
+            EngineError::EmptyPrompt => f.write_str("the prompt has no tokens"),
+            EngineError::NoSuchToken { id, vocabulary } => {
+                write!(f, "token {id} does not exist: the vocabulary has {vocabulary}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for EngineError {}
+
+impl From<LoadError> for EngineError {
+    fn from(error: LoadError) -> EngineError {
+        EngineError::Load(error)
+    }
+}
+
+impl From<jtllm_runtime::Error> for EngineError {
+    fn from(error: jtllm_runtime::Error) -> EngineError {
+        EngineError::Runtime(error)
+    }
+}
+
+/// Why an answer ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended it.
+    EndOfSequence,
+    /// This stop string came.
+    Stop(usize),
+    /// The limit of tokens was reached.
+    Length,
+    /// The context is full.
+    ContextFull,
+    /// The caller wanted no more.
+    Cancelled,
+}
+
+/// What is to be generated.
+pub struct Request {
+    /// The whole prompt: what the cache already holds of it is not computed again.
+    pub prompt: Vec<u32>,
+    /// The most tokens of the answer; `None`: until the context is full.
+    pub max_tokens: Option<usize>,
+    /// The tokens that end an answer; empty: none does.
+    pub end_ids: Vec<u32>,
+    /// The texts that end an answer; they are not part of it.
+    pub stops: Vec<String>,
+    /// When the context is full: keep this many tokens of the start, drop half of the rest, go on.
+    pub shift_keep: Option<usize>,
+}
+
+/// How long an answer took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// Tokens of the prompt that were computed.
+    pub prompt_tokens: usize,
+    /// Tokens of the prompt that the cache held.
+    pub cached_tokens: usize,
+    /// Time for the prompt.
+    pub prompt_time: Duration,
+    /// Tokens of the answer.
+    pub answer_tokens: usize,
+    /// Time for the answer.
+    pub answer_time: Duration,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Its tokens, the one that ended it included.
+    pub ids: Vec<u32>,
+    /// Its text.
+    pub text: String,
+    /// Why it ended.
+    pub finish: Finish,
+    /// How long it took.
+    pub timings: Timings,
+}
+
+/// A model with one conversation.
+pub struct Engine {
+    model: Model,
+    tokenizer: Option<Arc<Tokenizer>>,
+    pages: PageTable,
+    /// The tokens whose keys and values the cache holds.
+    held: Vec<u32>,
+    /// Times of kernels, while somebody wants them.
+    pub trace: Option<Trace>,
+}
+
+impl Engine {
+    /// An engine without a conversation. Without a tokenizer answers have ids and no text.
+    pub fn new(model: Model, tokenizer: Option<Arc<Tokenizer>>) -> Engine {
+        let pages = PageTable::new(model.pages(), 1);
+        Engine { model, tokenizer, pages, held: Vec::new(), trace: None }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The model, for passes of the caller's own.
+    pub fn model_mut(&mut self) -> &mut Model {
+        &mut self.model
+    }
+
+    /// Positions of the context.
+    pub fn context(&self) -> usize {
+        self.model.options.context
+    }
+
+    /// Tokens that the cache holds.
+    pub fn held(&self) -> &[u32] {
+        &self.held
+    }
+
+    /// Forgets the conversation.
+    pub fn clear(&mut self) {
+        self.truncate(0);
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.held.truncate(len);
+        self.pages.truncate(0, len);
+    }
+
+    /// Makes the cache hold exactly `tokens` and gives the logits of the last one (or of each, if `all`).
+    pub fn feed(&mut self, tokens: &[u32], all: bool) -> Result<Vec<f32>, EngineError> {
+        let context = self.context();
+        let vocabulary = self.model.architecture().vocabulary();
+        if tokens.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        if tokens.len() > context {
+            return Err(EngineError::ContextFull { context, need: tokens.len() });
+        }
+        if let Some(id) = tokens.iter().copied().find(|id| *id as usize >= vocabulary) {
+            return Err(EngineError::NoSuchToken { id, vocabulary });
+        }
+        let common = self.held.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let keep = if all { 0 } else { common.min(tokens.len() - 1) };
+        self.truncate(keep);
+        let full = |_| EngineError::ContextFull { context, need: tokens.len() };
+        self.pages.reserve(0, tokens.len()).map_err(full)?;
+        let mut logits = Vec::new();
+        while self.held.len() < tokens.len() {
+            let start = self.held.len();
+            let end = (start + CHUNK).min(tokens.len());
+            let last = end == tokens.len();
+            let wanted = match (all, last) {
+                (true, _) => (0..end - start).collect(),
+                (false, true) => vec![end - start - 1],
+                (false, false) => Vec::new(),
+            };
+            logits.extend(self.chunk(&tokens[start..end], start, wanted)?);
+            self.held.extend_from_slice(&tokens[start..end]);
+        }
+        Ok(logits)
+    }
+
+    /// Runs the pass for tokens at positions from `start` on.
+    fn chunk(&mut self, tokens: &[u32], start: usize, wanted: Vec<usize>) -> Result<Vec<f32>, EngineError> {
+        let row = |(at, id): (usize, &u32)| Row {
+            id: *id,
+            position: start + at,
+            sequence: 0,
+            slot: self.pages.slot(0, start + at).unwrap_or(-1),
+        };
+        let batch = Batch {
+            rows: tokens.iter().enumerate().map(row).collect(),
+            chunk: tokens.len() > 1,
+            tables: vec![self.pages.pages(0).to_vec()],
+            lengths: vec![start + tokens.len()],
+            wanted,
+        };
+        self.model.pass(&batch, self.trace.as_mut())
+    }
+
+    /// Generates an answer. `hear` gets each piece of text when no later token can change it, and the token
+    /// that completed it; it may end the answer.
+    pub fn generate(
+        &mut self,
+        request: &Request,
+        sampler: &mut Sampler,
+        hear: &mut dyn FnMut(&str, u32) -> ControlFlow<()>,
+    ) -> Result<Answer, EngineError> {
+        let mut stops = Stops::new(request.stops.clone()).map_err(EngineError::Stop)?;
+        let mut stream = self.tokenizer.clone().map(|tokenizer| Stream::continuing(tokenizer, true));
+        let mut timings = Timings::default();
+        let begin = Instant::now();
+        let before = self.held.len();
+        let common = self.held.iter().zip(&request.prompt).take_while(|(a, b)| a == b).count();
+        let mut logits = self.feed(&request.prompt, false)?;
+        timings.cached_tokens = common.min(before).min(request.prompt.len() - 1);
+        timings.prompt_tokens = request.prompt.len() - timings.cached_tokens;
+        timings.prompt_time = begin.elapsed();
+        request.prompt.iter().for_each(|id| sampler.accept(*id));
+
+        let begin = Instant::now();
+        let mut ids = Vec::new();
+        let mut text = String::new();
+        let finish = loop {
+            if request.max_tokens.is_some_and(|most| ids.len() >= most) {
+                break Finish::Length;
+            }
+            let id = sampler.sample(&mut logits).map_err(EngineError::Sample)?.id;
+            sampler.accept(id);
+            ids.push(id);
+            if request.end_ids.contains(&id) {
+                break Finish::EndOfSequence;
+            }
+            let piece = stream.as_mut().map(|stream| stream.push(id)).unwrap_or_default();
+            let passed = stops.push(&piece);
+            text.push_str(&passed.text);
+            let more = hear(&passed.text, id);
+            if let Some(stop) = passed.matched {
+                break Finish::Stop(stop);
+            }
+            if more.is_break() {
+                break Finish::Cancelled;
+            }
+            if self.held.len() == self.context() {
+                let Some(keep) = request.shift_keep else { break Finish::ContextFull };
+                self.shift(keep)?;
+            }
+            let next = [self.held.as_slice(), &[id]].concat();
+            logits = self.feed(&next, false)?;
+        };
+        // What was held back because a later token might have changed it comes now.
+        if !matches!(finish, Finish::Stop(_)) {
+            let rest = stream.as_mut().map(Stream::finish).unwrap_or_default();
+            let mut rest = stops.push(&rest).text;
+            rest.push_str(&stops.finish());
+            if !rest.is_empty() {
+                text.push_str(&rest);
+                let _last = hear(&rest, ids.last().copied().unwrap_or(0));
+            }
+        }
+        timings.answer_tokens = ids.len();
+        timings.answer_time = begin.elapsed();
+        Ok(Answer { ids, text, finish, timings })
+    }
+
+    /// Drops half of what follows the first `keep` tokens and computes the rest again at its new positions.
+    fn shift(&mut self, keep: usize) -> Result<(), EngineError> {
+        let held = self.held.clone();
+        let keep = keep.min(held.len() / 2);
+        let drop = ((held.len() - keep) / 2).max(1);
+        let kept = [&held[..keep], &held[keep + drop..]].concat();
+        self.truncate(keep);
+        self.feed(&kept, false)?;
+        Ok(())
+    }
+}
