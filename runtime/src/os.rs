@@ -1,0 +1,24 @@
+//! The operating system as this crate sees it: pages, waiting, cores, private files.
+//!
+//! Every call into the operating system that the standard library lacks is behind this module. `linux` and `unix`
+//! hold the real ones; `portable` does without, so that other systems build and run, slower or with a typed refusal
+//! (only executable memory is refused). `portable` is compiled everywhere, so that its tests run everywhere.
+
+#[cfg(target_os = "linux")]
+pub mod linux;
+pub mod portable;
+#[cfg(unix)]
+pub mod unix;
+
+#[cfg(target_os = "linux")]
+pub use linux::{allowed_cpus, current_cpu, pin, wait, wake_all};
+#[cfg(not(target_os = "linux"))]
+pub use portable::{allowed_cpus, current_cpu, pin, wait, wake_all};
+
+#[cfg(not(unix))]
+pub use portable::{Mapping, check_private, create_private_file, create_private_folder, page_size};
+#[cfg(unix)]
+pub use unix::{Mapping, check_private, create_private_file, create_private_folder, page_size};
+
+/// Bytes of one huge page, the step in which large buffers are aligned.
+pub const HUGE_PAGE_BYTES: usize = 2 << 20;
