@@ -198,8 +198,8 @@ fn the_folder_comes_from_the_environment() {
         let pairs: Vec<(String, OsString)> = pairs
             .iter()
             .map(|(name, value)| {
-                let value = if value.starts_with('+') { root.join(&value[1..]).into() } else { value.into() };
-                (name.to_string(), value)
+                let below_root = value.strip_prefix('+').map(|path| root.join(path).into());
+                (name.to_string(), below_root.unwrap_or_else(|| value.into()))
             })
             .collect();
         let cache =

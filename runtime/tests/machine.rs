@@ -5,10 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use jtllm_runtime::device::threads::{Pool, Threads};
-use jtllm_runtime::machine::{
-    Cores, HugePages, Machine, Memory, features, peak_resident_bytes, resident_bytes,
-};
-use jtllm_runtime::memory::HostBuffer;
+use jtllm_runtime::machine::{Cores, HugePages, Machine, Memory, features};
 use jtllm_runtime::{os, probe};
 
 const GB: u64 = 1 << 30;
@@ -228,6 +225,8 @@ fn this_machine() {
 #[cfg(target_os = "linux")]
 #[test]
 fn resident_memory_follows_what_is_touched() {
+    use jtllm_runtime::machine::{peak_resident_bytes, resident_bytes};
+    use jtllm_runtime::memory::HostBuffer;
     let mut buffer = HostBuffer::new(64 << 20).unwrap();
     buffer.bytes_mut().fill(1);
     let (now, peak) = (resident_bytes().unwrap(), peak_resident_bytes().unwrap());

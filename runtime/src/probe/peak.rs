@@ -38,15 +38,18 @@ pub fn peak_f32(pool: &Pool) -> f64 {
 #[cfg(target_arch = "x86_64")]
 fn chains() -> Chains {
     if is_x86_feature_detected!("avx512f") {
-        // SAFETY: the CPU has the feature.
-        return Chains {
-            flops_a_round: (16 * 16 * 2) as f64,
-            run: |rounds| unsafe { chains_avx512(rounds) },
+        let run = |rounds| {
+            // SAFETY: the CPU has the feature, by the condition above.
+            unsafe { chains_avx512(rounds) }
         };
+        return Chains { flops_a_round: (16 * 16 * 2) as f64, run };
     }
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        // SAFETY: the CPU has the features.
-        return Chains { flops_a_round: (12 * 8 * 2) as f64, run: |rounds| unsafe { chains_fma(rounds) } };
+        let run = |rounds| {
+            // SAFETY: the CPU has the features, by the condition above.
+            unsafe { chains_fma(rounds) }
+        };
+        return Chains { flops_a_round: (12 * 8 * 2) as f64, run };
     }
     Chains { flops_a_round: (PLAIN * 2) as f64, run: chains_plain }
 }
