@@ -1,7 +1,8 @@
 //! The machine's limits, measured: what `jtllm bench` compares its own speed with.
 //!
 //! Both figures are the best of several runs, since a limit is what the machine can do when nothing disturbs it. Each
-//! takes well under a second. Only optimised builds give meaningful figures.
+//! takes well under a second once the memory is the process's own; a virtual machine may need another to find 500 MB that
+//! it has never touched. Only optimised builds give meaningful figures.
 
 mod peak;
 

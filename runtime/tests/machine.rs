@@ -1,7 +1,6 @@
 //! The machine, as told by folders of `/proc` and `/sys` texts and by the real one; and its measured limits.
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
 use std::time::Duration;
 
 use jtllm_runtime::device::threads::{Pool, Threads};
@@ -218,7 +217,6 @@ fn this_machine() {
     if cfg!(target_os = "linux") {
         let Memory { total_bytes, available_bytes, .. } = machine.memory;
         assert!(available_bytes.unwrap() > 0 && available_bytes <= total_bytes);
-        assert!(Path::new("/proc/self").exists());
     }
 }
 
@@ -287,6 +285,7 @@ fn detected_features_are_the_systems() {
         ("avx512f", "avx512f"),
         ("avxvnni", "avx_vnni"),
     ] {
-        assert_eq!(features().contains(&name), flags.contains(&flag), "{name}");
+        // Not the reverse: a hypervisor or an emulator may hide what the kernel lists.
+        assert!(!features().contains(&name) || flags.contains(&flag), "{name}");
     }
 }

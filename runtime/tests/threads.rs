@@ -251,6 +251,6 @@ fn cost_of_a_fork_and_join() {
             "fork and join, {count} threads: min {:.2} us, median {:.2} us, p90 {:.2} us",
             costs[0], costs[100], costs[180]
         );
-        assert!(costs[0] < 1_000.0, "the best of 200 took {} us", costs[0]);
+        assert!(costs[0] < 50_000.0, "the best of 200 took {} us", costs[0]);
     }
 }

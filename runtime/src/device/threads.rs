@@ -40,22 +40,29 @@ type Payload = Box<dyn Any + Send>;
 #[repr(align(128))]
 struct Line<T>(T);
 
-struct Shared {
+/// What the caller says to the workers, on one line: a round costs one transfer of it to each of them.
+struct Call {
     /// The number of the newest round. Work is published by raising it; it is also the word that sleepers wait on.
-    round: Line<AtomicU32>,
+    round: AtomicU32,
+    /// The newest round's work, none to end. Written by the caller between rounds, read by workers inside one.
+    work: UnsafeCell<Option<*const Work>>,
+}
+
+struct Shared {
+    call: Line<Call>,
     /// Workers that sleep or are about to.
     sleeping: Line<AtomicU32>,
     /// The last round that each worker finished; worker 1 is at index 0.
     done: Vec<Line<AtomicU32>>,
-    /// The newest round's work. Written by the caller between rounds, read by workers inside one.
-    work: UnsafeCell<*const Work>,
-    stop: AtomicBool,
+    /// Whether `panic` holds one, so that a round without needs no lock.
+    panicked: AtomicBool,
     panic: Mutex<Option<Payload>>,
     crowded: bool,
 }
 
-// SAFETY: `work` is the only field that is not Send and Sync by itself. It is written only by the caller that holds
-// `Pool::turn`, when every worker has marked the last round done and none reads it before the next round is raised.
+// SAFETY: `call.work` is the only field that is not Send and Sync by itself. It is written only by the caller that holds
+// `Pool::turn` (or owns the pool, to end it), when every worker has marked the last round done and none reads it before
+// the next round is raised.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; the pointer is bound to no thread.
 unsafe impl Send for Shared {}
@@ -83,11 +90,10 @@ impl Pool {
         let crowded = count > allowed.len();
         let cores = if threads.pin && !crowded && count > 1 { places(allowed, count) } else { Vec::new() };
         let shared = Arc::new(Shared {
-            round: Line(AtomicU32::new(0)),
+            call: Line(Call { round: AtomicU32::new(0), work: UnsafeCell::new(None) }),
             sleeping: Line(AtomicU32::new(0)),
             done: (1..count).map(|_| Line(AtomicU32::new(0))).collect(),
-            work: UnsafeCell::new(&|_| ()),
-            stop: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
             panic: Mutex::new(None),
             crowded,
         });
@@ -140,7 +146,7 @@ impl Pool {
         let own = catch_unwind(AssertUnwindSafe(|| work(0)));
         INSIDE.set(false);
         self.join();
-        let theirs = self.shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let theirs = self.shared.take_panic();
         drop(turn);
         if let Some(payload) = own.err().or(theirs) {
             resume_unwind(payload);
@@ -165,14 +171,12 @@ impl Pool {
         // SAFETY: only the lifetime is changed. The pointer is followed only inside the round raised below, and `run`
         // does not return before every worker has marked that round done.
         let work = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static Work>(work) };
-        // SAFETY: every worker has marked the last round done and reads the cell next after it has seen the new round;
-        // `turn` keeps other callers away.
-        unsafe { *self.shared.work.get() = work };
-        self.shared.raise();
+        // SAFETY: `run` holds `turn` and has joined the round before.
+        unsafe { self.shared.raise(Some(work)) };
     }
 
     fn join(&self) {
-        let round = self.shared.round.0.load(Ordering::Relaxed);
+        let round = self.shared.call.0.round.load(Ordering::Relaxed);
         let patience = if self.shared.crowded { 0 } else { SPINS };
         for done in &self.shared.done[..self.workers.len()] {
             let mut spins = 0;
@@ -190,8 +194,8 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        self.shared.raise();
+        // SAFETY: nobody else has the pool any more, and every `run` has joined its round.
+        unsafe { self.shared.raise(None) };
         for worker in self.workers.drain(..) {
             // A worker catches the panics of its work, so it ends well.
             let _ = worker.join();
@@ -200,13 +204,19 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    /// Publishes what was written before it as the next round.
-    fn raise(&self) {
-        self.round.0.fetch_add(1, Ordering::SeqCst);
+    /// Publishes work as the next round, or the end.
+    ///
+    /// # Safety
+    /// No round is running, nobody else calls this meanwhile, and the work lives until its round is joined.
+    unsafe fn raise(&self, work: Option<*const Work>) {
+        let call = &self.call.0;
+        // SAFETY: every worker has marked the last round done and reads the cell next after it has seen the new round.
+        unsafe { *call.work.get() = work };
+        call.round.fetch_add(1, Ordering::SeqCst);
         // A worker counts itself asleep before its last look at the round, both sequentially consistent: either it sees
         // this round, or it is seen here.
         if self.sleeping.0.load(Ordering::SeqCst) > 0 {
-            os::wake_all(&self.round.0);
+            os::wake_all(&call.round);
         }
     }
 
@@ -220,14 +230,11 @@ impl Shared {
         let mut round = 0;
         loop {
             round = self.next_round(round);
-            if self.stop.load(Ordering::Relaxed) {
-                return;
-            }
             // SAFETY: this round's work was written before the round was raised, and stays alive and unchanged until
             // this worker marks the round done.
-            let work = unsafe { &**self.work.get() };
+            let Some(work) = (unsafe { (*self.call.0.work.get()).map(|work| &*work) }) else { return };
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| work(worker))) {
-                self.keep(payload);
+                self.keep_panic(payload);
             }
             self.done[worker - 1].0.store(round, Ordering::Release);
         }
@@ -236,31 +243,42 @@ impl Shared {
     /// Waits for the round after `seen`: by looking, then by sleeping.
     fn next_round(&self, seen: u32) -> u32 {
         for _ in 0..if self.crowded { YIELDS } else { SPINS } {
-            let round = self.round.0.load(Ordering::Acquire);
+            let round = self.call.0.round.load(Ordering::Acquire);
             if round != seen {
                 return round;
             }
             if self.crowded { thread::yield_now() } else { spin_loop() }
         }
         self.sleeping.0.fetch_add(1, Ordering::SeqCst);
-        let mut round = self.round.0.load(Ordering::SeqCst);
+        let mut round = self.call.0.round.load(Ordering::SeqCst);
         while round == seen {
-            os::wait(&self.round.0, seen);
-            round = self.round.0.load(Ordering::SeqCst);
+            os::wait(&self.call.0.round, seen);
+            round = self.call.0.round.load(Ordering::SeqCst);
         }
         self.sleeping.0.fetch_sub(1, Ordering::SeqCst);
         round
     }
 
     /// Keeps the first panic of a round for the caller.
-    fn keep(&self, payload: Payload) {
+    fn keep_panic(&self, payload: Payload) {
         let mut kept = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.is_none() {
             *kept = Some(payload);
+            // The mark of the finished round, stored later, carries this to the caller.
+            self.panicked.store(true, Ordering::Relaxed);
         } else {
             // Dropping a payload may panic, which would end the worker and hang the caller; leaking it cannot.
             std::mem::forget(payload);
         }
+    }
+
+    /// The panic kept in the round just joined, if any.
+    fn take_panic(&self) -> Option<Payload> {
+        if !self.panicked.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.panicked.store(false, Ordering::Relaxed);
+        self.panic.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
