@@ -61,7 +61,7 @@ fn keys_differ_where_parts_differ() {
 }
 
 #[test]
-fn f_any_flipped_byte_is_noticed() {
+fn any_flipped_byte_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let (cache, path) = filled(folder.path(), b"forty-two bytes of machine code");
     let good = fs::read(&path).unwrap();
