@@ -22,7 +22,7 @@ fn main() {
         sequences: 1,
     };
     let cache =
-        if args.len() > 4 { KernelCache::open(Some(args[4].clone().into())) } else { KernelCache::off() };
+        if args.len() > 4 { KernelCache::open(Some(args[4].clone().into())) } else { KernelCache::off("a test") };
     let model = Model::load(checkpoint, options, cache).unwrap();
     println!("open {:?}", t.elapsed());
     let mut e = Engine::new(model, None);
