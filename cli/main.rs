@@ -8,6 +8,7 @@ mod load;
 mod run;
 mod sampling;
 mod terminal;
+mod verify;
 
 use clap::{CommandFactory, Parser};
 
@@ -32,6 +33,7 @@ fn main() {
 fn execute(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Run(args) => run::run(args),
+        Command::Verify(args) => verify::verify(args),
         Command::Completions { shell } => completions(*shell),
         _ => unreachable!(),
     }
