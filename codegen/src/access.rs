@@ -25,6 +25,7 @@ pub fn visit_reads(
             for e in inner.iter().chain(ok.as_ref().map(|ok| ok.at(at)).iter()) {
                 visit_extras(e, extras, visit);
             }
+            let inner: Vec<Expr> = inner.iter().map(foreign).collect();
             visit_reads(graph, *x, &inner, stop, visit);
         }
         Op::Index { value, extras } => {
@@ -36,10 +37,25 @@ pub fn visit_reads(
     }
 }
 
+/// Slots from here on belong to a view further out, whose extras have been visited.
+const FOREIGN: u32 = 1 << 16;
+
+/// Marks an expression's extras as those of a view further out.
+fn foreign(x: &Expr) -> Expr {
+    x.substitute(&mut |leaf| match leaf.kind() {
+        Kind::Extra { slot, at, low, end } if *slot < FOREIGN => {
+            Some(Expr::extra(slot + FOREIGN, at.clone(), *low, end))
+        }
+        _ => None,
+    })
+}
+
 fn visit_extras(x: &Expr, extras: &[Node], visit: &mut dyn FnMut(Node, &[Expr])) {
     x.any(&mut |leaf| {
         if let Kind::Extra { slot, at, .. } = leaf.kind() {
-            visit(extras[*slot as usize], at);
+            if let Some(extra) = extras.get(*slot as usize) {
+                visit(*extra, at);
+            }
         }
         false
     });

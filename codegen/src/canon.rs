@@ -42,8 +42,12 @@ pub fn canon(graph: &Graph) -> Canonical {
         let record = graph.record(node);
         let op = record.op.map_operands(&mut |x| at(x));
         let record = Record { op, shape: record.shape.clone(), dtype: record.dtype };
-        let record = merged.rows(record);
-        place[node.0 as usize] = Some(merged.add(record));
+        place[node.0 as usize] = Some(match &record.op {
+            Op::View { x, at, ok: None, extras } if !extras.is_empty() && merged.is_fixed(*x) => {
+                merged.sink(*x, at, extras, &record.shape)
+            }
+            _ => merged.add(record),
+        });
     }
     for (name, node) in &graph.outputs {
         let node = place[node.0 as usize].expect("outputs are needed");
@@ -91,9 +95,44 @@ impl Merge {
         node
     }
 
+    /// Whether a value is made of weights and constants alone.
+    fn is_fixed(&self, node: Node) -> bool {
+        match self.graph.op(node) {
+            Op::Weight { .. } | Op::Const(_) => true,
+            Op::Index { extras, .. } => extras.is_empty(),
+            Op::Map { xs, .. } => xs.iter().all(|x| self.is_fixed(*x)),
+            Op::View { x, ok, extras, .. } => ok.is_none() && extras.is_empty() && self.is_fixed(*x),
+            _ => false,
+        }
+    }
+
+    /// A fixed value read at coordinates `at` over `shape`, with the reading moved down to the weights: what
+    /// is gathered from a packed table are its planes' rows.
+    fn sink(&mut self, node: Node, at: &[Expr], extras: &[Node], shape: &[Expr]) -> Node {
+        let record = self.graph.record(node).clone();
+        let op = match record.op {
+            Op::Map { op, xs } => {
+                let xs = xs.iter().map(|x| self.sink(*x, at, extras, shape)).collect();
+                Op::Map { op, xs }
+            }
+            Op::View { x, at: inner, .. } => {
+                let inner: Vec<Expr> = inner.iter().map(|e| e.at(at)).collect();
+                return self.sink(x, &inner, extras, shape);
+            }
+            Op::Index { value, .. } => Op::Index { value: value.at(at), extras: extras.to_vec() },
+            _ => {
+                let view = Op::View { x: node, at: at.to_vec(), ok: None, extras: extras.to_vec() };
+                let view = Record { op: view, shape: shape.to_vec(), dtype: record.dtype };
+                let view = self.rows(view);
+                return self.add(view);
+            }
+        };
+        self.add(Record { op, shape: shape.to_vec(), dtype: record.dtype })
+    }
+
     /// A view of a weight's rows by an input becomes a view of an input of just those rows.
     fn rows(&mut self, record: Record) -> Record {
-        let Op::View { x, at, ok, extras } = &record.op else { return record };
+        let Op::View { x, at, extras, .. } = &record.op else { return record };
         let (Op::Weight { name }, [count, width]) = (self.graph.op(*x), self.graph.shape(*x)) else {
             return record;
         };
@@ -102,7 +141,7 @@ impl Merge {
         let [row] = index.as_slice() else { return record };
         let ids = extras[*slot as usize];
         let Op::Input { name: ids_name, .. } = self.graph.op(ids) else { return record };
-        if at[1..].iter().any(mentions_extra) || ok.as_ref().is_some_and(mentions_extra) {
+        if mentions_extra(&at[1]) {
             return record;
         }
         let gather = Gather {
@@ -115,12 +154,11 @@ impl Merge {
         let shape = vec![self.graph.shape(ids)[0].clone(), Expr::int(width)];
         let op = Op::Input { name: gather.input.clone(), range: None };
         let at = vec![row.clone(), at[1].clone()];
-        let ok = ok.clone();
         if !self.gathers.contains(&gather) {
             self.gathers.push(gather);
         }
         let x = self.add(Record { op, shape, dtype: record.dtype });
-        Record { op: Op::View { x, at, ok, extras: Vec::new() }, ..record }
+        Record { op: Op::View { x, at, ok: None, extras: Vec::new() }, ..record }
     }
 }
 

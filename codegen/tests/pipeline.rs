@@ -274,3 +274,24 @@ fn an_attention_layer_is_few_kernels() {
     // cos, sin, q, k, v (with its write), turned q, turned k (with its write), attention.
     assert_eq!(names.len(), 8, "{names:?}");
 }
+
+#[test]
+fn packed_tables_are_gathered_by_row() {
+    for format in FORMATS {
+        let mut case = Case::new(&format!("embedding {}", format.name));
+        let table = case.weight(format, "table", &[50, 64]);
+        let ids = case.ints("ids", &[int(3)], &[3], (0, int(50)), vec![7, 0, 49]);
+        let rows =
+            case.graph.view(table, &[int(3), int(64)], &[ids], |c| vec![c.extra(0, &[c.axis(0)]), c.axis(1)]);
+        case.graph.output("rows", rows);
+        let compilation = compiled(&case.graph, &Caps::vector(4));
+        assert_eq!(compilation.gathers.len(), format.planes.len());
+        assert!(
+            !compilation
+                .graph
+                .nodes()
+                .any(|n| matches!(compilation.graph.op(n), jtllm_ir::Op::Weight { .. }))
+        );
+        case.check();
+    }
+}

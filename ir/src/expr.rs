@@ -348,8 +348,8 @@ fn interval(kind: &Kind) -> (i64, i64) {
             let (mut low, mut high) = (i128::from(*constant), i128::from(*constant));
             for (x, c) in terms {
                 let (a, b) = (i128::from(x.low()) * i128::from(*c), i128::from(x.high()) * i128::from(*c));
-                low += a.min(b);
-                high += a.max(b);
+                low = low.saturating_add(a.min(b));
+                high = high.saturating_add(a.max(b));
             }
             (clamp(low), clamp(high))
         }

@@ -93,6 +93,20 @@ impl std::hash::Hash for Scan {
     }
 }
 
+impl Scan {
+    /// The shape and type of result number `index` of the scan in `graph`, if the body has it.
+    pub fn result(&self, graph: &Graph, index: usize) -> Option<(Vec<Expr>, DType)> {
+        let (_, out) = self.body.outputs.get(index)?;
+        let record = self.body.nodes.get(out.0 as usize)?;
+        let mut shape = record.shape.clone();
+        if index >= self.carries.len() {
+            let extent = graph.shape(*self.xs.first()?).get(self.axis)?.clone();
+            shape.insert(self.axis.min(shape.len()), extent);
+        }
+        Some((shape, record.dtype))
+    }
+}
+
 /// What a node computes. Five leaves, six operations, and the projection of a scan's results.
 #[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Op {
@@ -459,18 +473,8 @@ impl Graph {
     /// A loop in time; see [`Scan`]. Gives its results, last carries first.
     pub fn scan(&mut self, scan: Scan) -> Vec<Node> {
         let count = scan.body.outputs.len();
-        let (axis, carries) = (scan.axis, scan.carries.len());
-        let extent = scan.xs.first().map(|x| self.shape(*x)[axis].clone()).unwrap_or_else(|| Expr::int(0));
-        let results: Vec<(Vec<Expr>, DType)> = (0..count)
-            .map(|index| {
-                let out = scan.body.outputs[index].1;
-                let mut shape = scan.body.shape(out).to_vec();
-                if index >= carries {
-                    shape.insert(axis.min(shape.len()), extent.clone());
-                }
-                (shape, scan.body.dtype(out))
-            })
-            .collect();
+        let result = |index| scan.result(self, index).expect("a scan's body has the nodes that it gives");
+        let results: Vec<(Vec<Expr>, DType)> = (0..count).map(result).collect();
         let (shape, dtype) = results.first().cloned().unwrap_or((Vec::new(), DType::F32));
         let scan = self.push(Record { op: Op::Scan(Box::new(scan)), shape, dtype });
         let project =

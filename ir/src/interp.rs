@@ -10,6 +10,7 @@
 mod block;
 mod evaluate;
 mod plan;
+mod scan;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

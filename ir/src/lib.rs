@@ -5,7 +5,7 @@
 //! A [`Graph`] is a list of nodes, each after its operands. There are five leaves (`Weight`, `State`,
 //! `Input`, `Const`, `Index`) and six operations (`Map`, `View`, `Reduce`, `Scan`, `Write`, `Opaque`);
 //! everything else (matrix products, attention, normalisation, rotary positions, paging, quantisation)
-//! is written with them by the functions of [`build`] and [`format`]. See [`Op`] for what each one
+//! is written with them by the functions of [`build`] and [`mod@format`]. See [`Op`] for what each one
 //! means.
 //!
 //! * A tensor has a shape (at most [`RANK_MAX`] extents, each an expression over symbols) and a type.
@@ -26,6 +26,11 @@
 //! nearest, sums of a `Reduce` are exact to `f64` and rounded once, integers wrap. Whoever computes the
 //! same in another order is allowed the difference in rounding, nothing else.
 //!
+//! # Text
+//!
+//! [`print()`] writes a graph, one node a line, and [`parse()`] reads it back to an equal one: what cannot
+//! be printed and read again does not exist.
+//!
 //! # What this crate does not know
 //!
 //! Devices, kernels, memory, files, models, tokens. It does no input or output.
@@ -37,6 +42,8 @@ pub mod format;
 pub mod graph;
 pub mod interp;
 pub mod layout;
+pub mod parse;
+pub mod print;
 pub mod scalar;
 pub mod tensor;
 pub mod verify;
@@ -46,6 +53,8 @@ pub use expr::{Expr, Symbol};
 pub use format::Format;
 pub use graph::{Graph, Monoid, Node, Op};
 pub use layout::Layout;
+pub use parse::{ParseError, parse};
+pub use print::print;
 pub use scalar::{Scalar, ScalarOp};
 pub use tensor::Tensor;
 pub use verify::{VerifyError, verify};

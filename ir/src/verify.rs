@@ -40,6 +40,7 @@ impl std::error::Error for VerifyError {}
 pub fn verify(graph: &Graph) -> Result<(), Vec<VerifyError>> {
     let mut checker = Checker { graph, symbols: &graph.symbols, faults: Vec::new() };
     checker.graph();
+    checker.faults.sort_by_key(|fault| fault.node);
     if checker.faults.is_empty() { Ok(()) } else { Err(checker.faults) }
 }
 
@@ -231,6 +232,9 @@ impl<'g> Checker<'g> {
         });
         unknown.sort();
         unknown.dedup();
+        if let Some(symbol) = symbols.iter().find(|s| !crate::print::is_symbol_name(s.name())) {
+            self.fault(node, "a symbol's name is a word that no expression understands", symbol.name());
+        }
         for name in unknown {
             self.fault(node, "a symbol is declared once, with the bounds of its uses", name);
         }

@@ -271,3 +271,16 @@ fn a_long_chain_of_maps_does_not_exhaust_the_stack() {
     bindings.inputs.insert("x".into(), Tensor::floats(DType::F32, &[2], vec![1.0, 2.0]));
     assert_eq!(run(&graph, &mut bindings).unwrap()[0].1.to_floats(), [50_001.0, 100_002.0]);
 }
+
+#[test]
+fn what_no_output_or_state_depends_on_is_not_computed() {
+    use jtllm_ir::{Op, graph::Record};
+    let mut graph = Graph::new("dead");
+    let x = graph.input("x", DType::F32, &[Expr::int(2)], None);
+    let op = Op::Opaque { name: "nowhere".into(), xs: vec![x] };
+    graph.push(Record { op, shape: vec![Expr::int(2)], dtype: DType::F32 });
+    graph.output("x", x);
+    let mut bindings = Bindings::new();
+    bindings.inputs.insert("x".into(), Tensor::floats(DType::F32, &[2], vec![1.0, 2.0]));
+    assert_eq!(run(&graph, &mut bindings).unwrap()[0].1.to_floats(), [1.0, 2.0]);
+}

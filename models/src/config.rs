@@ -12,8 +12,9 @@ mod fields;
 
 pub use fields::Fields;
 
-/// The longest `config.json` that is read: parsed, a value takes up to sixteen times its text.
-pub(crate) const MAX_CONFIG: u64 = 4 << 20;
+/// The longest `config.json` that is read. Real ones have some kilobytes; parsed, hostile ones take up to
+/// thirty times their text.
+pub(crate) const MAX_CONFIG: u64 = 2 << 20;
 
 /// The fields of `config.json`, or of GGUF metadata put under the same names, with what belongs to them of
 /// `generation_config.json`. Dereferences to its [`Fields`].
@@ -22,8 +23,8 @@ pub struct Config {
     fields: Fields,
     generation: Option<Fields>,
     /// How the rows of the q and k projections pair up for RoPE: neighbours (2i, 2i+1) if true, as in Meta's
-    /// files and in GGUF of architecture `llama`; halves (i, i + d/2) if false, as in Hugging Face's files and
-    /// in GGUF of architecture `qwen2`.
+    /// files and in GGUF of architecture `llama`; halves (i, i + d/2) if false, as in Hugging Face's files
+    /// and in GGUF of architecture `qwen2`.
     pub rope_interleaved: bool,
 }
 

@@ -189,6 +189,12 @@ pub(crate) fn quoted(text: &str) -> String {
     }
 }
 
+/// Names for an error: all that a person may want to read, but no flood from a hostile file.
 fn list(names: &[String]) -> String {
-    names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
+    const MOST: usize = 256;
+    let mut shown: Vec<String> = names.iter().take(MOST).map(|name| quoted(name)).collect();
+    if let Some(more) = names.len().checked_sub(MOST).filter(|&more| more > 0) {
+        shown.push(format!("and {more} more"));
+    }
+    shown.join(", ")
 }

@@ -2,5 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod kernels;
 mod native;
+mod random;
 mod scalars;
+mod speed;

@@ -117,7 +117,7 @@ impl Noise {
 
     /// The next number below `end`.
     pub(crate) fn below(&mut self, end: u32) -> u32 {
-        (u64::from(self.word()) * u64::from(end) >> 32) as u32
+        ((u64::from(self.word()) * u64::from(end)) >> 32) as u32
     }
 
     /// The next float in `-1..1`.

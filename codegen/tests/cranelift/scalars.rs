@@ -134,7 +134,7 @@ fn samples(operands: &[DType]) -> Vec<Vec<u32>> {
     let all: usize = sets.iter().map(Vec::len).product();
     let step = (all / 20_000).max(1);
     let mut columns = vec![Vec::new(); operands.len()];
-    for mut at in (0..all).step_by(if step % 2 == 0 { step + 1 } else { step }) {
+    for mut at in (0..all).step_by(step | 1) {
         for (column, set) in columns.iter_mut().zip(&sets) {
             column.push(set[at % set.len()]);
             at /= set.len();
@@ -228,6 +228,33 @@ fn rounding_without_sse41() {
     let target = Cranelift::without(&old).unwrap();
     for op in [ScalarOp::Floor, ScalarOp::Round] {
         check(&target, op, &[DType::F32]);
+    }
+}
+
+/// On x86-64 without the instruction, the product is exact and the sum is rounded to `f64` before `f32`.
+#[test]
+fn fused_products_without_fma() {
+    if !cfg!(target_arch = "x86_64") {
+        return;
+    }
+    let target = Cranelift::without(&["has_fma"]).unwrap();
+    let operands = [DType::F32; 3];
+    let columns = samples(&operands);
+    let count = columns[0].len();
+    for wide in [false, true] {
+        let mut params: Vec<Vec<u8>> = columns.iter().map(|column| bytes(DType::F32, column)).collect();
+        params.push(vec![0; count * 4]);
+        Native::with(&target, &kernel(ScalarOp::Fma, &operands, DType::F32, count, wide))
+            .run(&mut params, &[]);
+        for (at, got) in bits(DType::F32, &params[3]).into_iter().enumerate() {
+            let [x, y, z] = [0, 1, 2].map(|operand| f64::from(f32::from_bits(columns[operand][at])));
+            let expected = (x * y + z) as f32;
+            assert!(
+                same(DType::F32, got, expected.to_bits()),
+                "{x} * {y} + {z} is not {:e}",
+                f32::from_bits(got)
+            );
+        }
     }
 }
 

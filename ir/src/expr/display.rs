@@ -32,9 +32,10 @@ impl Names for AxisNames {
     }
 }
 
-/// Binding strength, weakest first: comparisons, sums, products and divisions, leaves.
+/// Binding strength, weakest first: `and`, comparisons, sums, products and divisions, leaves.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 enum Strength {
+    Conjunction,
     Comparison,
     Sum,
     Product,
@@ -50,13 +51,13 @@ struct Shown<'a> {
 impl Expr {
     /// The expression in text form under the caller's names.
     pub fn display<'a>(&'a self, names: &'a dyn Names) -> impl fmt::Display + 'a {
-        Shown { x: self, names, inside: Strength::Comparison }
+        Shown { x: self, names, inside: Strength::Conjunction }
     }
 }
 
 impl fmt::Display for Expr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Shown { x: self, names: &AxisNames, inside: Strength::Comparison }.fmt(f)
+        Shown { x: self, names: &AxisNames, inside: Strength::Conjunction }.fmt(f)
     }
 }
 
@@ -71,7 +72,8 @@ impl Shown<'_> {
             Kind::Sum(terms, 0) if terms.len() == 1 && terms[0].1 > 0 => Strength::Product,
             Kind::Sum(..) => Strength::Sum,
             Kind::Product(_) | Kind::Div(..) | Kind::Mod(..) => Strength::Product,
-            Kind::Lt(..) | Kind::Eq(..) | Kind::And(_) => Strength::Comparison,
+            Kind::Lt(..) | Kind::Eq(..) => Strength::Comparison,
+            Kind::And(_) => Strength::Conjunction,
             _ => Strength::Leaf,
         }
     }
@@ -115,7 +117,7 @@ impl Shown<'_> {
     }
 
     fn bare(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lowest = Strength::Comparison;
+        let lowest = Strength::Conjunction;
         match self.x.kind() {
             Kind::Int(value) => write!(f, "{value}"),
             Kind::Sym(symbol) => f.write_str(symbol.name()),
@@ -141,8 +143,7 @@ impl Shown<'_> {
             Kind::Eq(a, b) => {
                 write!(f, "{} == {}", self.part(a, Strength::Sum), self.part(b, Strength::Sum))
             }
-            // Conjuncts are never conjunctions themselves, so comparisons stand bare among them.
-            Kind::And(xs) => self.joined(xs, " and ", lowest, f),
+            Kind::And(xs) => self.joined(xs, " and ", Strength::Comparison, f),
         }
     }
 }

@@ -86,8 +86,10 @@ impl Linear {
                 Kind::Mod(y, e) if *k == wanted && *y == quotient => Some((q.clone(), *e)),
                 _ => None,
             });
-            if let Some((q, e)) = partner {
-                let whole = Linear::of(&x.clone().modulo(d * e));
+            if let Some((q, e)) = partner
+                && let Some(product) = d.checked_mul(e)
+            {
+                let whole = Linear::of(&x.clone().modulo(product));
                 self.add(&q, -wanted);
                 self.add(&remainder, -c);
                 self.add_scaled(&whole, c);
@@ -297,8 +299,9 @@ fn rem_rest(rest: Linear, d: i64) -> Expr {
 fn balance(difference: &Expr) -> (Expr, Expr) {
     let linear = Linear::of(difference);
     let (positive, negative): (Vec<_>, Vec<_>) = linear.terms.into_iter().partition(|(_, c)| *c > 0);
-    let negative = negative.into_iter().map(|(x, c)| (x, -c)).collect();
-    let (left, right) = if linear.constant >= 0 { (0, linear.constant) } else { (-linear.constant, 0) };
+    let negative = negative.into_iter().map(|(x, c)| (x, c.wrapping_neg())).collect();
+    let (left, right) =
+        if linear.constant >= 0 { (0, linear.constant) } else { (linear.constant.wrapping_neg(), 0) };
     (
         Linear { terms: negative, constant: left }.finish(),
         Linear { terms: positive, constant: right }.finish(),

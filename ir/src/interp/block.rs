@@ -11,7 +11,7 @@ use crate::tensor::Tensor;
 const BLOCK: usize = 1024;
 
 /// A row of at least this many elements has blocks of its own, so that its coordinates stay affine.
-const LONG_ROW: usize = 128;
+const LONG_ROW: usize = 32;
 
 /// One integer per point of a block.
 #[derive(Clone, Debug)]

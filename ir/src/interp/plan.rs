@@ -84,7 +84,7 @@ fn shape(graph: &Graph, node: Node, symbols: &BTreeMap<String, i64>) -> Result<V
         .ok_or(InterpError::Size { node, extents })
 }
 
-/// How many elements of `node` are computed when all of `user` is.
+/// How many elements a node has.
 fn count(shapes: &[Vec<usize>], node: Node) -> usize {
     shapes[node.0 as usize].iter().product()
 }
@@ -119,13 +119,29 @@ fn stored(graph: &Graph, shapes: &[Vec<usize>]) -> Vec<bool> {
         stored[at] |= nested >= NESTED_MAX;
         depth[at] = if stored[at] { 0 } else { nested };
     }
+    let live = live(graph);
+    stored.iter_mut().zip(&live).for_each(|(stored, live)| *stored &= live);
     // Operands of host functions and scans are handed over whole.
-    for node in graph.nodes() {
+    for node in graph.nodes().filter(|node| live[node.0 as usize]) {
         if let Op::Scan(_) | Op::Opaque { .. } = graph.op(node) {
             graph.op(node).operands().iter().for_each(|x| stored[x.0 as usize] = true);
         }
     }
     stored
+}
+
+/// Which nodes an output or a state depends on.
+fn live(graph: &Graph) -> Vec<bool> {
+    let mut live = vec![false; graph.len()];
+    graph.outputs.iter().for_each(|(_, node)| live[node.0 as usize] = true);
+    for node in graph.nodes().rev() {
+        let at = node.0 as usize;
+        live[at] |= matches!(graph.op(node), Op::Write { .. });
+        if live[at] {
+            graph.op(node).operands().iter().for_each(|x| live[x.0 as usize] = true);
+        }
+    }
+    live
 }
 
 fn dropped(graph: &Graph, stored: &[bool]) -> Vec<Vec<Node>> {

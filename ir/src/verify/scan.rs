@@ -1,9 +1,7 @@
 //! Rules of scans, their bodies and their results.
 
 use super::{Checker, shown};
-use crate::dtype::DType;
-use crate::expr::Expr;
-use crate::graph::{Graph, Node, Op, Scan};
+use crate::graph::{Node, Op, Scan};
 
 impl<'g> Checker<'g> {
     pub(super) fn scan(&mut self, node: Node, scan: &'g Scan) {
@@ -19,7 +17,7 @@ impl<'g> Checker<'g> {
             self.demand(same, node, "what a scan reads has one extent along its axis", found);
         }
         self.body(node, scan);
-        if let Some((shape, dtype)) = result_of(graph, scan, 0) {
+        if let Some((shape, dtype)) = scan.result(graph, 0) {
             let same = shape == graph.shape(node) && dtype == graph.dtype(node);
             self.demand(same, node, "a scan has the type and shape of its first result", dtype);
         } else {
@@ -89,7 +87,7 @@ impl<'g> Checker<'g> {
             self.fault(node, "a result belongs to a scan", scan);
             return;
         };
-        let Some((shape, dtype)) = result_of(graph, inner, index) else {
+        let Some((shape, dtype)) = inner.result(graph, index) else {
             self.fault(node, "a scan has the result that is asked for", index);
             return;
         };
@@ -97,15 +95,4 @@ impl<'g> Checker<'g> {
         let found = format!("{}{}", graph.dtype(node), shown(graph.shape(node)));
         self.demand(same, node, "a result has the type and shape that the body gives it", found);
     }
-}
-
-/// The shape and type of a scan's result, if the body has it.
-fn result_of(graph: &Graph, scan: &Scan, index: usize) -> Option<(Vec<Expr>, DType)> {
-    let (_, out) = scan.body.outputs.get(index).filter(|(_, out)| (out.0 as usize) < scan.body.len())?;
-    let mut shape = scan.body.shape(*out).to_vec();
-    if index >= scan.carries.len() {
-        let extent = graph.shape(*scan.xs.first()?).get(scan.axis)?.clone();
-        shape.insert(scan.axis.min(shape.len()), extent);
-    }
-    Some((shape, scan.body.dtype(*out)))
 }

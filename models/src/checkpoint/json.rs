@@ -1,14 +1,20 @@
 //! JSON objects whose keys must differ, and errors that give a byte position.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use crate::error::{LoadError, quoted};
+
+/// Most members of an object. The largest known models have less than 100000 tensors; a parsed member takes
+/// more memory than its text may, so the length of the text alone is no bound.
+const MAX_MEMBERS: usize = 1 << 17;
+
+/// Most dimensions of a shape.
+const MAX_DIMENSIONS: usize = 64;
 
 /// An object's members in the order of the file. A key that comes twice is an error, where most readers
 /// silently take the last: two readers of one file must not see different tensors.
@@ -36,23 +42,63 @@ impl<'de, V: Member> Visitor<'de> for MembersVisitor<V> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut names = HashSet::new();
-        let mut members = Vec::new();
+        let mut members: Vec<(String, V)> = Vec::new();
         while let Some(name) = map.next_key::<String>()? {
-            if !names.insert(name.clone()) {
-                return Err(A::Error::custom(format_args!("duplicate name {}", quoted(&name))));
+            if members.len() == MAX_MEMBERS {
+                return Err(A::Error::custom(format_args!("more than {MAX_MEMBERS} members")));
             }
             let value = V::read(&name, &mut map)
                 .map_err(|error| A::Error::custom(format_args!("in {}: {error}", quoted(&name))))?;
             members.push((name, value));
         }
-        Ok(Members(members))
+        match duplicate(&members) {
+            Some(name) => Err(A::Error::custom(format_args!("duplicate name {}", quoted(name)))),
+            None => Ok(Members(members)),
+        }
     }
+}
+
+/// Some name that comes twice. Sorts references, since a second copy of all names could be as large as the
+/// file.
+fn duplicate<V>(members: &[(String, V)]) -> Option<&str> {
+    let mut names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
 }
 
 impl<'de, V: Member> Deserialize<'de> for Members<V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(MembersVisitor(PhantomData))
+    }
+}
+
+/// The dimensions of a tensor.
+pub(super) struct Shape(pub(super) Vec<u64>);
+
+struct ShapeVisitor;
+
+impl<'de> Visitor<'de> for ShapeVisitor {
+    type Value = Shape;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of whole numbers")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut dimensions = Vec::new();
+        while let Some(dimension) = list.next_element()? {
+            if dimensions.len() == MAX_DIMENSIONS {
+                return Err(A::Error::custom(format_args!("more than {MAX_DIMENSIONS} dimensions")));
+            }
+            dimensions.push(dimension);
+        }
+        Ok(Shape(dimensions))
+    }
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ShapeVisitor)
     }
 }
 

@@ -145,7 +145,8 @@ impl Checkpoint {
     }
 
     /// Reads a small file of the model's folder, such as `tokenizer.json` or `chat_template.jinja`; `None` if
-    /// there is none of this name. More than 64 MB is an error, and so is a name that leads out of the folder.
+    /// there is none of this name. More than 64 MB is an error, and so is a name that leads out of the
+    /// folder.
     pub fn file(&self, name: &str) -> Result<Option<Vec<u8>>, LoadError> {
         const LIMIT: u64 = 64_000_000;
         if !index::stays_inside(name) {

@@ -219,7 +219,7 @@ pub(super) fn config(
             None => {}
         }
     }
-    let vocabulary = vocabulary(&source, &shape)?;
+    let vocabulary = vocabulary(architecture, &source, &shape)?;
     fields.insert("vocab_size".to_owned(), json!(vocabulary));
     fields.insert("tie_word_embeddings".to_owned(), json!(shape("lm_head.weight").is_none()));
     rope_fraction(architecture, &source, &mut fields)?;
@@ -238,8 +238,13 @@ pub(super) fn config(
     Ok(config.with_generation_fields(Fields::new(file, generation)))
 }
 
-/// The number of tokens: the embedding's rows, which the list of tokens must agree with.
-fn vocabulary(source: &Source, shape: impl Fn(&str) -> Option<Vec<u64>>) -> Result<u64, LoadError> {
+/// The number of tokens: the embedding's rows, with which the list of tokens and the vocabulary's size must
+/// agree where they are given.
+fn vocabulary(
+    architecture: &Architecture,
+    source: &Source,
+    shape: impl Fn(&str) -> Option<Vec<u64>>,
+) -> Result<u64, LoadError> {
     let missing = |names: &str| LoadError::Missing {
         file: source.file.to_owned(),
         what: "tensors",
@@ -249,11 +254,17 @@ fn vocabulary(source: &Source, shape: impl Fn(&str) -> Option<Vec<u64>>) -> Resu
         .ok_or_else(|| missing("token_embd.weight"))?
         .first()
         .expect("the parser lets no tensor without dimensions through");
-    if let Some(tokens) = source.metadata.get("tokenizer.ggml.tokens").and_then(Value::texts)
-        && tokens.len() as u64 != rows
-    {
-        let why = format!("{rows} rows, but tokenizer.ggml.tokens has {} tokens", tokens.len());
-        return Err(LoadError::tensor(source.file, "token_embd.weight", why));
+    let tokens = source.metadata.get("tokenizer.ggml.tokens").and_then(Value::texts);
+    let size_key = format!("{}.vocab_size", architecture.gguf);
+    let claims = [
+        ("the list tokenizer.ggml.tokens", tokens.map(|tokens| tokens.len() as u64)),
+        (size_key.as_str(), source.whole(&size_key, 1)?),
+    ];
+    for (what, count) in claims {
+        if let Some(count) = count.filter(|&count| count != rows) {
+            let why = format!("{rows} rows, but {what} says {count} tokens");
+            return Err(LoadError::tensor(source.file, "token_embd.weight", why));
+        }
     }
     Ok(rows)
 }

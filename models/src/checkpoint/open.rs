@@ -24,6 +24,13 @@ pub(super) struct Weights {
 
 pub(super) fn open(path: &Path) -> Result<Checkpoint, LoadError> {
     let metadata = std::fs::metadata(path).map_err(|error| LoadError::io(path, "open", error))?;
+    if metadata.is_file() && path.extension().is_some_and(|extension| extension == "safetensors") {
+        return Err(LoadError::Unsupported {
+            file: path.to_owned(),
+            what: "a safetensors file without its folder".to_owned(),
+            supported: "name the folder that has config.json as well".to_owned(),
+        });
+    }
     if !metadata.is_dir() {
         return gguf_model(path, path, SideFiles::None);
     }
@@ -179,6 +186,7 @@ fn gguf_model(path: &Path, file: &Path, side_files: SideFiles) -> Result<Checkpo
     let first_file = first_storage.path().to_owned();
     let architecture = Architecture::of(&first.metadata, &first_file)?;
     let weights = gguf_weights(architecture, &headers)?;
+    check_split_total(first, &first_file, weights.tensors.len() as u64)?;
     let shape =
         |name: &str| weights.tensors.iter().find(|entry| entry.name == name).map(|entry| entry.shape.clone());
     let factors = rope_factors(&weights, &first_file)?;
@@ -186,6 +194,20 @@ fn gguf_model(path: &Path, file: &Path, side_files: SideFiles) -> Result<Checkpo
     let mut checkpoint = Checkpoint::new(path, side_files, config, weights);
     checkpoint.gguf = headers.into_iter().next().map(|(_, header)| header.metadata);
     Ok(checkpoint)
+}
+
+/// A split set says in its first file how many tensors all files have together.
+fn check_split_total(first: &gguf::Header, file: &Path, total: u64) -> Result<(), LoadError> {
+    const KEY: &str = "split.tensors.count";
+    match first.metadata.get(KEY) {
+        Some(count) if count.unsigned() != Some(total) => Err(LoadError::Field {
+            file: file.to_owned(),
+            field: KEY.to_owned(),
+            expected: format!("{total}, as many tensors as the files have"),
+            found: count.to_string(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// All files of the model that `file` is, or is a part of.

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::MapAccess;
 
-use super::json::{self, Member, Members};
+use super::json::{self, Member, Members, Shape};
 use crate::error::{LoadError, quoted};
 
 /// The longest header that is accepted, as in the format's reference implementation.
@@ -88,7 +88,7 @@ const METADATA: &str = "__metadata__";
 
 enum HeaderMember {
     Tensor(Description),
-    Metadata(HashMap<String, String>),
+    Metadata(Members<String>),
 }
 
 impl Member for HeaderMember {
@@ -104,7 +104,7 @@ impl Member for HeaderMember {
 #[derive(Deserialize)]
 struct Description {
     dtype: String,
-    shape: Vec<u64>,
+    shape: Shape,
     data_offsets: [u64; 2],
 }
 
@@ -120,7 +120,7 @@ pub fn parse(bytes: &[u8], file: &Path) -> Result<Header, LoadError> {
     let mut tensors = Vec::new();
     for (name, member) in members {
         match member {
-            HeaderMember::Metadata(map) => metadata = map,
+            HeaderMember::Metadata(Members(pairs)) => metadata = pairs.into_iter().collect(),
             HeaderMember::Tensor(description) => tensors.push(check_tensor(name, description, file)?),
         }
     }
@@ -161,7 +161,7 @@ fn header_bytes<'a>(bytes: &'a [u8], file: &Path) -> Result<&'a [u8], LoadError>
 
 /// Checks what one description says about itself; its offset stays relative to the end of the header.
 fn check_tensor(name: String, description: Description, file: &Path) -> Result<Tensor, LoadError> {
-    let Description { dtype, shape, data_offsets: [begin, end] } = description;
+    let Description { dtype, shape: Shape(shape), data_offsets: [begin, end] } = description;
     let fault = |why: String| LoadError::tensor(file, &name, why);
     let element = ELEMENTS
         .iter()

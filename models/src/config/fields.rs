@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 
 use crate::error::LoadError;
 
-/// The members of one JSON object of a file. Every reader checks type and range, and its error gives the file,
-/// the field with the objects around it, what was expected and what was found. In the `optional_` readers a
-/// field that is missing or `null` is `None`; a wrong type or range is an error all the same.
+/// The members of one JSON object of a file. Every reader checks type and range, and its error gives the
+/// file, the field with the objects around it, what was expected and what was found. In the `optional_`
+/// readers a field that is missing or `null` is `None`; a wrong type or range is an error all the same.
 #[derive(Debug, Clone)]
 pub struct Fields {
     file: PathBuf,

@@ -244,9 +244,8 @@ impl Emitter<'_, '_> {
             let register = self.at().ins().ireduce(I32, register);
             return self.at().ins().splat(I32X4, register);
         }
-        let each: [Option<i64>; LANES] = std::array::from_fn(|lane| self.in_lane(x, lane).as_int());
-        if let [Some(a), Some(b), Some(c), Some(d)] = each {
-            return self.constant(I32X4, [a as u32, b as u32, c as u32, d as u32]);
+        if let Some(each) = self.fixed(x) {
+            return self.constant(I32X4, each);
         }
         match x.kind() {
             Kind::Extra { slot, .. } => {
@@ -288,11 +287,19 @@ impl Emitter<'_, '_> {
         }
     }
 
+    /// The low 32 bits of the four values of an expression of the lane alone.
+    fn fixed(&self, x: &Expr) -> Option<[u32; LANES]> {
+        let mut each = [0; LANES];
+        for (lane, value) in each.iter_mut().enumerate() {
+            *value = self.in_lane(x, lane).as_int()? as u32;
+        }
+        Some(each)
+    }
+
     /// The uniform terms are added as scalars, the terms of the lane alone are a constant.
     fn sum_lanes(&mut self, terms: &[(Expr, i64)], constant: i64) -> Register {
         let (varying, uniform): (Vec<_>, Vec<_>) = terms.iter().cloned().partition(|(x, _)| self.varies(x));
-        let (fixed, free): (Vec<_>, Vec<_>) =
-            varying.into_iter().partition(|(x, _)| self.in_lane(x, 0).as_int().is_some());
+        let (fixed, free): (Vec<_>, Vec<_>) = varying.into_iter().partition(|(x, _)| self.fixed(x).is_some());
         let scaled = |terms: Vec<(Expr, i64)>| terms.into_iter().map(|(x, c)| x * c);
         let mut parts = Vec::new();
         if !uniform.is_empty() {

@@ -27,7 +27,7 @@ pub(super) fn of(op: S, all: bool) -> Option<fn(&mut Steps, ValueId) -> ValueId>
 }
 
 /// A quarter of a turn in three parts, each the rest that the ones before leave.
-const QUARTER_TURN: [f32; 3] = [1.570_796_4, -4.37113883e-8, -1.71512451e-15];
+const QUARTER_TURN: [f32; 3] = [1.570_796_4, -4.371_139e-8, -1.715_124_5e-15];
 
 impl Steps {
     fn float(&mut self, value: f32) -> ValueId {
@@ -167,7 +167,7 @@ impl Steps {
         let square = self.step(S::Mul, &[x, x]);
         let near = self.polynomial(
             square,
-            &[-5.704_988_7e-3, 2.063_908_9e-2, -5.373_971_6e-2, 0.133_314_42, -0.333_332_82],
+            &[-5.704_988_7e-3, 2.063_909e-2, -5.373_971_6e-2, 0.133_314_42, -3.333_328e-1],
         );
         let near = self.step(S::Mul, &[near, square]);
         let near = self.fma(near, x, x);
@@ -189,7 +189,7 @@ impl Steps {
         let square = self.step(S::Mul, &[x, x]);
         let near = self.polynomial(
             square,
-            &[-5.967_617_0e-4, 4.991_194_2e-3, -2.676_813_5e-2, 0.112_819_925, -0.376_125_34, 0.128_379_17],
+            &[-5.967_617e-4, 4.991_194_2e-3, -2.676_813_5e-2, 0.112_819_925, -0.376_125_34, 0.128_379_17],
         );
         let near = self.fma(near, x, x);
         let t = self.magnitude(x);

@@ -290,7 +290,11 @@ fn parse_array(
         6 => Array::F32(numbers(cursor, count, f32::from_le_bytes)?),
         7 => {
             let count = cursor.require_count("array elements", count, 1, u64::MAX)?;
-            Array::Bool((0..count).map(|_| parse_bool(cursor, key)).collect::<Result<_, _>>()?)
+            let mut flags = Vec::with_capacity(count);
+            for _ in 0..count {
+                flags.push(parse_bool(cursor, key)?);
+            }
+            Array::Bool(flags)
         }
         8 => {
             let count = cursor.require_count("strings", count, 8, u64::MAX)?;

@@ -1,0 +1,215 @@
+//! Every scalar operation on values whose results are known, and the rules of its types.
+#![allow(clippy::unwrap_used)]
+
+use jtllm_ir::scalar::TABLE;
+use jtllm_ir::{DType, Scalar, ScalarOp};
+
+fn float(op: &str, xs: &[f32]) -> f32 {
+    let xs: Vec<Scalar> = xs.iter().map(|x| Scalar::Float(*x)).collect();
+    ScalarOp::parse(op).unwrap().evaluate(DType::F32, &xs).float()
+}
+
+fn int(op: &str, dtype: DType, xs: &[i64]) -> i64 {
+    let xs: Vec<Scalar> = xs.iter().map(|x| Scalar::Int(*x)).collect();
+    ScalarOp::parse(op).unwrap().evaluate(dtype, &xs).int()
+}
+
+#[test]
+fn names_are_unique_and_read_back() {
+    for row in TABLE {
+        if matches!(row.op, ScalarOp::Cast(_) | ScalarOp::Bitcast(_)) {
+            continue;
+        }
+        assert_eq!(row.op.name(), row.name);
+        assert_eq!(ScalarOp::parse(row.name), Some(row.op));
+        assert_eq!(TABLE.iter().filter(|other| other.name == row.name).count(), 1);
+    }
+    for dtype in DType::ALL {
+        for op in [ScalarOp::Cast(dtype), ScalarOp::Bitcast(dtype)] {
+            assert_eq!(ScalarOp::parse(&op.name()), Some(op));
+        }
+        assert_eq!(DType::parse(dtype.name()), Some(dtype));
+    }
+    assert_eq!(ScalarOp::parse("cast"), None, "a conversion is named by its target");
+    assert_eq!(ScalarOp::parse("nothing"), None);
+}
+
+#[test]
+fn each_operation_accepts_just_the_types_of_its_signature() {
+    // How many of the 8 types an operation takes when all its operands have one type.
+    let accepted = |op: ScalarOp| {
+        let fits = |dtype: &&DType| op.result(&vec![**dtype; op.row().arity]).is_ok();
+        DType::ALL.iter().filter(fits).map(|dtype| dtype.name()).collect::<Vec<_>>().join(" ")
+    };
+    for row in TABLE {
+        let expected = match row.name {
+            "add" | "sub" | "mul" | "div" | "neg" | "abs" | "min" | "max" => "f32 i32 u32",
+            "rem" | "shl" | "shr" => "i32 u32",
+            "and" | "or" | "xor" => "i32 u32 bool",
+            "lt" | "le" | "eq" | "ne" => "f32 i32 u32 bool",
+            "select" => "bool",
+            "cast" => "f32 f16 bf16 i32 u32 i8 u8 bool",
+            "bitcast" => "f32 i32 u32",
+            _ => "f32",
+        };
+        assert_eq!(accepted(row.op), expected, "{}", row.name);
+        assert!(row.op.result(&vec![DType::F32; row.arity + 1]).is_err(), "{} has an arity", row.name);
+        assert!(row.op.result(&[]).is_err());
+    }
+    use DType::{Bool, F32, I32, U32};
+    assert_eq!(ScalarOp::Select.result(&[Bool, F32, F32]), Ok(F32));
+    assert!(ScalarOp::Select.result(&[F32, F32, F32]).is_err());
+    assert!(ScalarOp::Select.result(&[Bool, F32, I32]).is_err());
+    assert!(ScalarOp::Add.result(&[U32, I32]).is_err());
+    assert_eq!(ScalarOp::Lt.result(&[U32, U32]), Ok(Bool));
+    assert!(ScalarOp::Bitcast(DType::F16).result(&[I32]).is_err());
+}
+
+#[test]
+fn floats() {
+    assert_eq!(float("add", &[1.5, 2.0]), 3.5);
+    assert_eq!(float("sub", &[1.5, 2.0]), -0.5);
+    assert_eq!(float("mul", &[1.5, 2.0]), 3.0);
+    assert_eq!(float("div", &[3.0, 2.0]), 1.5);
+    assert_eq!(float("div", &[1.0, 0.0]), f32::INFINITY);
+    assert_eq!(float("neg", &[1.0]), -1.0);
+    assert_eq!(float("abs", &[-1.0]), 1.0);
+    assert_eq!(float("min", &[1.0, 2.0]), 1.0);
+    assert_eq!(float("max", &[1.0, 2.0]), 2.0);
+    // If one is not a number, the second is the result.
+    assert_eq!(float("min", &[f32::NAN, 2.0]), 2.0);
+    assert_eq!(float("max", &[f32::NAN, 2.0]), 2.0);
+    assert!(float("max", &[2.0, f32::NAN]).is_nan());
+    assert_eq!(float("floor", &[-1.5]), -2.0);
+    assert_eq!([0.5, 1.5, 2.5, -0.5].map(|x| float("round", &[x])), [0.0, 2.0, 2.0, -0.0]);
+    // Rounded once: the product alone would lose the last bits.
+    let x = 1.0 + 1.0 / 4096.0;
+    assert_eq!(float("fma", &[x, x, -1.0]), ((f64::from(x) * f64::from(x)) - 1.0) as f32);
+    assert_ne!(float("fma", &[x, x, -1.0]), x * x - 1.0);
+}
+
+#[test]
+fn transcendentals_are_within_an_ulp_or_two() {
+    let close = |op: &str, x: f32, expected: f64| {
+        let found = f64::from(float(op, &[x]));
+        assert!(
+            (found - expected).abs() <= expected.abs() * 2.4e-7 + 1e-12,
+            "{op} {x}: {found} for {expected}"
+        );
+    };
+    for x in [-80.0f32, -3.7, -0.1, 0.0, 1e-3, 0.5, 1.0, 2.5, 7.0, 60.0] {
+        let y = f64::from(x);
+        close("exp", x, y.exp());
+        close("tanh", x, y.tanh());
+        close("sin", x * 100.0, f64::from(x * 100.0).sin());
+        close("cos", x * 100.0, f64::from(x * 100.0).cos());
+        if x > 0.0 {
+            close("log", x, y.ln());
+            close("sqrt", x, y.sqrt());
+            close("rsqrt", x, 1.0 / y.sqrt());
+        }
+    }
+    // Values of Abramowitz and Stegun, table 7.1, and the symmetry.
+    let table = [
+        (0.0, 0.0),
+        (0.1, 0.112_462_916_018_284_9),
+        (0.5, 0.520_499_877_813_046_5),
+        (1.0, 0.842_700_792_949_714_9),
+        (2.0, 0.995_322_265_018_952_7),
+        (2.5, 0.999593047982555),
+        (2.25, 0.9985372834133188),
+        (3.0, 0.999_977_909_503_001_4),
+        (7.0, 1.0),
+    ];
+    for (x, expected) in table {
+        close("erf", x, expected);
+        close("erf", -x, -expected);
+    }
+}
+
+#[test]
+fn integers_wrap_and_divide_towards_minus_infinity() {
+    use DType::{Bool, I32, U32};
+    assert_eq!(int("add", I32, &[i64::from(i32::MAX), 1]), i64::from(i32::MIN));
+    assert_eq!(int("sub", U32, &[0, 1]), i64::from(u32::MAX));
+    assert_eq!(int("mul", U32, &[i64::from(u32::MAX), i64::from(u32::MAX)]), 1);
+    assert_eq!(int("neg", I32, &[i64::from(i32::MIN)]), i64::from(i32::MIN));
+    assert_eq!(int("neg", U32, &[1]), i64::from(u32::MAX));
+    assert_eq!(int("abs", I32, &[i64::from(i32::MIN)]), i64::from(i32::MIN));
+    for a in -9..9 {
+        for b in (-4..5).filter(|b| *b != 0) {
+            let quotient = (a as f64 / b as f64).floor() as i64;
+            assert_eq!(int("div", I32, &[a, b]), quotient, "{a} / {b}");
+            assert_eq!(int("rem", I32, &[a, b]), a - b * quotient, "{a} % {b}");
+        }
+        assert_eq!(int("div", I32, &[a, 0]), 0);
+        assert_eq!(int("rem", I32, &[a, 0]), 0);
+    }
+    assert_eq!(int("div", I32, &[i64::from(i32::MIN), -1]), i64::from(i32::MIN));
+    assert_eq!(int("min", U32, &[i64::from(u32::MAX), 1]), 1);
+    assert_eq!(int("max", I32, &[-1, 1]), 1);
+    assert_eq!(int("and", U32, &[12, 10]), 8);
+    assert_eq!(int("or", U32, &[12, 10]), 14);
+    assert_eq!(int("xor", Bool, &[1, 1]), 0);
+    assert_eq!(int("shl", U32, &[0x8000_0001, 1]), 2);
+    assert_eq!(int("shl", I32, &[1, 32]), 1);
+    assert_eq!(int("shr", I32, &[-8, 1]), -4);
+    assert_eq!(int("shr", U32, &[0x8000_0000, 31]), 1);
+    assert_eq!(int("lt", U32, &[1, 2]), 1);
+    assert_eq!(int("le", I32, &[2, 2]), 1);
+    assert_eq!(int("eq", I32, &[2, 3]), 0);
+    assert_eq!(int("ne", I32, &[2, 3]), 1);
+    assert_eq!(int("select", I32, &[0, 5, 6]), 6);
+    assert_eq!(int("select", I32, &[1, 5, 6]), 5);
+}
+
+#[test]
+fn comparisons_with_what_is_not_a_number_are_false_except_ne() {
+    let compare = |op: &str| {
+        let xs = [Scalar::Float(f32::NAN), Scalar::Float(1.0)];
+        ScalarOp::parse(op).unwrap().evaluate(DType::F32, &xs).truth()
+    };
+    assert_eq!(["lt", "le", "eq", "ne"].map(compare), [false, false, false, true]);
+}
+
+#[test]
+fn conversions_round_saturate_and_wrap() {
+    let from_float =
+        |to: &str, x: f32| ScalarOp::parse(to).unwrap().evaluate(DType::F32, &[Scalar::Float(x)]);
+    assert_eq!(from_float("i32", -1.9).int(), -1);
+    assert_eq!(from_float("i32", 1e20).int(), i64::from(i32::MAX));
+    assert_eq!(from_float("u32", -5.0).int(), 0);
+    assert_eq!(from_float("i8", 200.0).int(), 127);
+    assert_eq!(from_float("u8", 300.0).int(), 255);
+    assert_eq!(from_float("i32", f32::NAN).int(), 0);
+    assert_eq!(from_float("bool", 0.5).int(), 1);
+    assert_eq!(from_float("f16", 1.0 + 1.0 / 2048.0).float(), 1.0, "ties go to even");
+    assert_eq!(from_float("f16", 1e6).float(), f32::INFINITY);
+    assert_eq!(from_float("bf16", 1.0 + 3.0 / 256.0).float(), 1.015_625);
+    assert_eq!(int("i8", DType::I32, &[200]), -56);
+    assert_eq!(int("u32", DType::I32, &[-1]), i64::from(u32::MAX));
+    assert_eq!(int("i32", DType::U32, &[i64::from(u32::MAX)]), -1);
+    let bits = ScalarOp::parse("bits_u32").unwrap().evaluate(DType::F32, &[Scalar::Float(1.0)]);
+    assert_eq!(bits.int(), 0x3f80_0000);
+    let back = ScalarOp::parse("bits_f32").unwrap().evaluate(DType::U32, &[Scalar::Int(0x3f80_0000)]);
+    assert_eq!(back.float(), 1.0);
+    let signed = ScalarOp::parse("bits_i32").unwrap().evaluate(DType::U32, &[Scalar::Int(0xffff_ffff)]);
+    assert_eq!(signed.int(), -1);
+}
+
+#[test]
+fn values_survive_their_bits_in_memory() {
+    for dtype in DType::ALL {
+        for bits in [0u32, 1, 0x7f, 0x80, 0x3c00, 0x8000_0001, 0x4048_f5c3] {
+            let bits = match dtype.size() {
+                1 if dtype == DType::Bool => bits & 1,
+                1 => bits & 0xff,
+                2 => bits & 0xffff,
+                _ => bits,
+            };
+            let value = Scalar::from_bits(dtype, bits);
+            let mask = if dtype.size() == 4 { u32::MAX } else { (1 << (8 * dtype.size())) - 1 };
+            assert_eq!(value.to_bits(dtype) & mask, bits, "{dtype} {bits:x}");
+        }
+    }
+}

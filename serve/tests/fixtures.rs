@@ -1,0 +1,188 @@
+//! Model fixtures with logits of reference implementations, on every backend.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use jtllm_models::Checkpoint;
+use jtllm_models::checkpoint::safetensors;
+use jtllm_runtime::cache::KernelCache;
+use jtllm_runtime::codegen::target::Caps;
+use jtllm_runtime::ir::DType;
+use jtllm_runtime::network::{Batch, Row};
+use jtllm_runtime::pages::PageTable;
+use jtllm_serve::{Backend, Engine, LoadOptions, Model};
+use serde_json::Value;
+
+const FIXTURES: [&str; 9] = [
+    "llama-7b-tiny",
+    "llama2-gqa-tiny",
+    "llama3.1-ropescale-tiny",
+    "llama-linear-rope-tiny",
+    "atom-7b-tiny",
+    "belle-llama-tiny",
+    "mistral-swa-tiny",
+    "qwen1.5-tied-tiny",
+    "qwen2-gqa-untied-tiny",
+];
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
+}
+
+fn options(backend: Backend, threads: usize) -> LoadOptions {
+    LoadOptions {
+        backend,
+        threads,
+        context: 96,
+        keys: DType::F32,
+        values: DType::F32,
+        taps: false,
+        sequences: 16,
+    }
+}
+
+fn engine(name: &str, backend: Backend) -> Engine {
+    let checkpoint = Checkpoint::open(&folder(name)).unwrap();
+    Engine::new(Model::load(checkpoint, options(backend, 2), KernelCache::off()).unwrap(), None)
+}
+
+struct Golden {
+    json: Value,
+    bytes: Vec<u8>,
+    tensors: Vec<safetensors::Tensor>,
+}
+
+impl Golden {
+    fn open(name: &str) -> Golden {
+        let json = serde_json::from_slice(&std::fs::read(folder(name).join("golden.json")).unwrap()).unwrap();
+        let path = folder(name).join("golden.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        let tensors = safetensors::parse(&bytes, &path).unwrap().tensors;
+        Golden { json, bytes, tensors }
+    }
+
+    fn tensor(&self, name: &str) -> Vec<f32> {
+        let tensor = self.tensors.iter().find(|t| t.name == name).unwrap();
+        let count: u64 = tensor.shape.iter().product();
+        let bytes = &self.bytes[tensor.offset as usize..][..count as usize * 4];
+        bytes.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect()
+    }
+
+    /// The bound that the fixtures' README gives: 20 times the reference's own error, at most 1e-3.
+    fn bound(&self) -> f32 {
+        let error = self.json["f32_vs_f64"]["logits_max_abs"].as_f64().unwrap() as f32;
+        (20.0 * error).min(1e-3)
+    }
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).fold(0.0, |m, (x, y)| m.max((x - y).abs()))
+}
+
+fn argmax(row: &[f32]) -> u32 {
+    (0..row.len()).fold(0, |best, at| if row[at] > row[best] { at } else { best }) as u32
+}
+
+fn check(name: &str, backend: Backend) {
+    let golden = Golden::open(name);
+    let mut engine = engine(name, backend.clone());
+    for case in golden.json["cases"].as_array().unwrap() {
+        let Some(kind) = case["logits_kind"].as_str() else { continue };
+        if !kind.starts_with("all positions") {
+            continue;
+        }
+        for row in case["input_ids"].as_array().unwrap() {
+            let logits = engine.feed(&ids(row), true).unwrap();
+            let error = largest_difference(&logits, &golden.tensor(case["logits"].as_str().unwrap()));
+            let what = format!("{name} {backend:?} {}: {error} above {}", case["name"], golden.bound());
+            assert!(error <= golden.bound(), "{what}");
+        }
+    }
+    for generate in golden.json["generate"].as_array().unwrap() {
+        let mut tokens = ids(&generate["prompt"]);
+        for expected in ids(&generate["tokens"]) {
+            let logits = engine.feed(&tokens, false).unwrap();
+            assert_eq!(argmax(&logits), expected, "{name} {backend:?} after {} tokens", tokens.len());
+            tokens.push(expected);
+        }
+    }
+}
+
+#[test]
+fn machine_code_agrees_with_the_references() {
+    FIXTURES.iter().for_each(|name| check(name, Backend::Cpu));
+}
+
+#[test]
+fn the_graph_interpreter_agrees_with_the_references() {
+    FIXTURES.iter().for_each(|name| check(name, Backend::Graph));
+}
+
+#[test]
+fn the_loop_interpreter_agrees_with_the_references() {
+    for name in FIXTURES {
+        check(name, Backend::Interp(Box::new(Caps::vector(4))));
+    }
+    check("llama2-gqa-tiny", Backend::Interp(Box::new(Caps::threads(32))));
+    check("mistral-swa-tiny", Backend::Interp(Box::new(Caps::vector(16))));
+}
+
+/// The logits of a sequence's last token when `count` sequences are decoded together, on `threads` threads.
+fn batched(name: &str, prompts: &[Vec<u32>], threads: usize) -> Vec<Vec<f32>> {
+    let checkpoint = Checkpoint::open(&folder(name)).unwrap();
+    let mut model = Model::load(checkpoint, options(Backend::Cpu, threads), KernelCache::off()).unwrap();
+    let mut pages = PageTable::new(model.pages(), 16);
+    for (sequence, prompt) in prompts.iter().enumerate() {
+        pages.reserve(sequence, prompt.len()).unwrap();
+    }
+    let tables: Vec<Vec<u32>> = (0..prompts.len()).map(|s| pages.pages(s).to_vec()).collect();
+    let longest = prompts.iter().map(Vec::len).max().unwrap();
+    let mut last = vec![Vec::new(); prompts.len()];
+    for position in 0..longest {
+        let active: Vec<usize> = (0..prompts.len()).filter(|s| position < prompts[*s].len()).collect();
+        let rows = active.iter().map(|s| Row {
+            id: prompts[*s][position],
+            position,
+            sequence: *s,
+            slot: pages.slot(*s, position).unwrap(),
+        });
+        let batch = Batch {
+            rows: rows.collect(),
+            chunk: false,
+            tables: tables.clone(),
+            lengths: prompts.iter().map(|p| p.len().min(position + 1)).collect(),
+            wanted: (0..active.len()).collect(),
+        };
+        let logits = model.pass(&batch, None).unwrap();
+        let width = logits.len() / active.len();
+        for (at, sequence) in active.into_iter().enumerate() {
+            last[sequence] = logits[at * width..][..width].to_vec();
+        }
+    }
+    last
+}
+
+#[test]
+fn a_row_has_the_same_bits_in_any_company() {
+    let prompts: Vec<Vec<u32>> =
+        (0..16).map(|s| (0..5 + s * 2).map(|i| (i * 7 + s * 3) % 250).collect()).collect();
+    for name in ["llama2-gqa-tiny", "belle-llama-tiny"] {
+        let mut engine = engine(name, Backend::Cpu);
+        let chunked: Vec<Vec<f32>> = prompts.iter().map(|p| engine.feed(p, false).unwrap()).collect();
+        for (count, threads) in [(1, 1), (1, 2), (2, 1), (3, 2), (16, 1), (16, 2)] {
+            let together = batched(name, &prompts[..count], threads);
+            for sequence in 0..count {
+                let same = chunked[sequence]
+                    .iter()
+                    .zip(&together[sequence])
+                    .all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{name}: sequence {sequence} of {count} on {threads} threads");
+            }
+        }
+    }
+}
