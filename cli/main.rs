@@ -1,6 +1,7 @@
 //! The `jtllm` binary.
 
 mod args;
+mod bench;
 mod chat;
 mod failure;
 mod interrupt;
@@ -34,6 +35,7 @@ fn execute(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Run(args) => run::run(args),
         Command::Verify(args) => verify::verify(args),
+        Command::Bench(args) => bench::bench(args),
         Command::Completions { shell } => completions(*shell),
         _ => unreachable!(),
     }

@@ -24,6 +24,7 @@ pub mod network;
 mod os;
 pub mod pages;
 pub mod plan;
+pub mod probe;
 pub mod reference;
 pub mod runner;
 pub mod trace;
