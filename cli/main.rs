@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod chat;
 mod failure;
+mod inspect;
 mod interrupt;
 mod load;
 mod run;
@@ -36,6 +37,7 @@ fn execute(command: &Command) -> anyhow::Result<()> {
         Command::Run(args) => run::run(args),
         Command::Verify(args) => verify::verify(args),
         Command::Bench(args) => bench::bench(args),
+        Command::Inspect(args) => inspect::inspect(args),
         Command::Completions { shell } => completions(*shell),
         _ => unreachable!(),
     }
