@@ -1,11 +1,13 @@
 //! From a name on the command line to an engine.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use jtllm_models::{Checkpoint, LoadError, hub};
 use jtllm_runtime::cache::{KernelCache, default_directory};
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
+use jtllm_runtime::machine::Machine;
 use jtllm_serve::{Backend, Engine, EngineError, LoadOptions, Model};
 
 use crate::args::{BackendName, CacheType, CapsName, MachineArgs};
@@ -21,7 +23,7 @@ const CONTEXT: usize = 4096;
 pub(crate) fn checkpoint(name: Option<&str>) -> Result<Checkpoint, LoadError> {
     match name {
         None => Checkpoint::demo(),
-        Some(DEMO) if !std::path::Path::new(DEMO).exists() => Checkpoint::demo(),
+        Some(DEMO) if !Path::new(DEMO).exists() => Checkpoint::demo(),
         Some(name) => Checkpoint::open(&hub::resolve(name, |key| std::env::var_os(key))?),
     }
 }
@@ -33,7 +35,11 @@ pub(crate) fn kernel_cache() -> KernelCache {
 
 /// Threads to compute with.
 pub(crate) fn threads(asked: Option<u16>) -> usize {
-    asked.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+    let own = || {
+        let allowed = std::thread::available_parallelism().map_or(1, usize::from);
+        Machine::probe(Path::new("/")).threads(allowed)
+    };
+    asked.map_or_else(own, usize::from)
 }
 
 /// The type that a flag names.
@@ -123,13 +129,17 @@ pub(crate) fn announce(engine: &Engine) {
     let kind = checkpoint.config().architecture().unwrap_or("unknown architecture");
     let memory = match model.network() {
         Some(network) => format!(
-            "weights {} mapped and {} copied, cache {} ({}/{}), buffers {}",
+            "weights {} mapped and {} copied, cache {} ({}/{}), buffers {}; \
+             kernels: {} compiled, {} from the cache, in {:.3} s",
             bytes(network.weights().adopted_bytes),
             bytes(network.weights().copied_bytes),
             bytes(network.state_bytes()),
             options.keys,
             options.values,
             bytes(network.buffer_bytes()),
+            network.compiled.emitted,
+            network.compiled.cached,
+            network.compiled.time.as_secs_f64(),
         ),
         None => format!("weights {}", bytes(checkpoint.total_bytes())),
     };

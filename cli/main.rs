@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod chat;
+mod doctor;
 mod failure;
 mod inspect;
 mod interrupt;
@@ -10,6 +11,7 @@ mod load;
 mod run;
 mod sampling;
 mod terminal;
+mod tokenize;
 mod verify;
 
 use clap::{CommandFactory, Parser};
@@ -39,7 +41,8 @@ fn execute(command: &Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench::bench(args),
         Command::Inspect(args) => inspect::inspect(args),
         Command::Completions { shell } => completions(*shell),
-        _ => unreachable!(),
+        Command::Tokenize(args) => tokenize::tokenize(args),
+        Command::Doctor(args) => doctor::doctor(args),
     }
 }
 

@@ -19,6 +19,7 @@ pub mod cache;
 pub mod code;
 pub mod device;
 mod error;
+pub mod machine;
 pub mod memory;
 pub mod network;
 mod os;
