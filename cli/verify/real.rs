@@ -3,6 +3,8 @@
 //! Engines that compute in float32 agree to about 1e-3 on such logits, so a step whose two best tokens are
 //! nearer than [`UNDECIDED`] may go either way: from there on the reference's own tokens are fed.
 
+use jtllm_models::chat::Message;
+use jtllm_models::{Language, LoadError};
 use jtllm_serve::Engine;
 use serde_json::Value;
 
@@ -26,6 +28,9 @@ pub(super) fn checks(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<C
     }
     let mut engine = engine(args, context, false)?;
     let mut checks = Vec::new();
+    if !golden.list(&json["chat"]).is_empty() {
+        checks.push(prompts(golden, &engine)?);
+    }
     for list in lists {
         for (number, prompt) in golden.list(&json[list]).iter().enumerate() {
             let name = format!("{list} {number}");
@@ -34,6 +39,22 @@ pub(super) fn checks(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<C
         }
     }
     Ok(checks)
+}
+
+/// Each conversation as the model's own template and vocabulary write it.
+fn prompts(golden: &Golden, engine: &Engine) -> anyhow::Result<Check> {
+    let language = Language::of(engine.model().checkpoint())?;
+    let chats = golden.list(&golden.json()["chat"]);
+    let mut agree = 0;
+    for chat in chats {
+        let message = |value: &Value| -> Result<Message, LoadError> {
+            let part = |field: &str| golden.text(&format!("chat.messages.{field}"), &value[field]);
+            Ok(Message::new(part("role")?, part("content")?))
+        };
+        let messages = golden.list(&chat["messages"]).iter().map(message).collect::<Result<Vec<_>, _>>()?;
+        agree += usize::from(language.chat(&messages)? == golden.ids("input_ids", &chat["input_ids"])?);
+    }
+    Ok(Check::tokens("chat: prompts", agree, chats.len()))
 }
 
 /// The likeliest token after each position of the prompt, and the logits after the last.
