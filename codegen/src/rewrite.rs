@@ -6,7 +6,7 @@
 use jtllm_ir::graph::axes;
 use jtllm_ir::{Expr, Graph, Monoid, Node, Op, ScalarOp};
 
-use crate::access::{read_coordinates, spans};
+use crate::access::{read_coordinates, spans, visit_reads};
 
 /// Applies every rewrite wherever it fits.
 pub fn rewrite(graph: &Graph) -> Graph {
@@ -42,6 +42,10 @@ fn split_blocks(graph: &mut Graph, sum: Node) -> Option<Node> {
     let depth = space[last].as_int()?;
     let mut factors = Vec::new();
     product_factors(graph, x, &axes(&space), &mut factors);
+    // Only weights have formats; the rows of a packed embedding are summed as they are.
+    if !factors.iter().any(|factor| reads_weight(graph, factor)) {
+        return None;
+    }
     let block = block_of(graph, &factors, last as u16, depth)?;
     let (constant, inner): (Vec<Factor>, Vec<Factor>) =
         factors.into_iter().partition(|factor| constant_in_block(graph, factor, last as u16, block, depth));
@@ -64,13 +68,43 @@ fn split_blocks(graph: &mut Graph, sum: Node) -> Option<Node> {
     Some(graph.reduce(Monoid::Add, scaled, &[last]))
 }
 
-/// Takes a product apart, through views that only move.
+fn reads_weight(graph: &Graph, factor: &Factor) -> bool {
+    let mut found = false;
+    visit_reads(graph, factor.node, &factor.at, &|_| false, &mut |node, _| {
+        found |= matches!(graph.op(node), Op::Weight { .. });
+    });
+    found
+}
+
+/// Takes a product apart. Its weights' side comes apart into all its factors, through views that only
+/// move; what is computed anew each pass (a norm's output, say) stays whole.
 fn product_factors(graph: &Graph, node: Node, at: &[Expr], factors: &mut Vec<Factor>) {
+    let Op::Map { op: ScalarOp::Mul, xs } = graph.op(node) else { return };
+    for x in xs {
+        match is_fixed(graph, *x) {
+            true => fixed_factors(graph, *x, at, factors),
+            false => factors.push(Factor { node: *x, at: at.to_vec() }),
+        }
+    }
+}
+
+/// Whether a value is made of weights and constants alone.
+fn is_fixed(graph: &Graph, node: Node) -> bool {
     match graph.op(node) {
-        Op::Map { op: ScalarOp::Mul, xs } => xs.iter().for_each(|x| product_factors(graph, *x, at, factors)),
+        Op::Weight { .. } | Op::Const(_) => true,
+        Op::Index { extras, .. } => extras.is_empty(),
+        Op::Map { xs, .. } => xs.iter().all(|x| is_fixed(graph, *x)),
+        Op::View { x, extras, .. } => extras.is_empty() && is_fixed(graph, *x),
+        _ => false,
+    }
+}
+
+fn fixed_factors(graph: &Graph, node: Node, at: &[Expr], factors: &mut Vec<Factor>) {
+    match graph.op(node) {
+        Op::Map { op: ScalarOp::Mul, xs } => xs.iter().for_each(|x| fixed_factors(graph, *x, at, factors)),
         Op::View { x, at: inner, ok: None, extras } if extras.is_empty() => {
             let inner: Vec<Expr> = inner.iter().map(|e| e.at(at)).collect();
-            product_factors(graph, *x, &inner, factors);
+            fixed_factors(graph, *x, &inner, factors);
         }
         _ => factors.push(Factor { node, at: at.to_vec() }),
     }

@@ -295,3 +295,22 @@ fn packed_tables_are_gathered_by_row() {
         case.check();
     }
 }
+
+#[test]
+fn a_packed_embedding_feeds_a_norm_and_a_product() {
+    let mut case = Case::new("embedding, norm, product");
+    let format = Format::find("q8_0").unwrap();
+    let table = case.weight(format, "table", &[50, 64]);
+    let ids = case.ints("ids", &[int(2)], &[2], (0, int(50)), vec![7, 49]);
+    let x = case.graph.view(table, &[int(2), int(64)], &[ids], |c| vec![c.extra(0, &[c.axis(0)]), c.axis(1)]);
+    let weight = case.weight(Format::find("f32").unwrap(), "norm", &[64]);
+    let normal = rms_norm(&mut case.graph, x, weight, 1e-5);
+    let w = case.weight(format, "w", &[64, 64]);
+    let y = linear(&mut case.graph, normal, w, None);
+    let y = build::add(&mut case.graph, y, x);
+    case.graph.output("y", y);
+    let compilation = compiled(&case.graph, &Caps::vector(4));
+    let names: Vec<&str> = compilation.partition.regions.iter().map(|r| r.work.name()).collect();
+    assert_eq!(names, ["pointwise", "rows", "gemv"]);
+    case.check();
+}

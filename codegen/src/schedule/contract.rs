@@ -179,7 +179,8 @@ fn levels(lower: &Lower<'_>, sum: &Sum, depth: i64) -> Vec<i64> {
     let mut levels = Vec::new();
     let mut outer = depth;
     for span in spans(&coordinates, shape.len() as u16 - 1) {
-        if span < outer && outer % span == 0 {
+        // Once what is left is short enough it is written out, so that shifts are by constants.
+        if outer > UNROLL_MAX && span < outer && outer % span == 0 {
             levels.push(span);
             outer = span;
         }
@@ -258,7 +259,8 @@ fn multiply(lower: &mut Lower<'_>, sum: &Sum, places: &[Vec<Vec<Expr>>], cells: 
         let left = lower.value(sum.left, &[row[0].as_slice(), k].concat());
         for (right, cell) in right.iter().zip(cells) {
             let before = lower.b.get(*cell);
-            let after = lower.b.scalar(ScalarOp::Fma, &[left, *right, before]);
+            // The weight first: it is used up here, and two-address machines overwrite the first operand.
+            let after = lower.b.scalar(ScalarOp::Fma, &[*right, left, before]);
             lower.b.set(*cell, after);
         }
     }
