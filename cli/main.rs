@@ -1,2 +1,62 @@
 //! The `jtllm` binary.
-fn main() {}
+
+mod args;
+mod bench;
+mod chat;
+mod doctor;
+mod failure;
+mod inspect;
+mod interrupt;
+mod load;
+mod run;
+mod sampling;
+mod terminal;
+mod tokenize;
+mod verify;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Command, Line};
+use terminal::{Style, say};
+
+fn main() {
+    let status = match Line::try_parse_from(args::respelled(std::env::args_os())) {
+        Ok(line) => match execute(&line.command) {
+            Ok(()) => 0,
+            Err(error) => fail(&error),
+        },
+        Err(refusal) => {
+            // Help and version are no refusals; a closed stream is none of our business.
+            let _lost = refusal.print();
+            refusal.exit_code()
+        }
+    };
+    std::process::exit(status);
+}
+
+fn execute(command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(args) => run::run(args),
+        Command::Verify(args) => verify::verify(args),
+        Command::Bench(args) => bench::bench(args),
+        Command::Inspect(args) => inspect::inspect(args),
+        Command::Completions { shell } => completions(*shell),
+        Command::Tokenize(args) => tokenize::tokenize(args),
+        Command::Doctor(args) => doctor::doctor(args),
+    }
+}
+
+/// Says why, unless nobody is to be told, and gives the exit status.
+fn fail(error: &anyhow::Error) -> i32 {
+    let status = failure::exit_status(error);
+    if status != 0 && status != failure::INTERRUPTED {
+        say(Style::Alarm, format_args!("error: {error:#}"));
+    }
+    status
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Line::command(), "jtllm", &mut script);
+    terminal::print(&String::from_utf8(script)?)
+}

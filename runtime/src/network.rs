@@ -202,6 +202,14 @@ impl Network {
         Ok(())
     }
 
+    /// Makes the plans that one sequence needs: for its prompt and for decoding.
+    pub fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
+        self.prepare(Part::Body, Bucket::Many, locate)?;
+        self.prepare(Part::Body, Bucket::Fixed(1), locate)?;
+        self.hand_over(Bucket::Fixed(1))?;
+        self.prepare(Part::Head, Bucket::Fixed(1), locate)
+    }
+
     /// The head reads its rows where the last body left them: in one buffer, copied there after each body.
     fn shared(&mut self, part: Part) -> Result<HashMap<String, Span>, Error> {
         let mut shared = HashMap::new();

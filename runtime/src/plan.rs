@@ -141,6 +141,11 @@ impl Plan {
         self.steps.len()
     }
 
+    /// What a launch's parameters are bound to.
+    pub fn spans(&self, step: usize) -> &[Span] {
+        self.steps.get(step).map_or(&[], |step| &step.args)
+    }
+
     /// Runs all steps with these sizes.
     pub fn run(&self, device: &dyn Device, sizes: &Sizes, trace: Option<&mut Trace>) -> Result<(), Error> {
         let mut block = [0u8; SYMBOL_BLOCK as usize];

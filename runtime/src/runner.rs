@@ -16,6 +16,9 @@ pub trait Runner: Send {
         trace: Option<&mut Trace>,
     ) -> Result<Vec<f32>, Error>;
 
+    /// Does now what the first passes of one sequence would do first: compiles, and reads the weights.
+    fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error>;
+
     /// The named output of the last pass (a tap), for its first `rows` rows.
     fn tap(&mut self, name: &str, rows: usize) -> Result<Vec<f32>, Error>;
 
@@ -36,6 +39,10 @@ impl Runner for Network {
         Network::pass(self, batch, locate, trace)
     }
 
+    fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
+        Network::ready(self, locate)
+    }
+
     fn tap(&mut self, name: &str, rows: usize) -> Result<Vec<f32>, Error> {
         Network::tap(self, name, rows)
     }
@@ -52,6 +59,11 @@ impl Runner for Network {
 impl Runner for Reference {
     fn pass(&mut self, batch: &Batch, locate: &Locate<'_>, _: Option<&mut Trace>) -> Result<Vec<f32>, Error> {
         Reference::pass(self, batch, locate)
+    }
+
+    /// Nothing is compiled here, and weights are read when a graph asks for them.
+    fn ready(&mut self, _: &Locate<'_>) -> Result<(), Error> {
+        Ok(())
     }
 
     fn tap(&mut self, name: &str, rows: usize) -> Result<Vec<f32>, Error> {

@@ -183,6 +183,13 @@ impl Model {
         self.runner.pages()
     }
 
+    /// Compiles and reads now what the first passes of one sequence need.
+    pub fn ready(&mut self) -> Result<(), EngineError> {
+        let checkpoint = self.checkpoint.clone();
+        let locate = move |name: &str| checkpoint.tensor(name).and_then(source);
+        Ok(self.runner.ready(&locate)?)
+    }
+
     /// Runs one pass and gives the wanted rows' logits, one after another.
     pub fn pass(&mut self, batch: &Batch, trace: Option<&mut Trace>) -> Result<Vec<f32>, EngineError> {
         let checkpoint = self.checkpoint.clone();

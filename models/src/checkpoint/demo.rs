@@ -23,12 +23,16 @@ const SIDE_FILES: &[(&str, &[u8])] = embedded![
 
 const CONFIG: &[u8] = include_bytes!("../../demo/config.json");
 const GENERATION: &[u8] = include_bytes!("../../demo/generation_config.json");
-const WEIGHTS: &[u8] = include_bytes!("../../demo/model.safetensors");
+/// Aligned as a mapped file is, so that kernels can read the weights where they lie.
+static WEIGHTS: &Aligned<[u8]> = &Aligned(*include_bytes!("../../demo/model.safetensors"));
+
+#[repr(C, align(4096))]
+struct Aligned<T: ?Sized>(T);
 
 pub(super) fn open() -> Result<Checkpoint, LoadError> {
     let config = Config::from_json(CONFIG, Path::new("demo/config.json"))?
         .with_generation(GENERATION, Path::new("demo/generation_config.json"))?;
-    let storage = Arc::new(Storage::embedded("demo/model.safetensors", WEIGHTS));
+    let storage = Arc::new(Storage::embedded("demo/model.safetensors", &WEIGHTS.0));
     let weights = open::safetensors_file(storage)?;
     Ok(Checkpoint::new(Path::new("demo"), SideFiles::Embedded(SIDE_FILES), config, weights))
 }

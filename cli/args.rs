@@ -1,0 +1,383 @@
+//! What the command line may say. Flags have llama.cpp's names.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Runs large language models from one binary, in the memory you have.
+#[derive(Parser, Debug)]
+#[command(name = "jtllm", version, about, max_term_width = 100, disable_help_subcommand = true)]
+pub(crate) struct Line {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Answer a prompt, or chat
+    Run(Box<RunArgs>),
+    /// Compare a model with the stored outputs of its reference implementation
+    Verify(VerifyArgs),
+    /// Measure speed, as llama-bench does
+    Bench(BenchArgs),
+    /// Show what a model is compiled to
+    Inspect(InspectArgs),
+    /// Show the tokens of a text
+    Tokenize(TokenizeArgs),
+    /// Say what this machine has and what jtllm uses of it
+    Doctor(DoctorArgs),
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackendName {
+    /// Machine code on the processor
+    Cpu,
+    /// The interpreter of kernels
+    Interp,
+    /// The interpreter of graphs
+    Graph,
+}
+
+/// The type of cached keys or values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CacheType {
+    F32,
+    F16,
+    Bf16,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// A folder, a .gguf file or a name; without it the built-in demo model answers
+    pub(crate) model: Option<String>,
+    /// The same as MODEL
+    #[arg(short = 'm', long = "model", value_name = "MODEL", conflicts_with = "model")]
+    pub(crate) model_flag: Option<String>,
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+    #[command(flatten)]
+    pub(crate) answer: AnswerArgs,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Prompt")]
+pub(crate) struct PromptArgs {
+    /// The prompt; without it a chat begins, or a pipe's text is the prompt
+    #[arg(short, long)]
+    pub(crate) prompt: Option<String>,
+    /// Read the prompt from a file
+    #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
+    pub(crate) file: Option<PathBuf>,
+    /// What the model is told before the conversation [also: -sys]
+    #[arg(long = "system-prompt", visible_alias = "system", value_name = "TEXT", conflicts_with = "raw")]
+    pub(crate) system: Option<String>,
+    /// Take the prompt as it stands: no chat template; special tokens in it are special
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Use a built-in chat template
+    #[arg(long, value_name = "NAME", conflicts_with = "raw")]
+    pub(crate) chat_template: Option<String>,
+    /// Use the chat template in a file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["raw", "chat_template"])]
+    pub(crate) chat_template_file: Option<PathBuf>,
+    /// Chat: leave after the first answer [also: -st]
+    #[arg(long)]
+    pub(crate) single_turn: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Answer")]
+pub(crate) struct AnswerArgs {
+    /// The most tokens of an answer; -1: until the context is full
+    #[arg(
+        short = 'n',
+        long,
+        visible_aliases = ["n-predict", "max-new-tokens"],
+        value_name = "N",
+        default_value_t = -1,
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i64).range(-1..)
+    )]
+    pub(crate) predict: i64,
+    /// End the answer before this text; may be given several times
+    #[arg(short = 'r', long, visible_alias = "stop", value_name = "TEXT")]
+    pub(crate) reverse_prompt: Vec<String>,
+    /// Do not stop at the tokens that end an answer
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+    /// When the context is full, drop its older half and go on
+    #[arg(long)]
+    pub(crate) context_shift: bool,
+    /// Tokens of the start that a shift keeps
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "context_shift")]
+    pub(crate) keep: usize,
+    /// Print one JSON object: text, token ids, why it ended, times, sampling
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Machine")]
+pub(crate) struct MachineArgs {
+    /// Positions of the context; 0: as many as the model was made for
+    #[arg(short, long, value_name = "N")]
+    pub(crate) ctx_size: Option<usize>,
+    /// Threads [default: one for each core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// What computes
+    #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+    pub(crate) backend: BackendName,
+    /// The type in which keys are kept [also: -ctk]
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = CacheType::F16)]
+    pub(crate) cache_type_k: CacheType,
+    /// The type in which values are kept [also: -ctv]
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = CacheType::F16)]
+    pub(crate) cache_type_v: CacheType,
+}
+
+/// Each left out takes the model's recommendation, else the default in brackets.
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Sampling (default: the model's own, else the value in brackets)")]
+pub(crate) struct SamplingArgs {
+    /// Divides the logits; 0: always the likeliest token [0.8]
+    #[arg(long, visible_alias = "temperature", value_name = "T", allow_negative_numbers = true)]
+    pub(crate) temp: Option<f32>,
+    /// Keep this many of the likeliest tokens; 0: all [40]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) top_k: Option<i32>,
+    /// Keep the likeliest tokens that together reach this probability [0.95]
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f32>,
+    /// Keep tokens at least this likely, relative to the likeliest [0.05]
+    #[arg(long, value_name = "P")]
+    pub(crate) min_p: Option<f32>,
+    /// Keep the tokens of most typical surprise; 1: all [1]
+    #[arg(long, visible_alias = "typical-p", value_name = "P")]
+    pub(crate) typical: Option<f32>,
+    /// Drop tokens this many standard deviations below the likeliest; -1: none [-1]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) top_n_sigma: Option<f32>,
+    /// Divides the logits of recent tokens; 1: off [1]
+    #[arg(long, visible_alias = "repetition-penalty", value_name = "X")]
+    pub(crate) repeat_penalty: Option<f32>,
+    /// How many tokens are recent; -1: all [64]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) repeat_last_n: Option<i32>,
+    /// Taken off the logit of each recent token [0]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) presence_penalty: Option<f32>,
+    /// Taken off for each time that it occurred [0]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) frequency_penalty: Option<f32>,
+    /// Scale of the penalty for repeated sequences; 0: off [0]
+    #[arg(long, value_name = "X")]
+    pub(crate) dry_multiplier: Option<f32>,
+    /// How fast that penalty grows [1.75]
+    #[arg(long, value_name = "X")]
+    pub(crate) dry_base: Option<f32>,
+    /// Repetitions shorter than this are free [2]
+    #[arg(long, value_name = "N")]
+    pub(crate) dry_allowed_length: Option<u32>,
+    /// How far back repetitions are looked for; -1: everywhere [64]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) dry_penalty_last_n: Option<i32>,
+    /// Repetitions do not reach across this text; `none`: across anything; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) dry_sequence_breaker: Vec<String>,
+    /// Chance of dropping all likely tokens but the least [0]
+    #[arg(long, value_name = "P")]
+    pub(crate) xtc_probability: Option<f32>,
+    /// Which tokens are likely for that [0.1]
+    #[arg(long, value_name = "P")]
+    pub(crate) xtc_threshold: Option<f32>,
+    /// Aim at a surprise instead of cutting: version 1 or 2; 0: off [0]
+    #[arg(long, value_name = "N")]
+    pub(crate) mirostat: Option<u8>,
+    /// The surprise aimed at, in bits [5]
+    #[arg(long, value_name = "X")]
+    pub(crate) mirostat_ent: Option<f32>,
+    /// How fast it is learnt [0.1]
+    #[arg(long, value_name = "X")]
+    pub(crate) mirostat_lr: Option<f32>,
+    /// Change a token's logit: ID+BIAS, ID-BIAS or ID-inf; may be given several times
+    #[arg(short, long, value_name = "ID+BIAS", value_parser = logit_bias)]
+    pub(crate) logit_bias: Vec<(u32, f32)>,
+    /// Makes sampling repeatable [drawn, and shown]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    pub(crate) seed: Option<i64>,
+    /// The stages and their order [penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature]
+    #[arg(long, value_name = "LIST")]
+    pub(crate) samplers: Option<String>,
+}
+
+/// `15043+1.5`, `15043-1`, `15043-inf`.
+fn logit_bias(text: &str) -> Result<(u32, f32), String> {
+    let expected = || "expected a token id, + or -, and a number or inf".to_owned();
+    let at = text.find(['+', '-']).ok_or_else(expected)?;
+    let id = text[..at].parse().map_err(|_| expected())?;
+    let bias: f32 = text[at..].parse().map_err(|_| expected())?;
+    match bias.is_nan() || bias == f32::INFINITY {
+        true => Err(expected()),
+        false => Ok((id, bias)),
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArgs {
+    /// The folder with golden.json
+    pub(crate) folder: PathBuf,
+    /// The model, where it is not in that folder
+    #[arg(short, long)]
+    pub(crate) model: Option<String>,
+    /// What computes
+    #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+    pub(crate) backend: BackendName,
+    /// What kernels are scheduled for, with --backend interp
+    #[arg(long, value_enum, default_value_t = CapsName::Vector4)]
+    pub(crate) caps: CapsName,
+    /// Threads [default: one for each core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What the interpreter of kernels pretends to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CapsName {
+    Vector4,
+    Vector8,
+    Vector16,
+    Threads32,
+    Threads128,
+}
+
+/// How a table is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    Md,
+    Json,
+    Jsonl,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchArgs {
+    /// A folder, a .gguf file or a name; without it the built-in demo model runs
+    pub(crate) model: Option<String>,
+    /// Tokens of the prompt; 0: no such test
+    #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
+    pub(crate) n_prompt: usize,
+    /// Tokens to generate; 0: no such test
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
+    pub(crate) n_gen: usize,
+    /// How often each test runs
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) repetitions: u32,
+    /// Threads [default: one for each core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// The type in which keys are kept [also: -ctk]
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = CacheType::F16)]
+    pub(crate) cache_type_k: CacheType,
+    /// The type in which values are kept [also: -ctv]
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = CacheType::F16)]
+    pub(crate) cache_type_v: CacheType,
+    /// How results are printed
+    #[arg(short, long, value_enum, default_value_t = Form::Md)]
+    pub(crate) output: Form,
+    /// Print the time and the bytes of each kernel too
+    #[arg(long)]
+    pub(crate) kernels: bool,
+}
+
+/// What is shown of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Stage {
+    /// Nodes and their shapes
+    Graph,
+    /// Which nodes share a kernel
+    Regions,
+    /// The loops of each kernel
+    Kernels,
+    /// Launches and buffers
+    Plan,
+}
+
+/// How many rows a plan is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RowsName {
+    /// Decoding: one
+    One,
+    /// Prompts: a multiple of 16
+    Many,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InspectArgs {
+    /// A folder, a .gguf file or a name; `demo` is the built-in model
+    pub(crate) model: String,
+    /// What to show
+    #[arg(value_enum, default_value_t = Stage::Plan)]
+    pub(crate) stage: Stage,
+    /// For how many rows
+    #[arg(long, value_enum, default_value_t = RowsName::One)]
+    pub(crate) rows: RowsName,
+    /// With kernels: the bytes of their machine code too
+    #[arg(long)]
+    pub(crate) code: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TokenizeArgs {
+    /// A folder, a .gguf file or a name; `demo` is the built-in model
+    pub(crate) model: String,
+    /// The text; without it stdin is read
+    pub(crate) text: Option<String>,
+    /// Print the ids alone, as a JSON list
+    #[arg(long)]
+    pub(crate) ids: bool,
+    /// Take special tokens in the text for plain characters
+    #[arg(long)]
+    pub(crate) no_parse_special: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Flags of several letters after one dash, as llama.cpp spells them, and their long names.
+const SPELLINGS: [(&str, &str); 4] = [
+    ("-ctk", "--cache-type-k"),
+    ("-ctv", "--cache-type-v"),
+    ("-sys", "--system-prompt"),
+    ("-st", "--single-turn"),
+];
+
+/// The arguments with llama.cpp's spellings replaced; what follows `--` stays.
+pub(crate) fn respelled(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut open = true;
+    let replace = |argument: OsString| {
+        open &= argument != "--";
+        let found = SPELLINGS.iter().find(|(short, _)| open && argument == *short);
+        found.map_or(argument, |(_, long)| OsString::from(long))
+    };
+    arguments.map(replace).collect()
+}

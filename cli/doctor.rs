@@ -1,0 +1,148 @@
+//! `jtllm doctor`: what this machine has, what jtllm uses of it, and why not the rest.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use jtllm_runtime::cache::{KernelCache, Status};
+use jtllm_runtime::codegen::emit::cranelift::Cranelift;
+use jtllm_runtime::codegen::target::Target;
+use jtllm_runtime::machine::Machine;
+use serde_json::{Value, json};
+
+use crate::args::DoctorArgs;
+use crate::load;
+use crate::terminal::{bytes, print, print_json};
+
+/// The kernel cache on disk.
+struct Cache {
+    folder: Option<PathBuf>,
+    entries: u64,
+    bytes: u64,
+    /// Why nothing is kept, if so.
+    fault: Option<String>,
+}
+
+/// One way to compute.
+struct Way {
+    name: &'static str,
+    usable: bool,
+    /// What it is, or why it cannot be used.
+    why: String,
+}
+
+/// Prints all that is known.
+pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
+    let machine = Machine::probe();
+    let (cache, ways) = (cache(), ways());
+    match args.json {
+        true => print_json(&report(&machine, &cache, &ways)),
+        false => print(&text(&machine, &cache, &ways)?),
+    }
+}
+
+fn cache() -> Cache {
+    let cache = KernelCache::open(None);
+    let (folder, fault) = match cache.status() {
+        Status::On(folder) => (Some(folder.clone()), None),
+        Status::Off(why) => (None, Some(why.clone())),
+    };
+    match cache.size() {
+        Ok(size) => Cache { folder, entries: size.entries, bytes: size.bytes, fault },
+        Err(error) => Cache { folder, entries: 0, bytes: 0, fault: Some(error.to_string()) },
+    }
+}
+
+fn ways() -> Vec<Way> {
+    let cpu = match Cranelift::host() {
+        Ok(target) => Way {
+            name: "cpu",
+            usable: true,
+            why: format!("{}, {} lanes of 32 bits: {}", target.name(), target.caps().lanes, target.variant()),
+        },
+        Err(error) => Way { name: "cpu", usable: false, why: error.to_string() },
+    };
+    let interpreter = |name, what: &str| Way { name, usable: true, why: format!("{what}: exact and slow") };
+    let absent = |name, what: &str| {
+        let why = format!("{what} kernels are not part of version {}", env!("CARGO_PKG_VERSION"));
+        Way { name, usable: false, why }
+    };
+    vec![
+        cpu,
+        interpreter("interp", "interprets kernels"),
+        interpreter("graph", "interprets graphs"),
+        absent("cuda", "CUDA"),
+        absent("wgpu", "WebGPU"),
+    ]
+}
+
+fn text(machine: &Machine, cache: &Cache, ways: &[Way]) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    let size = |count: Option<u64>| count.map_or("unknown".to_owned(), bytes);
+    writeln!(
+        text,
+        "jtllm {} on {} {}",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::OS,
+        std::env::consts::ARCH
+    )?;
+    writeln!(text, "processor  {}: {}", machine.cpu, machine.features.join(" "))?;
+    let limit = machine.cpu_quota.map_or(String::new(), |limit| format!(", limited to {limit}"));
+    let cores = &machine.cores;
+    let threads = load::threads(None);
+    writeln!(
+        text,
+        "threads    {threads} for {} processors on {} cores{limit}",
+        cores.cpus.len(),
+        cores.physical
+    )?;
+    let memory = &machine.memory;
+    writeln!(text, "memory     {}, {} available", size(memory.total_bytes), size(memory.available_bytes))?;
+    match memory.limit_bytes {
+        Some(limit) => writeln!(text, "limit      {} by control groups", bytes(limit))?,
+        None => writeln!(text, "limit      none by control groups")?,
+    }
+    writeln!(text, "2 MB pages {:?}", machine.huge_pages)?;
+    match (&cache.folder, &cache.fault) {
+        (_, Some(fault)) => writeln!(text, "kernels    not kept: {fault}")?,
+        (folder, None) => {
+            let folder = folder.as_ref().map_or(String::new(), |folder| folder.display().to_string());
+            writeln!(text, "kernels    {} in {folder}, {}", cache.entries, bytes(cache.bytes))?;
+        }
+    }
+    for way in ways {
+        writeln!(
+            text,
+            "backend    {:<6} {:<3} {}",
+            way.name,
+            if way.usable { "yes" } else { "no" },
+            way.why
+        )?;
+    }
+    Ok(text)
+}
+
+fn report(machine: &Machine, cache: &Cache, ways: &[Way]) -> Value {
+    let way = |way: &Way| json!({ "name": way.name, "usable": way.usable, "why": way.why });
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "os": std::env::consts::OS,
+        "architecture": std::env::consts::ARCH,
+        "processor": machine.cpu,
+        "features": machine.features,
+        "processors": machine.cores.cpus,
+        "cores": machine.cores.physical,
+        "processor_limit": machine.cpu_quota,
+        "threads": load::threads(None),
+        "memory": machine.memory.total_bytes,
+        "memory_available": machine.memory.available_bytes,
+        "memory_limit": machine.memory.limit_bytes,
+        "huge_pages": format!("{:?}", machine.huge_pages),
+        "kernel_cache": {
+            "folder": cache.folder,
+            "entries": cache.entries,
+            "bytes": cache.bytes,
+            "fault": cache.fault,
+        },
+        "backends": ways.iter().map(way).collect::<Vec<Value>>(),
+    })
+}

@@ -1,0 +1,201 @@
+//! `jtllm inspect`: what a model becomes on its way from graph to machine code.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write;
+
+use anyhow::{Context, anyhow};
+use jtllm_runtime::codegen::region::{Contraction, Region, Work};
+use jtllm_runtime::codegen::schedule::Argument;
+use jtllm_runtime::codegen::{Compilation, Step};
+use jtllm_runtime::ir::DType;
+use jtllm_runtime::network::{Bucket, Network, Part};
+use jtllm_runtime::plan::Plan;
+use jtllm_serve::{Backend, LoadOptions, Model};
+
+use crate::args::{InspectArgs, RowsName, Stage};
+use crate::load;
+use crate::terminal::{bytes, print};
+
+/// Bytes of machine code on a line.
+const LINE: usize = 32;
+
+/// Prints a stage of both of a model's graphs.
+pub(crate) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
+    let checkpoint = load::checkpoint(Some(&args.model))?;
+    let positions = jtllm_models::arch::read(checkpoint.config())?.positions();
+    let options = LoadOptions {
+        backend: Backend::Cpu,
+        threads: 1,
+        context: positions.min(512),
+        keys: DType::F16,
+        values: DType::F16,
+        taps: false,
+        sequences: 1,
+    };
+    let mut model = Model::load(checkpoint, options, load::kernel_cache())?;
+    model.ready()?;
+    let network = model.network().context("the processor runs kernels")?;
+    let body = match args.rows {
+        RowsName::One => Bucket::Fixed(1),
+        RowsName::Many => Bucket::Many,
+    };
+    let mut text = String::new();
+    let mut distinct = HashSet::new();
+    for (part, bucket) in [(Part::Body, body), (Part::Head, Bucket::Fixed(1))] {
+        let plan = network.plan(part, bucket).ok_or_else(|| anyhow!("there is no plan of the {part:?}"))?;
+        writeln!(text, "# {}", title(part, bucket))?;
+        match args.stage {
+            Stage::Graph => write!(text, "{}", plan.compilation.graph)?,
+            Stage::Regions => regions(&mut text, &plan.compilation)?,
+            Stage::Kernels => kernels(&mut text, network, &plan.compilation, args.code)?,
+            Stage::Plan => steps(&mut text, plan)?,
+        }
+        distinct.extend(plan.compilation.kernels.iter().map(|kernel| kernel.key("", "")));
+        text.push('\n');
+    }
+    if args.stage == Stage::Plan {
+        writeln!(text, "# {} distinct kernels in both", distinct.len())?;
+    }
+    print(&text)
+}
+
+fn title(part: Part, bucket: Bucket) -> String {
+    let part = match part {
+        Part::Body => "body, from tokens to hidden vectors",
+        Part::Head => "head, from hidden vectors to logits",
+    };
+    match bucket {
+        Bucket::Fixed(1) => format!("{part}: 1 row"),
+        Bucket::Fixed(rows) => format!("{part}: {rows} rows"),
+        Bucket::Many => format!("{part}: a multiple of 16 rows"),
+    }
+}
+
+/// Which nodes of the graph each kernel stores.
+fn regions(text: &mut String, compilation: &Compilation) -> anyhow::Result<()> {
+    for (number, region) in compilation.partition.regions.iter().enumerate() {
+        let space: Vec<String> = region.space.iter().map(ToString::to_string).collect();
+        write!(text, "region {number}: {} over [{}]", region.work.name(), space.join(", "))?;
+        write!(text, "{}", sums(region))?;
+        for root in &region.roots {
+            let graph = &compilation.graph;
+            let shape: Vec<String> = graph.shape(*root).iter().map(ToString::to_string).collect();
+            write!(text, "; stores %{} : {}[{}]", root.0, graph.dtype(*root), shape.join(","))?;
+        }
+        text.push('\n');
+    }
+    Ok(())
+}
+
+/// What is added up: how many sums of how many products.
+fn sums(region: &Region) -> String {
+    let contraction = |c: &Contraction| {
+        let sum = |sum: &jtllm_runtime::codegen::region::Sum| match &sum.blocks {
+            Some(blocks) => format!("{}x{}", blocks.count, sum.depth),
+            None => sum.depth.to_string(),
+        };
+        let depths: Vec<String> = c.sums.iter().map(sum).collect();
+        format!("; sums of {} products", depths.join(", "))
+    };
+    match &region.work {
+        Work::Gemv(c) | Work::Gemm(c) => contraction(c),
+        Work::Rows => format!("; {} reductions", region.reduces.len()),
+        Work::Pointwise | Work::Attend(_) => String::new(),
+    }
+}
+
+/// The loops of each kernel, and on demand its machine code in hexadecimal.
+fn kernels(
+    text: &mut String,
+    network: &Network,
+    compilation: &Compilation,
+    code: bool,
+) -> anyhow::Result<()> {
+    let target = network.device().target();
+    for (number, kernel) in compilation.kernels.iter().enumerate() {
+        let launches = compilation.steps.iter().filter(|step| step.kernel == number).count();
+        writeln!(text, "# kernel {number}, {launches} launches a pass")?;
+        writeln!(text, "{kernel}")?;
+        if code {
+            let artifact = target.emit(kernel)?;
+            writeln!(text, "# {} bytes of {} for {}", artifact.bytes.len(), target.name(), target.variant())?;
+            for (line, part) in artifact.bytes.chunks(LINE).enumerate() {
+                write!(text, "{:06x} ", line * LINE)?;
+                part.iter().try_for_each(|byte| write!(text, " {byte:02x}"))?;
+                text.push('\n');
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The launches of a pass with their buffers, and how many there are.
+fn steps(text: &mut String, plan: &Plan) -> anyhow::Result<()> {
+    let compilation = &plan.compilation;
+    for (number, step) in compilation.steps.iter().enumerate() {
+        let work = compilation.partition.regions[step.region].work.name();
+        let grid: Vec<String> =
+            compilation.kernels[step.kernel].grid.iter().map(ToString::to_string).collect();
+        write!(text, "{number:>4} kernel {:<3} {work:<10} groups [{}]:", step.kernel, grid.join(", "))?;
+        for (argument, span) in step.arguments.iter().zip(plan.spans(number)) {
+            let place = match argument {
+                Argument::Weight(name) => format!("weight {name}"),
+                Argument::State(name) => format!("state {name}"),
+                Argument::Input(name) => format!("input {name}"),
+                Argument::Const(node) => format!("constant %{}", node.0),
+                Argument::Value(node) => format!("%{} at {}", node.0, span.offset),
+            };
+            write!(text, " {place} ({});", bytes(span.len))?;
+        }
+        text.push('\n');
+    }
+    for gather in plan.gathers() {
+        writeln!(
+            text,
+            "# rows {} of {} are copied to {} before the pass",
+            gather.ids, gather.weight, gather.input
+        )?;
+    }
+    writeln!(
+        text,
+        "# {} launches of {} distinct kernels; arena {} bytes, inputs, outputs and constants {} bytes",
+        plan.step_count(),
+        compilation.kernels.len(),
+        plan.arena_bytes,
+        plan.fixed_bytes,
+    )?;
+    let layers = launches_of_layers(&compilation.steps);
+    if let Some(most) = layers.values().max() {
+        writeln!(text, "# {} layers of at most {most} launches each", layers.len())?;
+    }
+    Ok(())
+}
+
+/// How many launches each layer takes. A launch belongs to the layer whose weights or states it binds; one
+/// that binds none belongs with the launch before it.
+fn launches_of_layers(steps: &[Step]) -> BTreeMap<usize, usize> {
+    let mut launches = BTreeMap::new();
+    let mut current = None;
+    for step in steps {
+        let names = step.arguments.iter().filter_map(|argument| match argument {
+            Argument::Weight(name) | Argument::State(name) => Some(name),
+            _ => None,
+        });
+        let mut names = names.peekable();
+        if names.peek().is_some() {
+            current = names.find_map(|name| layer(name));
+        }
+        if let Some(layer) = current {
+            *launches.entry(layer).or_default() += 1;
+        }
+    }
+    launches
+}
+
+/// The first number in a name, as in `model.layers.3.mlp.up_proj.weight` and in `k3`.
+fn layer(name: &str) -> Option<usize> {
+    let start = name.find(|c: char| c.is_ascii_digit())?;
+    let digits = &name[start..];
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    digits[..end].parse().ok()
+}

@@ -1,0 +1,242 @@
+//! `jtllm run`: one answer.
+
+use std::io::{IsTerminal, Read};
+use std::ops::ControlFlow;
+
+use anyhow::Context;
+use jtllm_models::chat::Message;
+use jtllm_models::sample::{Sampler, Sampling};
+use jtllm_models::tokenizer::Special;
+use jtllm_models::{Language, LoadError};
+use jtllm_serve::{Answer, Engine, EngineError, Finish, Request, Timings};
+use serde_json::{Value, json};
+
+use crate::args::{AnswerArgs, PromptArgs, RunArgs};
+use crate::failure::{Interrupted, OutputClosed, Usage};
+use crate::terminal::{Style, print, print_json, say};
+use crate::{chat, interrupt, load, sampling};
+
+/// A model with its words, ready to answer.
+pub(crate) struct Speaker {
+    pub(crate) engine: Engine,
+    pub(crate) language: Language,
+    sampling: Sampling,
+}
+
+/// Answers one prompt, or hands over to the chat.
+pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
+    let prompt = given_prompt(&args.prompt)?;
+    let chats = prompt.is_none() && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    if chats && args.prompt.raw {
+        return Err(Usage("--raw wants a prompt: a chat needs a chat template".to_owned()).into());
+    }
+    if chats && args.answer.json {
+        return Err(Usage("--json wants a prompt: it prints one answer".to_owned()).into());
+    }
+    interrupt::listen()?;
+    let prompt = match prompt {
+        Some(prompt) => Some(prompt),
+        None if chats => None,
+        None => Some(piped_prompt()?),
+    };
+    if prompt.as_ref().is_some_and(|prompt| prompt.is_empty()) {
+        return Err(Usage("the prompt is empty".to_owned()).into());
+    }
+    let mut speaker = speaker(args)?;
+    load::announce(&speaker.engine);
+    match prompt {
+        Some(prompt) => once(&mut speaker, args, &prompt),
+        None => chat::chat(&mut speaker, args),
+    }
+}
+
+fn given_prompt(args: &PromptArgs) -> anyhow::Result<Option<String>> {
+    match (&args.prompt, &args.file) {
+        (Some(text), _) => Ok(Some(text.clone())),
+        (None, Some(file)) => {
+            let text = std::fs::read_to_string(file);
+            let text = text.map_err(|error| Usage(format!("--file {}: {error}", file.display())))?;
+            Ok(Some(without_last_newline(text)))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+fn piped_prompt() -> anyhow::Result<String> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from stdin")?;
+    Ok(without_last_newline(text))
+}
+
+/// The newline that ends a file is not part of the prompt in it.
+fn without_last_newline(mut text: String) -> String {
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    text
+}
+
+fn speaker(args: &RunArgs) -> anyhow::Result<Speaker> {
+    let name = args.model.as_deref().or(args.model_flag.as_deref());
+    let checkpoint = load::checkpoint(name)?;
+    let mut language = Language::of(&checkpoint)?;
+    if let Some(name) = &args.prompt.chat_template {
+        language.use_named(name).map_err(|error| Usage(format!("--chat-template: {error}")))?;
+    }
+    if let Some(file) = &args.prompt.chat_template_file {
+        let source = std::fs::read_to_string(file);
+        let source =
+            source.map_err(|error| Usage(format!("--chat-template-file {}: {error}", file.display())))?;
+        language.use_source(&source)?;
+    }
+    let sampling = sampling::effective(&args.sampling, &checkpoint.config().generation()?)?;
+    let tokens = language.tokenizer.vocab_size();
+    let model = load::model(checkpoint, &args.machine)?;
+    let rows = model.architecture().vocabulary();
+    if tokens > rows {
+        let file = model.checkpoint().path().to_owned();
+        let what = format!("a tokenizer of {tokens} tokens for a model with embeddings of {rows}");
+        let supported = "the model needs a row for each token".to_owned();
+        return Err(LoadError::Unsupported { file, what, supported }.into());
+    }
+    let engine = Engine::new(model, Some(language.tokenizer.clone()));
+    let speaker = Speaker { engine, language, sampling };
+    speaker.sampler()?;
+    Ok(speaker)
+}
+
+impl Speaker {
+    /// A sampler for one answer; without a seed it draws one.
+    pub(crate) fn sampler(&self) -> Result<Sampler, Usage> {
+        let vocabulary = self.engine.model().architecture().vocabulary();
+        let sampler = Sampler::new(self.sampling.clone(), vocabulary);
+        sampler.map(|s| s.with_breakers(&self.language.tokenizer)).map_err(|error| Usage(error.to_string()))
+    }
+
+    /// What to generate for a prompt.
+    pub(crate) fn request(&self, prompt: Vec<u32>, args: &AnswerArgs) -> Request {
+        Request {
+            prompt,
+            max_tokens: usize::try_from(args.predict).ok(),
+            end_ids: if args.ignore_eos { Vec::new() } else { self.language.end_ids.clone() },
+            stops: args.reverse_prompt.clone(),
+            shift_keep: args.context_shift.then_some(args.keep),
+        }
+    }
+
+    /// The prompt of a conversation that begins with the system prompt, if there is one.
+    pub(crate) fn conversation(&self, system: Option<&str>, turns: &[Message]) -> anyhow::Result<Vec<u32>> {
+        let system = system.map(|text| Message::new("system", text));
+        let messages: Vec<Message> = system.into_iter().chain(turns.iter().cloned()).collect();
+        Ok(self.language.chat(&messages)?)
+    }
+}
+
+/// Generates an answer and shows it as it comes, if `show`. Once nobody reads, it stops.
+pub(crate) fn answer(
+    engine: &mut Engine,
+    request: &Request,
+    sampler: &mut Sampler,
+    show: bool,
+) -> anyhow::Result<Answer> {
+    let mut closed = None;
+    let mut hear = |text: &str, _: u32| {
+        if show && !text.is_empty() && closed.is_none() {
+            closed = print(text).err();
+        }
+        match closed.is_some() || interrupt::stopped() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    };
+    let answer = engine.generate(request, sampler, &mut hear);
+    match closed {
+        Some(error) => Err(error),
+        None => Ok(answer?),
+    }
+}
+
+fn once(speaker: &mut Speaker, args: &RunArgs, prompt: &str) -> anyhow::Result<()> {
+    let ids = if args.prompt.raw {
+        speaker.language.prompt(prompt, Special::Parse)?
+    } else {
+        speaker.conversation(args.prompt.system.as_deref(), &[Message::new("user", prompt)])?
+    };
+    let mut sampler = speaker.sampler()?;
+    let request = speaker.request(ids, &args.answer);
+    let show = !args.answer.json;
+    let answer = interrupt::answering(|| answer(&mut speaker.engine, &request, &mut sampler, show))?;
+    if args.answer.json {
+        let mut report = report(&answer, &request);
+        report["sampling"] = sampling::report(sampler.sampling(), sampler.seed());
+        report["model"] = json!(speaker.engine.model().checkpoint().path().display().to_string());
+        print_json(&report)?;
+    } else {
+        print("\n")?;
+        say(Style::Faint, format_args!("{}", pace(&answer.timings)));
+    }
+    match answer.finish {
+        Finish::Cancelled => Err(Interrupted.into()),
+        Finish::ContextFull => Err(full(&speaker.engine, &request, &answer).into()),
+        _ => Ok(()),
+    }
+}
+
+/// The error of an answer that the context had no room for.
+pub(crate) fn full(engine: &Engine, request: &Request, answer: &Answer) -> EngineError {
+    EngineError::ContextFull { context: engine.context(), need: request.prompt.len() + answer.ids.len() }
+}
+
+fn report(answer: &Answer, request: &Request) -> Value {
+    let (reason, stop) = match answer.finish {
+        Finish::EndOfSequence => ("stop", None),
+        Finish::Stop(at) => ("stop", request.stops.get(at)),
+        Finish::Length => ("length", None),
+        Finish::ContextFull => ("context_full", None),
+        Finish::Cancelled => ("cancelled", None),
+    };
+    let t = &answer.timings;
+    json!({
+        "text": answer.text,
+        "ids": answer.ids,
+        "prompt_ids": request.prompt,
+        "finish_reason": reason,
+        "stop": stop,
+        "timings": {
+            "cache_n": t.cached_tokens,
+            "prompt_n": t.prompt_tokens,
+            "prompt_ms": t.prompt_time.as_secs_f64() * 1e3,
+            "prompt_per_second": rate(t.prompt_tokens, t.prompt_time.as_secs_f64()),
+            "predicted_n": t.answer_tokens,
+            "predicted_ms": t.answer_time.as_secs_f64() * 1e3,
+            "predicted_per_second": rate(t.answer_tokens, t.answer_time.as_secs_f64()),
+        },
+    })
+}
+
+fn rate(tokens: usize, seconds: f64) -> f64 {
+    if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 }
+}
+
+/// One line on how fast it went.
+pub(crate) fn pace(t: &Timings) -> String {
+    let (prompt, answer) = (t.prompt_time.as_secs_f64(), t.answer_time.as_secs_f64());
+    format!(
+        "prompt {} tokens ({} cached) in {:.3} s, {:.1} tokens/s; answer {} tokens in {:.3} s, {:.1} tokens/s",
+        t.prompt_tokens,
+        t.cached_tokens,
+        prompt,
+        rate(t.prompt_tokens, prompt),
+        t.answer_tokens,
+        answer,
+        rate(t.answer_tokens, answer),
+    )
+}
+
+/// Whether an error only means that nobody reads any more.
+pub(crate) fn nobody_reads(error: &anyhow::Error) -> bool {
+    error.is::<OutputClosed>()
+}

@@ -1,0 +1,280 @@
+//! The words of a checkpoint: its tokenizer, its chat template and the tokens that end an answer, wherever
+//! its files keep them.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Map;
+
+use crate::chat::{ChatError, ChatTemplate, Message};
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::gguf::{Metadata, Value};
+use crate::error::LoadError;
+use crate::tokenizer::{GgufVocabulary, Special, Tokenizer, TokenizerConfig, TokenizerError};
+
+/// Special tokens that end an answer in some family, under the names that files give them: a model that
+/// has one may emit it although its configuration names another.
+const ENDS: [&str; 9] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+    "<end_of_turn>",
+    "<|eot|>",
+    "</s>",
+];
+
+/// Why a checkpoint's words could not be read. The text names the checkpoint.
+#[derive(Debug)]
+pub enum LanguageError {
+    /// A file could not be read.
+    Load(LoadError),
+    /// A vocabulary is malformed.
+    Tokenizer {
+        /// The checkpoint.
+        path: String,
+        /// What is wrong.
+        error: TokenizerError,
+    },
+    /// The chat template is malformed.
+    Chat {
+        /// The checkpoint.
+        path: String,
+        /// What is wrong.
+        error: ChatError,
+    },
+    /// No file of the checkpoint holds a vocabulary.
+    NoTokenizer {
+        /// The checkpoint.
+        path: String,
+    },
+}
+
+impl fmt::Display for LanguageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LanguageError::Load(error) => error.fmt(f),
+            LanguageError::Tokenizer { path, error } => write!(f, "{path}: {error}"),
+            LanguageError::Chat { path, error } => write!(f, "{path}: {error}"),
+            LanguageError::NoTokenizer { path } => {
+                write!(
+                    f,
+                    "{path} has no tokenizer: expected tokenizer.json, tokenizer.model or GGUF metadata"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for LanguageError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            LanguageError::Load(error) => Some(error),
+            LanguageError::Tokenizer { error, .. } => Some(error),
+            LanguageError::Chat { error, .. } => Some(error),
+            LanguageError::NoTokenizer { .. } => None,
+        }
+    }
+}
+
+impl From<LoadError> for LanguageError {
+    fn from(error: LoadError) -> Self {
+        LanguageError::Load(error)
+    }
+}
+
+/// Where a chat template came from, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// One of the model's files, or GGUF metadata.
+    File(&'static str),
+    /// A built-in template, chosen by the model's name.
+    Name(String),
+    /// The caller.
+    Given,
+}
+
+/// A tokenizer, a chat template if there is one, and the ends of answers.
+#[derive(Debug)]
+pub struct Language {
+    /// The vocabulary.
+    pub tokenizer: Arc<Tokenizer>,
+    /// How a conversation becomes a prompt, and where that came from.
+    pub template: Option<(ChatTemplate, Origin)>,
+    /// The tokens that end an answer: those of the configuration, and the vocabulary's own.
+    pub end_ids: Vec<u32>,
+    path: String,
+}
+
+impl Language {
+    /// Reads the words of a checkpoint.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Language, LanguageError> {
+        let path = checkpoint.path().display().to_string();
+        let fault = |error| LanguageError::Tokenizer { path: path.clone(), error };
+        let config = match checkpoint.file("tokenizer_config.json")? {
+            Some(bytes) => TokenizerConfig::from_json(&bytes).map_err(fault)?,
+            None => TokenizerConfig::default(),
+        };
+        let tokenizer = tokenizer(checkpoint, &config, &path)?;
+        let end_ids = end_ids(checkpoint, &tokenizer)?;
+        let mut language = Language { tokenizer: Arc::new(tokenizer), template: None, end_ids, path };
+        if let Some((source, origin)) = template_source(checkpoint, &config)? {
+            language.template = Some((language.compile(&source)?, origin));
+        } else if let Some(name) = name_of_template(checkpoint) {
+            let template = language.named(name)?;
+            language.template = Some((template, Origin::Name(name.to_owned())));
+        }
+        Ok(language)
+    }
+
+    /// The text of a token as templates see it.
+    fn text(&self, id: Option<u32>) -> Option<String> {
+        id.and_then(|id| self.tokenizer.token_text(id))
+    }
+
+    fn compile(&self, source: &str) -> Result<ChatTemplate, LanguageError> {
+        let (bos, eos) = (self.text(self.tokenizer.bos()), self.text(self.tokenizer.eos()));
+        ChatTemplate::new(source, bos.as_deref(), eos.as_deref()).map_err(|error| self.fault(error))
+    }
+
+    fn named(&self, name: &str) -> Result<ChatTemplate, LanguageError> {
+        let (bos, eos) = (self.text(self.tokenizer.bos()), self.text(self.tokenizer.eos()));
+        ChatTemplate::named(name, bos.as_deref(), eos.as_deref()).map_err(|error| self.fault(error))
+    }
+
+    fn fault(&self, error: ChatError) -> LanguageError {
+        LanguageError::Chat { path: self.path.clone(), error }
+    }
+
+    /// Uses the built-in template of that name instead.
+    pub fn use_named(&mut self, name: &str) -> Result<(), LanguageError> {
+        self.template = Some((self.named(name)?, Origin::Given));
+        Ok(())
+    }
+
+    /// Uses this template instead.
+    pub fn use_source(&mut self, source: &str) -> Result<(), LanguageError> {
+        self.template = Some((self.compile(source)?, Origin::Given));
+        Ok(())
+    }
+
+    /// The prompt of a conversation. Without a template it is the messages' text, one after another; no
+    /// part of a message becomes a special token.
+    pub fn chat(&self, messages: &[Message]) -> Result<Vec<u32>, LanguageError> {
+        if let Some((template, _)) = &self.template {
+            let encoded = template.encode(&self.tokenizer, messages, true, &Map::new());
+            return encoded.map_err(|error| self.fault(error));
+        }
+        let texts: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
+        self.prompt(&texts.join("\n"), Special::Text)
+    }
+
+    /// The prompt of a text as it stands.
+    pub fn prompt(&self, text: &str, special: Special) -> Result<Vec<u32>, LanguageError> {
+        let encoded = self.tokenizer.encode_prompt(text, special);
+        encoded.map_err(|error| LanguageError::Tokenizer { path: self.path.clone(), error })
+    }
+}
+
+fn tokenizer(
+    checkpoint: &Checkpoint,
+    config: &TokenizerConfig,
+    path: &str,
+) -> Result<Tokenizer, LanguageError> {
+    let read = if let Some(bytes) = checkpoint.file("tokenizer.json")? {
+        Tokenizer::from_json(&bytes).and_then(|tokenizer| tokenizer.with_config(config))
+    } else if let Some(bytes) = checkpoint.file("tokenizer.model")? {
+        Tokenizer::from_sentencepiece(&bytes, config)
+    } else if let Some(metadata) = checkpoint.gguf() {
+        Tokenizer::from_gguf(vocabulary(metadata))
+    } else {
+        return Err(LanguageError::NoTokenizer { path: path.to_owned() });
+    };
+    read.map_err(|error| LanguageError::Tokenizer { path: path.to_owned(), error })
+}
+
+fn vocabulary(metadata: &Metadata) -> GgufVocabulary<'_> {
+    let get = |key: &str| metadata.get(&format!("tokenizer.ggml.{key}"));
+    let text = |key: &str| get(key).and_then(Value::text).unwrap_or_default();
+    let texts = |key: &str| -> Vec<String> {
+        get(key).and_then(Value::texts).map(|all| all.iter().map(str::to_owned).collect()).unwrap_or_default()
+    };
+    let id = |key: &str| get(key).and_then(Value::unsigned).and_then(|id| u32::try_from(id).ok());
+    let flag = |key: &str| get(key).and_then(Value::flag);
+    let types = get("token_type").and_then(Value::integers).unwrap_or_default();
+    GgufVocabulary {
+        model: text("model"),
+        pre: text("pre"),
+        tokens: texts("tokens"),
+        scores: get("scores").and_then(Value::floats).unwrap_or_default().to_vec(),
+        // A number outside the type is no known kind either, and is refused as such.
+        types: types.into_iter().map(|kind| i32::try_from(kind).unwrap_or(i32::MAX)).collect(),
+        merges: texts("merges"),
+        bos: id("bos_token_id"),
+        eos: id("eos_token_id"),
+        unknown: id("unknown_token_id"),
+        add_bos: flag("add_bos_token"),
+        add_eos: flag("add_eos_token"),
+        add_space_prefix: flag("add_space_prefix"),
+    }
+}
+
+fn end_ids(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Result<Vec<u32>, LanguageError> {
+    let mut ids = checkpoint.config().eos_ids()?;
+    let known = ENDS.iter().filter_map(|text| tokenizer.token_id(text));
+    ids.extend(known.filter(|id| tokenizer.is_special(*id)).chain(tokenizer.eos()));
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
+}
+
+/// The template in the model's files: a file of its own, the tokenizer's configuration, GGUF metadata.
+fn template_source(
+    checkpoint: &Checkpoint,
+    config: &TokenizerConfig,
+) -> Result<Option<(String, Origin)>, LanguageError> {
+    const FILE: &str = "chat_template.jinja";
+    if let Some(bytes) = checkpoint.file(FILE)? {
+        let file = checkpoint.path().join(FILE);
+        let text = String::from_utf8(bytes).map_err(|error| {
+            LoadError::header(&file, error.utf8_error().valid_up_to() as u64, "expected UTF-8")
+        })?;
+        return Ok(Some((text, Origin::File(FILE))));
+    }
+    let templates = &config.chat_templates;
+    let default = templates.iter().find(|(name, _)| name == "default").or(templates.first());
+    if let Some((_, source)) = default {
+        return Ok(Some((source.clone(), Origin::File("tokenizer_config.json"))));
+    }
+    let source = checkpoint.gguf().and_then(|metadata| metadata.get("tokenizer.chat_template"));
+    Ok(source.and_then(Value::text).map(|source| (source.to_owned(), Origin::File("GGUF metadata"))))
+}
+
+/// The built-in template for models whose authors published none, by the name that the model goes by.
+fn name_of_template(checkpoint: &Checkpoint) -> Option<&'static str> {
+    let stated = checkpoint.config().optional_text("_name_or_path").ok().flatten().unwrap_or_default();
+    let titled = checkpoint.gguf().and_then(|metadata| metadata.get("general.name")).and_then(Value::text);
+    let last = |text: &str| {
+        let name = Path::new(text).file_name().map(|name| name.to_string_lossy().into_owned());
+        name.unwrap_or_default().to_lowercase()
+    };
+    // In the cache of downloads the folder is named after a revision, and one above it after the model.
+    let path = checkpoint.path();
+    let folders = path.iter().map(|part| part.to_string_lossy().to_lowercase());
+    let cached = folders.filter(|part| part.starts_with("models--")).last().unwrap_or_default();
+    let names =
+        [last(&path.display().to_string()), cached, last(stated), titled.unwrap_or_default().to_lowercase()];
+    let has = |parts: &[&str]| names.iter().any(|name| parts.iter().all(|part| name.contains(part)));
+    let rules: [(&[&str], &str); 6] = [
+        (&["atom", "chat"], "atom-chat"),
+        (&["atom"], "atom"),
+        (&["belle"], "belle"),
+        (&["llama-2", "chat"], "llama2"),
+        (&["llama2", "chat"], "llama2"),
+        (&["qwen"], "chatml"),
+    ];
+    rules.iter().find(|(parts, _)| has(parts)).map(|(_, name)| *name)
+}
