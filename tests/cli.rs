@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use support::{
-    FRANCE, answer, demo_copy, failure, fill_tensor, fixture, isolate, jtllm, json, root, run, run_with_input,
-    stderr, stdout,
+    FRANCE, answer, demo_copy, failure, fill_tensor, fixture, isolate, json, jtllm, root, run,
+    run_with_input, stderr, stdout,
 };
 
 #[test]
@@ -61,7 +61,10 @@ fn json_is_one_object_with_what_was_in_force() {
     let found = json(&["run", "--json", "-p", FRANCE, "--seed", "7", "--top-k", "3"]);
     assert_eq!(found["sampling"]["seed"], 7);
     assert_eq!(found["sampling"]["top_k"], 3);
-    assert_eq!(found["sampling"]["temperature"], 0.0, "generation_config.json of the demo says do_sample false");
+    assert_eq!(
+        found["sampling"]["temperature"], 0.0,
+        "generation_config.json of the demo says do_sample false"
+    );
     assert_eq!(found["timings"]["predicted_n"], found["ids"].as_array().unwrap().len());
     assert_eq!(found["timings"]["prompt_n"], found["prompt_ids"].as_array().unwrap().len());
     assert!(found["timings"]["prompt_ms"].as_f64().unwrap() > 0.0);
@@ -83,7 +86,22 @@ fn a_flag_wins_over_the_model_and_the_model_over_the_default() {
 
 #[test]
 fn a_seed_repeats_an_answer() {
-    let arguments = ["run", "-p", "给我讲一个故事", "--temp", "2", "--top-k", "0", "--top-p", "1", "--min-p", "0", "-n", "24", "-s"];
+    let arguments = [
+        "run",
+        "-p",
+        "给我讲一个故事",
+        "--temp",
+        "2",
+        "--top-k",
+        "0",
+        "--top-p",
+        "1",
+        "--min-p",
+        "0",
+        "-n",
+        "24",
+        "-s",
+    ];
     let with = |seed: &str| answer(&[&arguments[..], &[seed]].concat());
     assert_eq!(with("11"), with("11"));
     assert_ne!(with("11"), with("12"));
@@ -190,7 +208,8 @@ fn c01_a_reader_that_leaves_is_no_error() {
     assert_eq!(output.status.code(), Some(0));
     let text = stderr(&output);
     assert!(!text.contains("error") && !text.contains("panicked"), "{text}");
-    for arguments in [&["doctor"][..], &["inspect", "demo", "kernels"], &["completions", "bash"], &["--help"]] {
+    for arguments in [&["doctor"][..], &["inspect", "demo", "kernels"], &["completions", "bash"], &["--help"]]
+    {
         let mut child = jtllm(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();
@@ -231,7 +250,8 @@ fn c07_closed_streams_are_no_panic() {
         assert!(!stderr(&output).contains("panicked"), "{redirection}");
     }
     assert_eq!(stdout(&with("2>&-")), "The capital of France is Paris.\n");
-    let mut child = jtllm(&["run", "-p", FRANCE]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        jtllm(&["run", "-p", FRANCE]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stderr.take());
     assert_eq!(stdout(&child.wait_with_output().unwrap()), "The capital of France is Paris.\n");
 }
@@ -322,8 +342,22 @@ fn bench_has_the_fields_of_llama_bench() {
     let rows = rows.as_array().unwrap();
     assert_eq!(rows.len(), 2);
     for field in [
-        "build_commit", "model_filename", "model_type", "model_size", "model_n_params", "backends", "n_threads",
-        "type_k", "type_v", "n_prompt", "n_gen", "test_time", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts",
+        "build_commit",
+        "model_filename",
+        "model_type",
+        "model_size",
+        "model_n_params",
+        "backends",
+        "n_threads",
+        "type_k",
+        "type_v",
+        "n_prompt",
+        "n_gen",
+        "test_time",
+        "avg_ns",
+        "stddev_ns",
+        "avg_ts",
+        "stddev_ts",
     ] {
         assert!(!rows[0][field].is_null(), "{field}");
     }
@@ -344,5 +378,7 @@ fn bench_has_the_fields_of_llama_bench() {
 
 #[test]
 fn bench_needs_no_tokenizer() {
-    assert!(answer(&["bench", &fixture("llama2-gqa-tiny"), "-p", "16", "-n", "2", "-r", "1"]).contains("tg2"));
+    assert!(
+        answer(&["bench", &fixture("llama2-gqa-tiny"), "-p", "16", "-n", "2", "-r", "1"]).contains("tg2")
+    );
 }

@@ -17,7 +17,13 @@ fn a_tiny_llama_passes_on_every_backend() {
         assert_eq!((&found["passed"], &found["backend"]), (&Value::from(true), &Value::from(backend)));
         let checks = found["checks"].as_array().unwrap();
         let names: Vec<&str> = checks.iter().map(|check| check["name"].as_str().unwrap()).collect();
-        for name in ["logits len33", "logits batch", "hidden.layer0", "hidden.final_norm", "generate 0: greedy tokens"] {
+        for name in [
+            "logits len33",
+            "logits batch",
+            "hidden.layer0",
+            "hidden.final_norm",
+            "generate 0: greedy tokens",
+        ] {
             assert!(names.contains(&name), "{backend}: {name} is not in {names:?}");
         }
         for check in checks.iter().filter(|check| !check["bound"].is_null()) {
@@ -64,12 +70,8 @@ fn smollm2_passes_by_its_tokens_and_largest_logits() {
         return;
     };
     let model = Path::new(&folder).join(file);
-    let table = answer(&[
-        "verify",
-        &fixture("real-smollm2-135m-instruct-q4_1"),
-        "--model",
-        model.to_str().unwrap(),
-    ]);
+    let table =
+        answer(&["verify", &fixture("real-smollm2-135m-instruct-q4_1"), "--model", model.to_str().unwrap()]);
     assert!(table.contains("raw 4: greedy tokens"), "{table}");
 }
 
