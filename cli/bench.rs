@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jtllm_models::Checkpoint;
 use jtllm_runtime::device::threads::{Pool, Threads};
+use jtllm_runtime::machine::Machine;
 use jtllm_runtime::probe;
 use jtllm_runtime::trace::Trace;
 use jtllm_serve::{Backend, Engine, LoadOptions, Model};
@@ -96,7 +97,10 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         tests.into_iter().map(|test| measure(&mut engine, test, args.repetitions)).collect();
     let measured = measured?;
     let pool = Pool::new(Threads { count: engine.model().options.threads, pin: true });
-    let limits = Limits { bandwidth: probe::bandwidth(&pool, PROBE)?, peak: probe::peak_f32(&pool, PROBE) };
+    let limits = Limits {
+        bandwidth: probe::bandwidth(&pool, probe::bandwidth_bytes(&Machine::probe()), PROBE)?,
+        peak: probe::peak_f32(&pool),
+    };
     let report = Report { engine: &engine, args, limits, work: work(&engine) };
     match args.output {
         Form::Md => print(&report.table(&measured)),

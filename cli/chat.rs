@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use jtllm_models::chat::Message;
 use jtllm_models::sample::Sampler;
-use jtllm_runtime::cache::default_directory;
+use jtllm_runtime::cache::Status;
 use jtllm_serve::{Finish, Timings};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -138,8 +138,10 @@ struct Editor {
 impl Editor {
     fn open() -> anyhow::Result<Editor> {
         let mut lines = DefaultEditor::new().context("cannot use the terminal")?;
-        let kernels = default_directory(&|key| std::env::var(key).ok());
-        let history = kernels.and_then(|folder| folder.parent().map(|parent| parent.join("history")));
+        let history = match crate::load::kernel_cache().status() {
+            Status::On(kernels) => kernels.parent().map(|parent| parent.join("history")),
+            Status::Off(_) => None,
+        };
         if let Some(file) = &history {
             let _none_yet = lines.load_history(file);
         }

@@ -1,9 +1,9 @@
 //! `jtllm doctor`: what this machine has, what jtllm uses of it, and why not the rest.
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use jtllm_runtime::cache::{KernelCache, default_directory};
+use jtllm_runtime::cache::{KernelCache, Status};
 use jtllm_runtime::codegen::emit::cranelift::Cranelift;
 use jtllm_runtime::codegen::target::Target;
 use jtllm_runtime::machine::Machine;
@@ -32,7 +32,7 @@ struct Way {
 
 /// Prints all that is known.
 pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
-    let machine = Machine::probe(Path::new("/"));
+    let machine = Machine::probe();
     let (cache, ways) = (cache(), ways());
     match args.json {
         true => print_json(&report(&machine, &cache, &ways)),
@@ -41,12 +41,15 @@ pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
 }
 
 fn cache() -> Cache {
-    let folder = default_directory(&|key| std::env::var(key).ok());
-    let fault = KernelCache::open(folder.clone()).reason().map(str::to_owned);
-    let files = folder.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
-    let sizes = files.filter_map(|file| file.metadata().ok()).filter(std::fs::Metadata::is_file);
-    let (entries, bytes) = sizes.fold((0, 0), |(count, sum), file| (count + 1, sum + file.len()));
-    Cache { folder, entries, bytes, fault }
+    let cache = KernelCache::open(None);
+    let (folder, fault) = match cache.status() {
+        Status::On(folder) => (Some(folder.clone()), None),
+        Status::Off(why) => (None, Some(why.clone())),
+    };
+    match cache.size() {
+        Ok(size) => Cache { folder, entries: size.entries, bytes: size.bytes, fault },
+        Err(error) => Cache { folder, entries: 0, bytes: 0, fault: Some(error.to_string()) },
+    }
 }
 
 fn ways() -> Vec<Way> {
@@ -75,7 +78,6 @@ fn ways() -> Vec<Way> {
 fn text(machine: &Machine, cache: &Cache, ways: &[Way]) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     let size = |count: Option<u64>| count.map_or("unknown".to_owned(), bytes);
-    let allowed = allowed();
     writeln!(
         text,
         "jtllm {} on {} {}",
@@ -83,16 +85,23 @@ fn text(machine: &Machine, cache: &Cache, ways: &[Way]) -> Result<String, std::f
         std::env::consts::OS,
         std::env::consts::ARCH
     )?;
-    writeln!(text, "processor  {}", machine.processor.as_deref().unwrap_or("unknown"))?;
-    let cores = machine.cores.map_or(String::new(), |cores| format!(" on {cores} cores"));
-    let limit = machine.processor_limit.map_or(String::new(), |limit| format!(", limited to {limit:.1}"));
-    writeln!(text, "threads    {} for {allowed} processors{cores}{limit}", load::threads(None))?;
-    writeln!(text, "memory     {}, {} available", size(machine.memory), size(machine.memory_available))?;
-    match machine.memory_limit {
+    writeln!(text, "processor  {}: {}", machine.cpu, machine.features.join(" "))?;
+    let limit = machine.cpu_quota.map_or(String::new(), |limit| format!(", limited to {limit}"));
+    let cores = &machine.cores;
+    let threads = load::threads(None);
+    writeln!(
+        text,
+        "threads    {threads} for {} processors on {} cores{limit}",
+        cores.cpus.len(),
+        cores.physical
+    )?;
+    let memory = &machine.memory;
+    writeln!(text, "memory     {}, {} available", size(memory.total_bytes), size(memory.available_bytes))?;
+    match memory.limit_bytes {
         Some(limit) => writeln!(text, "limit      {} by control groups", bytes(limit))?,
         None => writeln!(text, "limit      none by control groups")?,
     }
-    writeln!(text, "2 MB pages {}", machine.huge_pages.as_deref().unwrap_or("unknown"))?;
+    writeln!(text, "2 MB pages {:?}", machine.huge_pages)?;
     match (&cache.folder, &cache.fault) {
         (_, Some(fault)) => writeln!(text, "kernels    not kept: {fault}")?,
         (folder, None) => {
@@ -118,15 +127,16 @@ fn report(machine: &Machine, cache: &Cache, ways: &[Way]) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "os": std::env::consts::OS,
         "architecture": std::env::consts::ARCH,
-        "processor": machine.processor,
-        "processors": allowed(),
-        "cores": machine.cores,
-        "processor_limit": machine.processor_limit,
+        "processor": machine.cpu,
+        "features": machine.features,
+        "processors": machine.cores.cpus,
+        "cores": machine.cores.physical,
+        "processor_limit": machine.cpu_quota,
         "threads": load::threads(None),
-        "memory": machine.memory,
-        "memory_available": machine.memory_available,
-        "memory_limit": machine.memory_limit,
-        "huge_pages": machine.huge_pages,
+        "memory": machine.memory.total_bytes,
+        "memory_available": machine.memory.available_bytes,
+        "memory_limit": machine.memory.limit_bytes,
+        "huge_pages": format!("{:?}", machine.huge_pages),
         "kernel_cache": {
             "folder": cache.folder,
             "entries": cache.entries,
@@ -135,9 +145,4 @@ fn report(machine: &Machine, cache: &Cache, ways: &[Way]) -> Value {
         },
         "backends": ways.iter().map(way).collect::<Vec<Value>>(),
     })
-}
-
-/// Processors that this process may run on.
-fn allowed() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use jtllm_models::{Checkpoint, LoadError, hub};
-use jtllm_runtime::cache::{KernelCache, default_directory};
+use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::machine::Machine;
@@ -30,15 +30,12 @@ pub(crate) fn checkpoint(name: Option<&str>) -> Result<Checkpoint, LoadError> {
 
 /// The kernel cache of this user.
 pub(crate) fn kernel_cache() -> KernelCache {
-    KernelCache::open(default_directory(&|key| std::env::var(key).ok()))
+    KernelCache::open(None)
 }
 
 /// Threads to compute with.
 pub(crate) fn threads(asked: Option<u16>) -> usize {
-    let own = || {
-        let allowed = std::thread::available_parallelism().map_or(1, usize::from);
-        Machine::probe(Path::new("/")).threads(allowed)
-    };
+    let own = || Machine::probe().default_threads();
     asked.map_or_else(own, usize::from)
 }
 

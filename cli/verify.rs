@@ -149,5 +149,5 @@ fn engine(args: &VerifyArgs, context: usize, taps: bool) -> anyhow::Result<Engin
         sequences: 1,
     };
     // The cache of kernels is left alone: what is verified is what this program compiles now.
-    Ok(Engine::new(Model::load(checkpoint, options, KernelCache::off())?, None))
+    Ok(Engine::new(Model::load(checkpoint, options, KernelCache::off("comparisons compile anew"))?, None))
 }

@@ -1,116 +1,278 @@
-//! Emitted kernels on disk, by content: an entry is right or it is not there.
+//! Compiled kernels on disk, found by what they are compiled from.
+//!
+//! The key is a hash of everything that the bytes follow from, so an entry is never stale and never updated. The
+//! payload is machine code that will be run: the folder must belong to this user alone, and an entry that differs from
+//! what was written in a single bit is dropped and compiled again. Several processes may use one folder: entries
+//! appear under their name only when complete.
 
-use std::fs;
-use std::io::Write;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-/// The first bytes of an entry: what it is, and the version of its form.
-const MAGIC: [u8; 8] = *b"jtkern\x00\x01";
+use crate::os;
 
-/// Bytes before the payload: magic, length, checksum.
-const HEADER: usize = 24;
+/// `magic` (8 bytes), `version` (4), `key` (16), length of the payload (8), xxh3-64 of the payload (8), all little
+/// endian; then the payload, then the end of the file.
+const HEADER_BYTES: usize = 44;
+const MAGIC: &[u8; 8] = b"jtkernel";
+const VERSION: u32 = 1;
 
-/// A directory of kernels. Without one every lookup misses and nothing is kept.
-pub struct KernelCache {
-    directory: Option<PathBuf>,
-    reason: Option<String>,
-    corrupt: AtomicUsize,
-    serial: AtomicUsize,
+/// No kernel comes near it; a larger file is not ours and is not read.
+const PAYLOAD_BYTES_MAX: u64 = 64 << 20;
+
+/// A temporary file this old was left by a process that died.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// Tells apart the temporary files of one process.
+static WRITES: AtomicU64 = AtomicU64::new(0);
+
+/// Hashes the parts that a kernel's bytes follow from: canonical text, target's name, emitter's version, CPU features.
+/// Each part's length is hashed too, so that parts cannot run into each other.
+pub fn key(parts: &[&[u8]]) -> u128 {
+    let mut hash = Xxh3::new();
+    for part in parts {
+        hash.update(&(part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.digest128()
 }
 
-/// The directory for kernels: below `$JTLLM_CACHE`, `$XDG_CACHE_HOME/jtllm` or `~/.cache/jtllm`.
-pub fn default_directory(environment: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
-    let set = |name: &str| environment(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = || set("HOME").or_else(|| set("USERPROFILE"));
-    let base = set("JTLLM_CACHE")
-        .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("jtllm")))
-        .or_else(|| home().map(|dir| dir.join(".cache").join("jtllm")))?;
-    Some(base.join("kernels"))
+/// Whether kernels are kept, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// In this folder.
+    On(PathBuf),
+    /// Not at all, for this reason.
+    Off(String),
+}
+
+/// What a cache holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Kernels.
+    pub entries: u64,
+    /// Bytes of their files.
+    pub bytes: u64,
+}
+
+/// A file operation that failed.
+#[derive(Debug)]
+pub struct CacheError {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What was tried: `write`, `remove`, `list`.
+    pub action: &'static str,
+    /// The system's answer.
+    pub source: io::Error,
+}
+
+impl fmt::Display for CacheError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "kernel cache: cannot {} {}: {}", self.action, self.path.display(), self.source)
+    }
+}
+
+impl std::error::Error for CacheError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// The folder of compiled kernels, or the reason why there is none.
+#[derive(Debug)]
+pub struct KernelCache {
+    status: Status,
+    corrupt: AtomicU64,
 }
 
 impl KernelCache {
-    /// The cache in a directory, which is made if it is not there. If it cannot be made, the cache is off
-    /// and [`KernelCache::reason`] says why.
-    pub fn open(directory: Option<PathBuf>) -> KernelCache {
-        let (directory, reason) = match directory {
-            None => (None, Some("no directory for it is known".to_owned())),
-            Some(directory) => match make_private(&directory) {
-                Ok(()) => (Some(directory), None),
-                Err(error) => (None, Some(format!("{}: {error}", directory.display()))),
+    /// Opens the cache in `folder`, or in the folder `kernels` of `$JTLLM_CACHE`, `$XDG_CACHE_HOME/jtllm` or
+    /// `~/.cache/jtllm`, whichever is given first; creates it where missing. A folder that cannot be used turns the
+    /// cache off, with a reason in [`KernelCache::status`]; kernels are then compiled at each start.
+    pub fn open(folder: Option<PathBuf>) -> KernelCache {
+        KernelCache::open_in(folder, |name| std::env::var_os(name))
+    }
+
+    /// As [`KernelCache::open`], with the environment given by a function.
+    pub fn open_in(folder: Option<PathBuf>, environment: impl Fn(&str) -> Option<OsString>) -> KernelCache {
+        let status = match folder.or_else(|| default_folder(environment)) {
+            None => Status::Off("none of JTLLM_CACHE, XDG_CACHE_HOME and HOME is set".to_owned()),
+            Some(folder) => match prepare(&folder) {
+                Ok(()) => Status::On(folder),
+                Err(why) => Status::Off(format!("{}: {why}", folder.display())),
             },
         };
-        KernelCache { directory, reason, corrupt: AtomicUsize::new(0), serial: AtomicUsize::new(0) }
+        KernelCache { status, corrupt: AtomicU64::new(0) }
     }
 
-    /// A cache that keeps nothing.
-    pub fn off() -> KernelCache {
-        KernelCache::open(None)
+    /// A cache that keeps nothing, for this reason.
+    pub fn off(reason: &str) -> KernelCache {
+        KernelCache { status: Status::Off(reason.to_owned()), corrupt: AtomicU64::new(0) }
     }
 
-    /// Why nothing is kept, if so.
-    pub fn reason(&self) -> Option<&str> {
-        self.reason.as_deref()
+    /// Whether kernels are kept, and where or why not.
+    pub fn status(&self) -> &Status {
+        &self.status
     }
 
-    /// Entries that were found damaged, and dropped.
-    pub fn corrupt(&self) -> usize {
+    /// Entries found damaged, and dropped, since the cache was opened.
+    pub fn corrupt(&self) -> u64 {
         self.corrupt.load(Ordering::Relaxed)
     }
 
-    fn path(&self, key: u128) -> Option<PathBuf> {
-        Some(self.directory.as_ref()?.join(format!("{key:032x}.bin")))
-    }
-
-    /// The bytes kept under a key. A damaged entry is removed and missed.
+    /// The bytes that were put under this key; none where there are none or where they are not what was put.
     pub fn get(&self, key: u128) -> Option<Vec<u8>> {
-        let path = self.path(key)?;
-        let bytes = fs::read(&path).ok()?;
-        let payload = checked(&bytes);
-        if payload.is_none() {
-            self.corrupt.fetch_add(1, Ordering::Relaxed);
-            let _gone = fs::remove_file(&path);
+        let Status::On(folder) = &self.status else { return None };
+        let path = entry(folder, key);
+        match load(&path, key) {
+            Ok(payload) => payload,
+            Err(Damaged) => {
+                self.corrupt.fetch_add(1, Ordering::Relaxed);
+                // What cannot be removed is replaced by the next `put`, and not trusted until then.
+                let _ = fs::remove_file(&path);
+                None
+            }
         }
-        payload.map(<[u8]>::to_vec)
     }
 
-    /// Keeps bytes under a key. What cannot be written is not kept; the next start compiles again.
-    pub fn put(&self, key: u128, payload: &[u8]) {
-        let Some(path) = self.path(key) else { return };
-        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        let temporary = path.with_extension(format!("{}-{serial}.part", std::process::id()));
-        let written = write_entry(&temporary, payload).and_then(|()| fs::rename(&temporary, &path));
-        if written.is_err() {
-            let _gone = fs::remove_file(&temporary);
+    /// Keeps these bytes under this key. An older entry is replaced as a whole. Does nothing while the cache is off.
+    ///
+    /// # Errors
+    /// The file could not be written; nothing is left behind, and the caller may go on without the cache.
+    pub fn put(&self, key: u128, payload: &[u8]) -> Result<(), CacheError> {
+        let Status::On(folder) = &self.status else { return Ok(()) };
+        let path = entry(folder, key);
+        let failed = |source| CacheError { path: path.clone(), action: "write", source };
+        if payload.len() as u64 > PAYLOAD_BYTES_MAX {
+            let why = format!("{} bytes are more than the {PAYLOAD_BYTES_MAX} of a kernel", payload.len());
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, why)));
         }
+        let number = WRITES.fetch_add(1, Ordering::Relaxed);
+        let temporary = folder.join(format!("{key:032x}.{}.{number}.tmp", std::process::id()));
+        let written = write(&temporary, key, payload).and_then(|()| fs::rename(&temporary, &path));
+        written.map_err(|source| {
+            let _ = fs::remove_file(&temporary);
+            failed(source)
+        })
+    }
+
+    /// Removes every entry and every temporary file; other files stay.
+    ///
+    /// # Errors
+    /// The folder cannot be listed or a file cannot be removed.
+    pub fn clear(&self) -> Result<(), CacheError> {
+        let Status::On(folder) = &self.status else { return Ok(()) };
+        for path in
+            list(folder)?.into_iter().filter(|path| has_extension(path, "bin") || has_extension(path, "tmp"))
+        {
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(CacheError { path, action: "remove", source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the entries and their bytes; nothing while the cache is off.
+    ///
+    /// # Errors
+    /// The folder cannot be listed.
+    pub fn size(&self) -> Result<Size, CacheError> {
+        let Status::On(folder) = &self.status else { return Ok(Size::default()) };
+        let entries = list(folder)?.into_iter().filter(|path| has_extension(path, "bin"));
+        // An entry that another process removes meanwhile is not counted.
+        let lengths = entries.filter_map(|path| Some(fs::metadata(path).ok()?.len()));
+        Ok(lengths
+            .fold(Size::default(), |size, len| Size { entries: size.entries + 1, bytes: size.bytes + len }))
     }
 }
 
-fn make_private(directory: &Path) -> std::io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::DirBuilderExt;
-        builder.mode(0o700);
-    }
-    builder.create(directory)
+/// An entry that is not what was written.
+struct Damaged;
+
+fn default_folder(environment: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let path = |name: &str| environment(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    path("JTLLM_CACHE")
+        // The XDG rules tell to ignore a relative path.
+        .or_else(|| path("XDG_CACHE_HOME").filter(|path| path.is_absolute()).map(|path| path.join("jtllm")))
+        .or_else(|| path("HOME").map(|path| path.join(".cache/jtllm")))
+        .or_else(|| path("LOCALAPPDATA").map(|path| path.join("jtllm")))
+        .map(|path| path.join("kernels"))
 }
 
-fn write_entry(path: &Path, payload: &[u8]) -> std::io::Result<()> {
-    let mut file = fs::File::create(path)?;
-    file.write_all(&MAGIC)?;
-    file.write_all(&(payload.len() as u64).to_le_bytes())?;
-    file.write_all(&xxh3_64(payload).to_le_bytes())?;
+/// Makes the folder where missing, checks that nobody else can write into it, and sweeps what dead processes left.
+fn prepare(folder: &Path) -> Result<(), String> {
+    os::create_private_folder(folder).map_err(|error| error.to_string())?;
+    os::check_private(folder)?;
+    let old = |path: &PathBuf| {
+        let modified = fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
+        modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > ABANDONED))
+    };
+    let files = list(folder).map_err(|error| error.source.to_string())?;
+    for path in files.into_iter().filter(|path| has_extension(path, "tmp")).filter(old) {
+        let _ = fs::remove_file(path);
+    }
+    Ok(())
+}
+
+fn entry(folder: &Path, key: u128) -> PathBuf {
+    folder.join(format!("{key:032x}.bin"))
+}
+
+fn has_extension(path: &Path, wanted: &str) -> bool {
+    path.extension().is_some_and(|extension| extension == wanted)
+}
+
+fn list(folder: &Path) -> Result<Vec<PathBuf>, CacheError> {
+    let failed = |source| CacheError { path: folder.to_owned(), action: "list", source };
+    let entries = fs::read_dir(folder).map_err(failed)?;
+    entries.map(|entry| Ok(entry.map_err(failed)?.path())).collect()
+}
+
+fn write(path: &Path, key: u128, payload: &[u8]) -> io::Result<()> {
+    let mut header = Vec::with_capacity(HEADER_BYTES);
+    header.extend_from_slice(MAGIC);
+    header.extend_from_slice(&VERSION.to_le_bytes());
+    header.extend_from_slice(&key.to_le_bytes());
+    header.extend_from_slice(&(payload.len() as u64).to_le_bytes());
+    header.extend_from_slice(&xxh3_64(payload).to_le_bytes());
+    let mut file = os::create_private_file(path)?;
+    file.write_all(&header)?;
+    // Not synchronised to the disk: an entry torn by a power cut fails its checksum and is compiled again.
     file.write_all(payload)
 }
 
-/// The payload of an entry, if the entry is whole.
-fn checked(bytes: &[u8]) -> Option<&[u8]> {
-    let (header, payload) = bytes.split_at_checked(HEADER)?;
-    let word = |at: usize| header[at..at + 8].try_into().ok().map(u64::from_le_bytes);
-    let whole = header[..8] == MAGIC && word(8)? == payload.len() as u64 && word(16)? == xxh3_64(payload);
-    whole.then_some(payload)
+/// Reads an entry; `Ok(None)` where there is none, or none that can be read.
+fn load(path: &Path, key: u128) -> Result<Option<Vec<u8>>, Damaged> {
+    match fs::symlink_metadata(path) {
+        // Opening something else, a pipe say, could wait for ever.
+        Ok(metadata) if !metadata.is_file() => return Err(Damaged),
+        Ok(_) => {}
+        Err(_) => return Ok(None),
+    }
+    let Ok(mut file) = File::open(path) else { return Ok(None) };
+    let Ok(metadata) = file.metadata() else { return Ok(None) };
+    let mut header = [0; HEADER_BYTES];
+    file.read_exact(&mut header).map_err(|_| Damaged)?;
+    let (magic, rest) = header.split_at(8);
+    let (version, rest) = rest.split_at(4);
+    let (owner, rest) = rest.split_at(16);
+    let (length, checksum) = rest.split_at(8);
+    let length = u64::from_le_bytes(length.try_into().expect("split at 8 bytes"));
+    let whole =
+        metadata.len().checked_sub(HEADER_BYTES as u64) == Some(length) && length <= PAYLOAD_BYTES_MAX;
+    if magic != MAGIC || version != VERSION.to_le_bytes() || owner != key.to_le_bytes() || !whole {
+        return Err(Damaged);
+    }
+    let mut payload = vec![0; length as usize];
+    file.read_exact(&mut payload).map_err(|_| Damaged)?;
+    if checksum != xxh3_64(&payload).to_le_bytes() { Err(Damaged) } else { Ok(Some(payload)) }
 }

@@ -22,7 +22,7 @@ mod error;
 pub mod machine;
 pub mod memory;
 pub mod network;
-mod os;
+pub mod os;
 pub mod pages;
 pub mod plan;
 pub mod probe;

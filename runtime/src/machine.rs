@@ -1,151 +1,246 @@
-//! What the machine is, as its system describes it in files. Without them (other systems, sandboxes) what
-//! they would say is unknown.
+//! What this machine is and how much of it the process may use.
+//!
+//! A container sees all of a host's cores and memory but may use few of them: the affinity mask, the control groups
+//! (both versions) and the free memory count here, not the sizes of the hardware.
 
-use std::collections::HashSet;
+mod cgroup;
+
 use std::fs::File;
 use std::io::Read;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-/// The longest description that is read; that of a machine of a thousand processors has 2 MB.
-const LONGEST: u64 = 16 << 20;
+use crate::os;
 
-/// A machine, or the part of it that this process may use.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// One machine as the process finds it. `jtllm doctor` prints it; defaults are computed from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// The processor's name.
-    pub processor: Option<String>,
-    /// Cores: processors that share one count once.
-    pub cores: Option<usize>,
-    /// Bytes of memory.
-    pub memory: Option<u64>,
-    /// Bytes of memory that could be used without swapping.
-    pub memory_available: Option<u64>,
-    /// Bytes of memory that this process's control groups allow it.
-    pub memory_limit: Option<u64>,
-    /// Processors' worth of time that its control groups allow it.
-    pub processor_limit: Option<f64>,
-    /// Whether the system gives out pages of 2 MB: `always`, `madvise`, `never`.
-    pub huge_pages: Option<String>,
+    /// The CPU's own name, or the architecture's where the system does not tell.
+    pub cpu: String,
+    /// The logical CPUs that the process may run on.
+    pub cores: Cores,
+    /// CPUs' worth of time that the control group allows, rounded up; none where it sets no limit.
+    pub cpu_quota: Option<usize>,
+    /// Memory of the machine and of the control group.
+    pub memory: Memory,
+    /// Instruction-set extensions that kernels may use, named as Rust names them, in a fixed order.
+    pub features: Vec<&'static str>,
+    /// Bytes of a page.
+    pub page_bytes: usize,
+    /// Whether large buffers get 2 MB pages.
+    pub huge_pages: HugePages,
+    /// Bytes of the largest cache, where the system tells.
+    pub cache_bytes: Option<u64>,
+}
+
+/// Logical CPUs, one of each physical core first, then the siblings that share a core with one of those.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cores {
+    /// Numbers of logical CPUs; never empty.
+    pub cpus: Vec<usize>,
+    /// How many of them stand for a physical core of their own; at least 1.
+    pub physical: usize,
+}
+
+/// Bytes of main memory; none where the system does not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// The machine's memory.
+    pub total_bytes: Option<u64>,
+    /// What can be taken now without swapping or passing the control group's limit.
+    pub available_bytes: Option<u64>,
+    /// The control group's limit, where it sets one below the machine's memory.
+    pub limit_bytes: Option<u64>,
+}
+
+/// The system's policy on transparent 2 MB pages for anonymous memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HugePages {
+    /// All large enough memory gets them.
+    Always,
+    /// Memory gets them that asks, as [`crate::memory::HostBuffer`] does.
+    OnRequest,
+    /// None.
+    Never,
+    /// The system does not tell.
+    Unknown,
 }
 
 impl Machine {
-    /// Reads the files below `root`, which is `/` but in tests.
-    pub fn probe(root: &Path) -> Machine {
-        let read = |file: &str| read(&root.join(file));
-        let processors = read("proc/cpuinfo").unwrap_or_default();
-        let memory = read("proc/meminfo").unwrap_or_default();
-        let huge_pages = read("sys/kernel/mm/transparent_hugepage/enabled");
-        let groups = read("proc/self/cgroup").unwrap_or_default();
+    /// Looks at the machine now.
+    pub fn probe() -> Machine {
+        Machine::probe_at(Path::new("/"), os::allowed_cpus())
+    }
+
+    /// Looks at the `proc` and `sys` below `root`, for a process that may run on the CPUs in `allowed`. Features and
+    /// page size are always those of the real machine.
+    pub fn probe_at(root: &Path, allowed: Vec<usize>) -> Machine {
+        let groups = cgroup::Groups::of_self(root);
         Machine {
-            processor: field(&processors, "model name").map(str::to_owned),
-            cores: cores(&processors),
-            memory: kilobytes(&memory, "MemTotal"),
-            memory_available: kilobytes(&memory, "MemAvailable"),
-            memory_limit: memory_limit(root, &groups),
-            processor_limit: processor_limit(root, &groups),
-            huge_pages: huge_pages.and_then(|text| bracketed(&text)),
+            cpu: cpu_name(root),
+            cores: Cores::at(root, allowed),
+            cpu_quota: groups.cpu_quota(),
+            memory: Memory::at(root, &groups),
+            features: features(),
+            page_bytes: os::page_size(),
+            huge_pages: HugePages::at(root),
+            cache_bytes: largest_cache(root),
         }
     }
 
-    /// Bytes of memory that a process can get at most, as far as known.
-    pub fn usable_memory(&self) -> Option<u64> {
-        self.memory_available.into_iter().chain(self.memory_limit).min()
-    }
-
-    /// Threads to compute with, where `allowed` processors may run this process: two threads on one core
-    /// only get into each other's way.
-    pub fn threads(&self, allowed: usize) -> usize {
-        let time = self.processor_limit.map(|limit| limit.ceil() as usize);
-        self.cores.into_iter().chain(time).fold(allowed, usize::min).max(1)
+    /// One thread for each physical core that the process may use, and no more than its quota pays for. Siblings add
+    /// nothing: one thread's vector units and cache misses are all that a core has.
+    pub fn default_threads(&self) -> usize {
+        self.cores.physical.min(self.cpu_quota.unwrap_or(usize::MAX)).max(1)
     }
 }
 
-fn read(file: &Path) -> Option<String> {
-    let mut text = String::new();
-    File::open(file).ok()?.take(LONGEST).read_to_string(&mut text).ok()?;
-    Some(text)
+impl Cores {
+    /// Sorts the logical CPUs in `allowed` by what `/sys` tells of their cores.
+    pub fn of(allowed: Vec<usize>) -> Cores {
+        Cores::at(Path::new("/"), allowed)
+    }
+
+    /// As [`Cores::of`], with `sys` below `root`. A CPU without an entry counts as a core; an empty list as CPU 0.
+    pub fn at(root: &Path, mut allowed: Vec<usize>) -> Cores {
+        allowed.sort_unstable();
+        allowed.dedup();
+        if allowed.is_empty() {
+            allowed.push(0);
+        }
+        let (mut first, mut rest) = (Vec::new(), Vec::new());
+        for &cpu in &allowed {
+            let list = root.join(format!("sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"));
+            let siblings = read(&list).map(|text| cpu_list(&text)).unwrap_or_default();
+            // A core is counted at the first of its siblings that the process may use.
+            let shares = first.iter().any(|earlier| siblings.contains(earlier));
+            if shares { rest.push(cpu) } else { first.push(cpu) }
+        }
+        let physical = first.len();
+        first.append(&mut rest);
+        Cores { cpus: first, physical }
+    }
 }
 
-/// The first value of a key in lines of `key : value`.
-fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    text.lines().find_map(|line| {
-        let (found, value) = line.split_once(':')?;
-        (found.trim() == key).then(|| value.trim())
-    })
-}
-
-fn kilobytes(text: &str, key: &str) -> Option<u64> {
-    field(text, key)?.strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
-/// Each processor's description ends with an empty line; what is the same in two of them is one core.
-fn cores(text: &str) -> Option<usize> {
-    let place = |part: &str| {
-        let number = |key: &str| field(part, key).and_then(|value| value.parse::<u32>().ok());
-        Some((number("physical id").unwrap_or(0), number("core id")?))
-    };
-    let places: HashSet<(u32, u32)> = text.split("\n\n").filter_map(place).collect();
-    Some(places.len()).filter(|count| *count > 0)
-}
-
-/// The word in brackets of `always [madvise] never`.
-fn bracketed(text: &str) -> Option<String> {
-    let (_, rest) = text.split_once('[')?;
-    Some(rest.split_once(']')?.0.to_owned())
-}
-
-/// The folders of the group that `controller` puts this process in, innermost first: limits of outer groups
-/// hold as well. Version 2 has one hierarchy, without a name; version 1 one for each controller.
-fn folders(root: &Path, groups: &str, controller: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for line in groups.lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (Some(names), Some(path)) = (parts.next(), parts.next()) else { continue };
-        let base = match names {
-            "" => root.join("sys/fs/cgroup"),
-            names if names.split(',').any(|name| name == controller) => {
-                root.join("sys/fs/cgroup").join(controller)
+impl Memory {
+    fn at(root: &Path, groups: &cgroup::Groups) -> Memory {
+        let text = read(&root.join("proc/meminfo")).unwrap_or_default();
+        let total_bytes = kilobytes(&text, "MemTotal:");
+        // Kernels before 3.14 have no estimate of their own.
+        let available = kilobytes(&text, "MemAvailable:").or_else(|| kilobytes(&text, "MemFree:"));
+        let mut memory = Memory { total_bytes, available_bytes: available, limit_bytes: None };
+        for group in groups.memory() {
+            // Version 1 writes "no limit" as a number larger than any machine.
+            if group.limit >= total_bytes.unwrap_or(u64::MAX / 2) {
+                continue;
             }
-            _ => continue,
+            memory.limit_bytes = Some(memory.limit_bytes.map_or(group.limit, |limit| limit.min(group.limit)));
+            let room = group.limit.saturating_sub(group.used.saturating_sub(group.reclaimable));
+            memory.available_bytes =
+                Some(memory.available_bytes.map_or(room, |available| available.min(room)));
+        }
+        memory
+    }
+}
+
+impl HugePages {
+    fn at(root: &Path) -> HugePages {
+        let text = read(&root.join("sys/kernel/mm/transparent_hugepage/enabled")).unwrap_or_default();
+        // The policy in force stands in brackets: `always [madvise] never`.
+        match text.split(['[', ']']).nth(1) {
+            Some("always") => HugePages::Always,
+            Some("madvise") => HugePages::OnRequest,
+            Some("never") => HugePages::Never,
+            _ => HugePages::Unknown,
+        }
+    }
+}
+
+/// Bytes of memory that the process holds now, where the system tells.
+pub fn resident_bytes() -> Option<u64> {
+    kilobytes(&read(Path::new("/proc/self/status"))?, "VmRSS:")
+}
+
+/// The most bytes of memory that the process has held at once, where the system tells.
+pub fn peak_resident_bytes() -> Option<u64> {
+    kilobytes(&read(Path::new("/proc/self/status"))?, "VmHWM:")
+}
+
+/// The text of a small file of the system, none where it cannot be read. Longer ones (`cpuinfo` of a large machine)
+/// are cut: what is wanted stands at the top.
+fn read(path: &Path) -> Option<String> {
+    const MOST: u64 = 1 << 20;
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(MOST).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The value of a `Name:   123 kB` line, in bytes.
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Reads `0-3,8,10-11`. What is not a number or a range is left out.
+fn cpu_list(text: &str) -> Vec<usize> {
+    /// More CPUs than any machine has; a broken file must not fill memory.
+    const MOST: usize = 1 << 16;
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse::<usize>().ok()?..=last.parse::<usize>().ok()?)
+    };
+    text.trim().split(',').filter_map(range).flatten().take(MOST).collect()
+}
+
+fn cpu_name(root: &Path) -> String {
+    let text = read(&root.join("proc/cpuinfo")).unwrap_or_default();
+    let named = |wanted: &str| {
+        let mut pairs = text.lines().filter_map(|line| line.split_once(':'));
+        pairs.find(|(name, _)| name.trim() == wanted).map(|(_, value)| value.trim().to_owned())
+    };
+    // x86 has a name; Arm boards have one in the device tree, Arm servers only numbers.
+    named("model name")
+        .or_else(|| read(&root.join("proc/device-tree/model")).map(|text| text.trim_matches('\0').to_owned()))
+        .or_else(|| Some(format!("implementer {} part {}", named("CPU implementer")?, named("CPU part")?)))
+        .unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
+/// The largest `cache/index*/size` of CPU 0: `266240K`.
+fn largest_cache(root: &Path) -> Option<u64> {
+    let folder = root.join("sys/devices/system/cpu/cpu0/cache");
+    let size = |entry: std::io::Result<std::fs::DirEntry>| {
+        let text = read(&entry.ok()?.path().join("size"))?;
+        let text = text.trim();
+        let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+        let factor = match unit {
+            "" => 1,
+            "K" => 1 << 10,
+            "M" => 1 << 20,
+            _ => return None,
         };
-        let inside: Vec<&std::ffi::OsStr> = Path::new(path)
-            .components()
-            .filter_map(|part| match part {
-                Component::Normal(name) => Some(name),
-                _ => None,
-            })
-            .collect();
-        found.extend(
-            (0..=inside.len()).rev().map(|depth| base.join(inside[..depth].iter().collect::<PathBuf>())),
-        );
-    }
-    found
+        digits.parse::<u64>().ok()?.checked_mul(factor)
+    };
+    std::fs::read_dir(folder).ok()?.filter_map(size).max()
 }
 
-fn memory_limit(root: &Path, groups: &str) -> Option<u64> {
-    // Version 1 says "no limit" by a number near the largest.
-    const NO_LIMIT: u64 = 1 << 60;
-    let limit = |folder: PathBuf| {
-        let text =
-            read(&folder.join("memory.max")).or_else(|| read(&folder.join("memory.limit_in_bytes")))?;
-        text.trim().parse::<u64>().ok().filter(|limit| *limit < NO_LIMIT)
+/// Detects each named extension at run time and lists those present.
+macro_rules! detect {
+    ($is:ident: $($name:tt)*) => {
+        [$(($name, std::arch::$is!($name))),*].into_iter().filter_map(|(name, has)| has.then_some(name)).collect()
     };
-    folders(root, groups, "memory").into_iter().filter_map(limit).min()
 }
 
-fn processor_limit(root: &Path, groups: &str) -> Option<f64> {
-    let limit = |folder: PathBuf| {
-        let (quota, period) = match read(&folder.join("cpu.max")) {
-            Some(text) => {
-                let (quota, period) = text.trim().split_once(' ')?;
-                (quota.parse::<f64>().ok()?, period.parse::<f64>().ok()?)
-            }
-            None => {
-                let number = |file: &str| read(&folder.join(file))?.trim().parse::<f64>().ok();
-                (number("cpu.cfs_quota_us")?, number("cpu.cfs_period_us")?)
-            }
-        };
-        (quota > 0.0 && period > 0.0).then(|| quota / period)
-    };
-    folders(root, groups, "cpu").into_iter().filter_map(limit).reduce(f64::min)
+/// The extensions that matter to kernels, of those that the CPU and the system offer.
+pub fn features() -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    return detect!(is_x86_feature_detected: "sse4.1" "avx" "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl"
+        "avx512vnni" "avx512bf16" "avxvnni");
+    #[cfg(target_arch = "aarch64")]
+    return detect!(is_aarch64_feature_detected: "neon" "dotprod" "i8mm" "bf16");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return Vec::new();
+}
+
+/// `path` as it stands in a system's text (`/sys/fs/cgroup`), below `root`.
+fn below(root: &Path, path: &str) -> PathBuf {
+    root.join(path.trim_start_matches('/'))
 }

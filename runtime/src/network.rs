@@ -236,7 +236,8 @@ impl Network {
             let faulty = |faults: String| Error::Graph { graph: format!("kernel {}", kernel.name), faults };
             verify(kernel, target.caps()).map_err(|faults| faulty(lines(&faults)))?;
             let artifact = target.emit(kernel)?;
-            cache.put(keys[*at], &artifact.bytes);
+            // A kernel that cannot be kept is compiled again next time; the cache's status says why.
+            let _not_kept = cache.put(keys[*at], &artifact.bytes);
             Ok((artifact, false))
         };
         let artifacts: Vec<(Artifact, bool)> = missing.par_iter().map(emit).collect::<Result<_, _>>()?;

@@ -21,8 +21,11 @@ fn main() {
         taps: false,
         sequences: 1,
     };
-    let cache =
-        if args.len() > 4 { KernelCache::open(Some(args[4].clone().into())) } else { KernelCache::off() };
+    let cache = if args.len() > 4 {
+        KernelCache::open(Some(args[4].clone().into()))
+    } else {
+        KernelCache::off("a test")
+    };
     let model = Model::load(checkpoint, options, cache).unwrap();
     println!("open {:?}", t.elapsed());
     let mut e = Engine::new(model, None);

@@ -43,7 +43,7 @@ fn options(backend: Backend, threads: usize) -> LoadOptions {
 
 fn engine(name: &str, backend: Backend) -> Engine {
     let checkpoint = Checkpoint::open(&folder(name)).unwrap();
-    Engine::new(Model::load(checkpoint, options(backend, 2), KernelCache::off()).unwrap(), None)
+    Engine::new(Model::load(checkpoint, options(backend, 2), KernelCache::off("a test")).unwrap(), None)
 }
 
 struct Golden {
@@ -135,7 +135,8 @@ fn the_loop_interpreter_agrees_with_the_references() {
 /// The logits of a sequence's last token when `count` sequences are decoded together, on `threads` threads.
 fn batched(name: &str, prompts: &[Vec<u32>], threads: usize) -> Vec<Vec<f32>> {
     let checkpoint = Checkpoint::open(&folder(name)).unwrap();
-    let mut model = Model::load(checkpoint, options(Backend::Cpu, threads), KernelCache::off()).unwrap();
+    let mut model =
+        Model::load(checkpoint, options(Backend::Cpu, threads), KernelCache::off("a test")).unwrap();
     let mut pages = PageTable::new(model.pages(), 16);
     for (sequence, prompt) in prompts.iter().enumerate() {
         pages.reserve(sequence, prompt.len()).unwrap();

@@ -27,6 +27,7 @@ mod function;
 mod index;
 mod memory;
 mod operation;
+mod pattern;
 mod vector;
 
 use cranelift_codegen::control::ControlPlane;
@@ -58,6 +59,8 @@ struct Features {
     fused: bool,
     /// Whether there are instructions that round to integers.
     rounds: bool,
+    /// Whether one instruction puts any byte of each element anywhere (x86-64's `pshufb`).
+    shuffles: bool,
 }
 
 /// The target `cpu-cranelift`.
@@ -93,8 +96,11 @@ impl Cranelift {
         let architecture = isa.triple().architecture.to_string();
         let x86 = architecture == "x86_64";
         let has = |name: &str| enabled.contains(&name);
-        let features =
-            Features { fused: !x86 || (has("has_avx") && has("has_fma")), rounds: !x86 || has("has_sse41") };
+        let features = Features {
+            fused: !x86 || (has("has_avx") && has("has_fma")),
+            rounds: !x86 || has("has_sse41"),
+            shuffles: x86 && has("has_ssse3"),
+        };
         let variant = format!("cranelift {VERSION} {architecture} {}", enabled.join(" "));
         Cranelift { isa, features, caps: caps(), variant }
     }

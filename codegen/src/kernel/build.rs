@@ -199,11 +199,18 @@ impl Builder {
         if matches!(op, ScalarOp::Cast(to) if to == dtypes[0]) {
             return xs[0];
         }
+        if matches!(op, ScalarOp::Shl | ScalarOp::Shr) && self.is_zero(xs[1]) {
+            return xs[0];
+        }
         if let Some(folded) = self.fold(op, xs, *dtypes.last().expect("operations have operands")) {
             return self.constant(dtype, folded);
         }
         let depth = xs.iter().map(|x| self.depth[x.0 as usize]).max().unwrap_or(0);
         self.pure(Key::Scalar(op, xs.to_vec()), Value::Scalar(op, xs.to_vec()), dtype, depth)
+    }
+
+    fn is_zero(&self, value: ValueId) -> bool {
+        matches!(self.kernel.record(value).value, Value::Const(constant) if !constant.truth())
     }
 
     fn fold(&self, op: ScalarOp, xs: &[ValueId], dtype: DType) -> Option<Scalar> {

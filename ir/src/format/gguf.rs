@@ -75,7 +75,8 @@ pub(super) static Q4_1: Format = Format {
     },
 };
 
-/// The unsigned numbers of `bits` bits each (4 or 8) in a plane of words, as `f32`.
+/// The unsigned numbers of `bits` bits each (4 or 8) in a plane of words, as `f32`: first the word with one
+/// number in each byte (shared by four neighbours), then the byte.
 fn numbers(graph: &mut Graph, words: Node, shape: &[Expr], bits: i64) -> Node {
     let last = shape.len() - 1;
     let per_word = 32 / bits;
@@ -84,13 +85,20 @@ fn numbers(graph: &mut Graph, words: Node, shape: &[Expr], bits: i64) -> Node {
         at[last] = c.axis(last).div_floor(per_word);
         at
     });
-    let shift = graph.index(DType::U32, shape, &[], |c| {
-        let k = c.axis(last);
-        k.clone().modulo(4) * 8 + k.div_floor(4).modulo(per_word / 4) * bits
-    });
-    let mask = Scalar::Int((1 << bits) - 1);
-    let mask = crate::build::splat_scalar(graph, DType::U32, mask, shape);
-    let shifted = graph.map(ScalarOp::Shr, &[words, shift]);
+    let splat = |graph: &mut Graph, value: i64| {
+        crate::build::splat_scalar(graph, DType::U32, Scalar::Int(value), shape)
+    };
+    let bytes = if bits == 8 {
+        words
+    } else {
+        let half = graph.index(DType::U32, shape, &[], |c| c.axis(last).div_floor(4).modulo(2) * 4);
+        let mask = splat(graph, 0x0F0F_0F0F);
+        let shifted = graph.map(ScalarOp::Shr, &[words, half]);
+        graph.map(ScalarOp::And, &[shifted, mask])
+    };
+    let place = graph.index(DType::U32, shape, &[], |c| c.axis(last).modulo(4) * 8);
+    let mask = splat(graph, 0xFF);
+    let shifted = graph.map(ScalarOp::Shr, &[bytes, place]);
     let number = graph.map(ScalarOp::And, &[shifted, mask]);
     graph.map(ScalarOp::Cast(DType::F32), &[number])
 }

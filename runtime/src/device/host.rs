@@ -30,7 +30,7 @@ impl HostMem {
 pub(super) fn alloc(device: &str, len: u64) -> Result<Mem, DeviceError> {
     let out_of_memory = |why: String| DeviceError::OutOfMemory { device: device.to_owned(), need: len, why };
     let size = usize::try_from(len).map_err(|error| out_of_memory(error.to_string()))?;
-    let buffer = HostBuffer::zeroed(size).map_err(|error| out_of_memory(error.to_string()))?;
+    let buffer = HostBuffer::new(size).map_err(|error| out_of_memory(error.to_string()))?;
     Ok(Mem { inner: Arc::new(HostMem::Owned(buffer)), len })
 }
 

@@ -1,159 +1,192 @@
-//! The threads that run kernels: pinned, spinning between kernels, asleep between tokens.
+//! The pool that runs the kernels of one CPU device.
 //!
-//! A pass runs hundreds of kernels of some microseconds, so a fork and join must cost a fraction of one:
-//! workers look for work about [`SPINS`] times before they sleep on a futex.
+//! A decode pass is some 300 kernels, each of them a fork and a join, so those two may not cost a system call. Workers
+//! are bound to cores of their own, spin for the next round and only then sleep; the caller is worker 0. There is no
+//! queue and no stealing: what a worker does follows from its number alone, which also keeps results the same.
 
 use std::any::Any;
+use std::cell::{Cell, UnsafeCell};
+use std::hint::spin_loop;
+use std::io;
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 
+use crate::machine::Cores;
 use crate::os;
 
-/// How often a worker looks for work before it sleeps.
-const SPINS: u32 = 5000;
+/// Looks at the round counter before a worker sleeps, and at a worker's mark before the caller yields. Long enough to
+/// bridge two kernels of a pass, short enough that an idle pool is soon quiet.
+const SPINS: u32 = 5_000;
 
-/// How many threads, and whether each stays on a processor of its own.
-#[derive(Clone, Copy, Debug)]
+/// Times a crowded worker gives its core away before it sleeps.
+const YIELDS: u32 = 8;
+
+/// How many threads, and whether each gets a core of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Threads {
-    /// Threads that compute, the caller included.
+    /// Workers including the caller; 0 counts as 1.
     pub count: usize,
-    /// Whether workers are pinned (the caller never is).
+    /// Bind workers to distinct cores. Ignored where there are more workers than logical CPUs.
     pub pin: bool,
 }
 
 type Work = dyn Fn(usize) + Sync;
+type Payload = Box<dyn Any + Send>;
+
+/// A value on cache lines of its own (two, since x86 fetches lines in pairs).
+#[repr(align(128))]
+struct Line<T>(T);
+
+/// What the caller says to the workers, on one line: a round costs one transfer of it to each of them.
+struct Call {
+    /// The number of the newest round. Work is published by raising it; it is also the word that sleepers wait on.
+    round: AtomicU32,
+    /// The newest round's work, none to end. Written by the caller between rounds, read by workers inside one.
+    work: UnsafeCell<Option<*const Work>>,
+}
 
 struct Shared {
-    /// Changes with each piece of work.
-    generation: AtomicU32,
-    /// Workers that have not finished the current piece.
-    busy: AtomicU32,
+    call: Line<Call>,
     /// Workers that sleep or are about to.
-    sleeping: AtomicU32,
-    stop: AtomicBool,
-    work: Mutex<Option<&'static Work>>,
-    panic: Mutex<Option<Box<dyn Any + Send>>>,
-    /// More threads than processors: spinning would keep others from working.
+    sleeping: Line<AtomicU32>,
+    /// The last round that each worker finished; worker 1 is at index 0.
+    done: Vec<Line<AtomicU32>>,
+    /// Whether `panic` holds one, so that a round without needs no lock.
+    panicked: AtomicBool,
+    panic: Mutex<Option<Payload>>,
     crowded: bool,
 }
 
-/// A pool of threads for kernels.
+// SAFETY: `call.work` is the only field that is not Send and Sync by itself. It is written only by the caller that holds
+// `Pool::turn` (or owns the pool, to end it), when every worker has marked the last round done and none reads it before
+// the next round is raised.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; the pointer is bound to no thread.
+unsafe impl Send for Shared {}
+
+thread_local! {
+    /// Set while this thread runs a pool's work.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A fixed set of threads that run one function together, again and again.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    /// One piece of work at a time.
     turn: Mutex<()>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    cores: Vec<usize>,
+    refused: Option<io::Error>,
 }
 
 impl Pool {
-    /// Starts the workers. If the system refuses some, the pool is smaller; [`Pool::count`] tells.
+    /// Starts `threads.count - 1` threads. Where the system refuses one, the pool is smaller: [`Pool::count`] tells the
+    /// size and [`Pool::refused`] the reason.
     pub fn new(threads: Threads) -> Pool {
-        let processors = os::allowed_processors();
+        let allowed = os::allowed_cpus();
+        let count = threads.count.max(1);
+        let crowded = count > allowed.len();
+        let cores = if threads.pin && !crowded && count > 1 { places(allowed, count) } else { Vec::new() };
         let shared = Arc::new(Shared {
-            generation: AtomicU32::new(0),
-            busy: AtomicU32::new(0),
-            sleeping: AtomicU32::new(0),
-            stop: AtomicBool::new(false),
-            work: Mutex::new(None),
+            call: Line(Call { round: AtomicU32::new(0), work: UnsafeCell::new(None) }),
+            sleeping: Line(AtomicU32::new(0)),
+            done: (1..count).map(|_| Line(AtomicU32::new(0))).collect(),
+            panicked: AtomicBool::new(false),
             panic: Mutex::new(None),
-            crowded: threads.count > processors.len(),
+            crowded,
         });
-        let start = |worker: usize| {
-            let shared = shared.clone();
-            let processor = processors.get(worker).copied().filter(|_| threads.pin);
-            let body = move || {
-                if let Some(processor) = processor {
-                    os::pin_to(processor);
+        let mut pool = Pool { shared, workers: Vec::new(), turn: Mutex::new(()), cores, refused: None };
+        for worker in 1..count {
+            let (shared, core) = (pool.shared.clone(), pool.cores.get(worker).copied());
+            let builder = thread::Builder::new().name(format!("jtllm-{worker}"));
+            match builder.spawn(move || shared.serve(worker, core)) {
+                Ok(handle) => pool.workers.push(handle),
+                Err(error) => {
+                    pool.refused = Some(error);
+                    break;
                 }
-                shared.serve(worker);
-            };
-            std::thread::Builder::new().name(format!("kernel-{worker}")).spawn(body).ok()
-        };
-        let workers = (1..threads.count.max(1)).map_while(start).collect();
-        Pool { shared, workers, turn: Mutex::new(()) }
+            }
+        }
+        pool
     }
 
-    /// Threads that compute, the caller included.
+    /// Workers, the caller included; at least 1. Work is divided by this number, not by the one asked for.
     pub fn count(&self) -> usize {
         self.workers.len() + 1
     }
 
-    /// Runs `work(n)` once for each `n` in `0..count`, on that many threads; the caller is number 0. If one
-    /// panics, the others finish, and the panic goes on in the caller. Must not be called from inside.
+    /// The logical CPU of each worker, the caller first; empty where workers are not bound.
+    pub fn cores(&self) -> &[usize] {
+        &self.cores[..self.cores.len().min(self.count())]
+    }
+
+    /// Why the pool is smaller than asked for, if it is.
+    pub fn refused(&self) -> Option<&io::Error> {
+        self.refused.as_ref()
+    }
+
+    /// Runs `work(worker)` once for each worker in `0..count()`, worker 0 on the calling thread, and returns when all
+    /// are done. Callers on several threads take turns.
+    ///
+    /// # Panics
+    /// With the panic of a worker, after all of them have finished; the pool stays usable. And when called from inside
+    /// work, of this pool or another: a worker that waits for workers would never end.
     pub fn run(&self, work: &(dyn Fn(usize) + Sync)) {
-        if self.workers.is_empty() {
-            return work(0);
+        assert!(
+            !INSIDE.get(),
+            "Pool::run was called from inside the work of a pool; work may not fork again"
+        );
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.workers.is_empty() {
+            self.fork(work);
         }
-        let _turn = lock(&self.turn);
-        // SAFETY: the reference is used by workers only until `busy` has fallen to 0, which this function
-        // waits for, also when `work` panics here; so it never outlives the borrow.
-        let forever: &'static Work = unsafe { std::mem::transmute(work) };
-        *lock(&self.shared.work) = Some(forever);
-        self.shared.busy.store(self.workers.len() as u32, Ordering::Release);
-        self.shared.generation.fetch_add(1, Ordering::SeqCst);
-        if self.shared.sleeping.load(Ordering::SeqCst) > 0 {
-            os::wake_all(&self.shared.generation);
-        }
-        let mine = catch_unwind(AssertUnwindSafe(|| work(0)));
-        let mut spins = 0;
-        while self.shared.busy.load(Ordering::Acquire) > 0 {
-            spins += 1;
-            if spins > SPINS || self.shared.crowded {
-                std::thread::yield_now()
-            } else {
-                std::hint::spin_loop()
-            }
-        }
-        *lock(&self.shared.work) = None;
-        let theirs = lock(&self.shared.panic).take();
-        if let Some(panic) = mine.err().or(theirs) {
-            resume_unwind(panic);
+        INSIDE.set(true);
+        let own = catch_unwind(AssertUnwindSafe(|| work(0)));
+        INSIDE.set(false);
+        self.join();
+        let theirs = self.shared.take_panic();
+        drop(turn);
+        if let Some(payload) = own.err().or(theirs) {
+            resume_unwind(payload);
         }
     }
-}
 
-impl Shared {
-    fn serve(&self, worker: usize) {
-        let mut seen = 0;
-        loop {
-            seen = self.next(seen);
-            if self.stop.load(Ordering::Acquire) {
-                return;
+    /// Binds the calling thread to worker 0's core until the guard is dropped. A caller left free may be put on the
+    /// core of one of its own workers, where the two take turns; bind it for a whole pass, not for one kernel (two
+    /// system calls). Threads that it starts meanwhile inherit the binding. Does nothing in a pool that is not bound.
+    pub fn pin_caller(&self) -> PinnedCaller {
+        let before = match self.cores.first() {
+            Some(&core) => {
+                let before = os::allowed_cpus();
+                os::pin(&[core]).ok().map(|()| before)
             }
-            let work = *lock(&self.work);
-            if let Some(work) = work {
-                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(worker))) {
-                    *lock(&self.panic) = Some(panic);
+            None => None,
+        };
+        PinnedCaller { before, _same_thread: PhantomData }
+    }
+
+    fn fork(&self, work: &(dyn Fn(usize) + Sync)) {
+        // SAFETY: only the lifetime is changed. The pointer is followed only inside the round raised below, and `run`
+        // does not return before every worker has marked that round done.
+        let work = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static Work>(work) };
+        // SAFETY: `run` holds `turn` and has joined the round before.
+        unsafe { self.shared.raise(Some(work)) };
+    }
+
+    fn join(&self) {
+        let round = self.shared.call.0.round.load(Ordering::Relaxed);
+        let patience = if self.shared.crowded { 0 } else { SPINS };
+        for done in &self.shared.done[..self.workers.len()] {
+            let mut spins = 0;
+            while done.0.load(Ordering::Acquire) != round {
+                if spins < patience {
+                    spins += 1;
+                    spin_loop();
+                } else {
+                    thread::yield_now();
                 }
-            }
-            self.busy.fetch_sub(1, Ordering::Release);
-        }
-    }
-
-    /// Waits for a generation other than `seen`.
-    fn next(&self, seen: u32) -> u32 {
-        for _ in 0..if self.crowded { 1 } else { SPINS } {
-            let now = self.generation.load(Ordering::Acquire);
-            if now != seen {
-                return now;
-            }
-            std::hint::spin_loop();
-        }
-        loop {
-            self.sleeping.fetch_add(1, Ordering::SeqCst);
-            if self.generation.load(Ordering::SeqCst) == seen {
-                os::wait_while(&self.generation, seen);
-            }
-            self.sleeping.fetch_sub(1, Ordering::SeqCst);
-            let now = self.generation.load(Ordering::Acquire);
-            if now != seen {
-                return now;
             }
         }
     }
@@ -161,11 +194,117 @@ impl Shared {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Release);
-        self.shared.generation.fetch_add(1, Ordering::SeqCst);
-        os::wake_all(&self.shared.generation);
+        // SAFETY: nobody else has the pool any more, and every `run` has joined its round.
+        unsafe { self.shared.raise(None) };
         for worker in self.workers.drain(..) {
-            let _panicked = worker.join();
+            // A worker catches the panics of its work, so it ends well.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    /// Publishes work as the next round, or the end.
+    ///
+    /// # Safety
+    /// No round is running, nobody else calls this meanwhile, and the work lives until its round is joined.
+    unsafe fn raise(&self, work: Option<*const Work>) {
+        let call = &self.call.0;
+        // SAFETY: every worker has marked the last round done and reads the cell next after it has seen the new round.
+        unsafe { *call.work.get() = work };
+        call.round.fetch_add(1, Ordering::SeqCst);
+        // A worker counts itself asleep before its last look at the round, both sequentially consistent: either it sees
+        // this round, or it is seen here.
+        if self.sleeping.0.load(Ordering::SeqCst) > 0 {
+            os::wake_all(&call.round);
+        }
+    }
+
+    /// The life of one worker.
+    fn serve(&self, worker: usize, core: Option<usize>) {
+        if let Some(core) = core {
+            // A refusal costs speed, never results.
+            let _ = os::pin(&[core]);
+        }
+        INSIDE.set(true);
+        let mut round = 0;
+        loop {
+            round = self.next_round(round);
+            // SAFETY: this round's work was written before the round was raised, and stays alive and unchanged until
+            // this worker marks the round done.
+            let Some(work) = (unsafe { (*self.call.0.work.get()).map(|work| &*work) }) else { return };
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| work(worker))) {
+                self.keep_panic(payload);
+            }
+            self.done[worker - 1].0.store(round, Ordering::Release);
+        }
+    }
+
+    /// Waits for the round after `seen`: by looking, then by sleeping.
+    fn next_round(&self, seen: u32) -> u32 {
+        for _ in 0..if self.crowded { YIELDS } else { SPINS } {
+            let round = self.call.0.round.load(Ordering::Acquire);
+            if round != seen {
+                return round;
+            }
+            if self.crowded { thread::yield_now() } else { spin_loop() }
+        }
+        self.sleeping.0.fetch_add(1, Ordering::SeqCst);
+        let mut round = self.call.0.round.load(Ordering::SeqCst);
+        while round == seen {
+            os::wait(&self.call.0.round, seen);
+            round = self.call.0.round.load(Ordering::SeqCst);
+        }
+        self.sleeping.0.fetch_sub(1, Ordering::SeqCst);
+        round
+    }
+
+    /// Keeps the first panic of a round for the caller.
+    fn keep_panic(&self, payload: Payload) {
+        let mut kept = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.is_none() {
+            *kept = Some(payload);
+            // The mark of the finished round, stored later, carries this to the caller.
+            self.panicked.store(true, Ordering::Relaxed);
+        } else {
+            // Dropping a payload may panic, which would end the worker and hang the caller; leaking it cannot.
+            std::mem::forget(payload);
+        }
+    }
+
+    /// The panic kept in the round just joined, if any.
+    fn take_panic(&self) -> Option<Payload> {
+        if !self.panicked.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.panicked.store(false, Ordering::Relaxed);
+        self.panic.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Cores for `count` workers, beginning where the caller is now: it need not move, and two processes on one machine are
+/// less likely to choose the same cores.
+fn places(allowed: Vec<usize>, count: usize) -> Vec<usize> {
+    let Cores { mut cpus, physical } = Cores::of(allowed);
+    let here = os::current_cpu();
+    if let Some(at) = cpus[..physical].iter().position(|&cpu| Some(cpu) == here) {
+        cpus[..physical].rotate_left(at);
+    }
+    cpus.truncate(count);
+    cpus
+}
+
+/// While it lives, the thread that made it stays on its core; then the thread may run where it could before.
+pub struct PinnedCaller {
+    before: Option<Vec<usize>>,
+    /// Another thread must not drop it: it would change its own binding.
+    _same_thread: PhantomData<*const ()>,
+}
+
+impl Drop for PinnedCaller {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = os::pin(before);
         }
     }
 }

@@ -20,6 +20,9 @@ impl Emitter<'_, '_> {
     pub(super) fn operation(&mut self, op: ScalarOp, operands: &[ValueId], wide: bool) -> Register {
         let dtype = |at: usize| self.kernel.record(operands[at]).dtype;
         let (first, last) = (dtype(0), dtype(operands.len() - 1));
+        if let Some(register) = self.shortcut(op, operands, wide) {
+            return register;
+        }
         let registers: Vec<Register> = operands
             .iter()
             .enumerate()

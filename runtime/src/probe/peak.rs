@@ -1,0 +1,132 @@
+//! Peak arithmetic: multiply-adds on registers alone.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use crate::device::threads::Pool;
+
+/// Every chain computes `x = x * FACTOR + FACTOR`, which tends to 1 and so meets no slow or special number.
+const FACTOR: f32 = 0.5;
+
+/// One loop of independent multiply-adds, and what a round of it computes.
+struct Chains {
+    flops_a_round: f64,
+    run: fn(rounds: usize) -> f32,
+}
+
+/// Runs independent multiply-adds on all workers of the pool, with the widest vectors that the CPU has, and returns the
+/// speed of the fastest of three runs of about 0.1 s in GFLOP/s (a multiply-add is two operations).
+pub fn peak_f32(pool: &Pool) -> f64 {
+    let chains = chains();
+    let _pinned = pool.pin_caller();
+    let seconds = |rounds: usize| {
+        let start = Instant::now();
+        pool.run(&|_| {
+            black_box((chains.run)(black_box(rounds)));
+        });
+        start.elapsed().as_secs_f64()
+    };
+    let mut rounds = 1_000;
+    while seconds(rounds) < 0.01 {
+        rounds *= 2;
+    }
+    rounds *= 8;
+    let fastest = (0..3).map(|_| seconds(rounds)).fold(f64::INFINITY, f64::min);
+    pool.count() as f64 * rounds as f64 * chains.flops_a_round / fastest / 1e9
+}
+
+#[cfg(target_arch = "x86_64")]
+fn chains() -> Chains {
+    if is_x86_feature_detected!("avx512f") {
+        let run = |rounds| {
+            // SAFETY: the CPU has the feature, by the condition above.
+            unsafe { chains_avx512(rounds) }
+        };
+        return Chains { flops_a_round: (16 * 16 * 2) as f64, run };
+    }
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        let run = |rounds| {
+            // SAFETY: the CPU has the features, by the condition above.
+            unsafe { chains_fma(rounds) }
+        };
+        return Chains { flops_a_round: (12 * 8 * 2) as f64, run };
+    }
+    Chains { flops_a_round: (PLAIN * 2) as f64, run: chains_plain }
+}
+
+#[cfg(target_arch = "aarch64")]
+fn chains() -> Chains {
+    Chains { flops_a_round: (24 * 4 * 2) as f64, run: chains_neon }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn chains() -> Chains {
+    Chains { flops_a_round: (PLAIN * 2) as f64, run: chains_plain }
+}
+
+/// 16 chains of 16 lanes: four cycles of latency on two units need 8, half of the registers stay free.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn chains_avx512(rounds: usize) -> f32 {
+    use std::arch::x86_64::{_mm512_add_ps, _mm512_fmadd_ps, _mm512_reduce_add_ps, _mm512_set1_ps};
+    let factor = _mm512_set1_ps(black_box(FACTOR));
+    let mut totals = [_mm512_set1_ps(1.0); 16];
+    for _ in 0..rounds {
+        for total in &mut totals {
+            *total = _mm512_fmadd_ps(*total, factor, factor);
+        }
+    }
+    let [first, rest @ ..] = totals;
+    _mm512_reduce_add_ps(rest.into_iter().fold(first, |sum, total| _mm512_add_ps(sum, total)))
+}
+
+/// 12 chains of 8 lanes: five cycles of latency on two units need 10, and there are 16 registers.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn chains_fma(rounds: usize) -> f32 {
+    use std::arch::x86_64::{_mm256_add_ps, _mm256_cvtss_f32, _mm256_fmadd_ps, _mm256_set1_ps};
+    let factor = _mm256_set1_ps(black_box(FACTOR));
+    let mut totals = [_mm256_set1_ps(1.0); 12];
+    for _ in 0..rounds {
+        for total in &mut totals {
+            *total = _mm256_fmadd_ps(*total, factor, factor);
+        }
+    }
+    let [first, rest @ ..] = totals;
+    _mm256_cvtss_f32(rest.into_iter().fold(first, |sum, total| _mm256_add_ps(sum, total)))
+}
+
+/// 24 chains of 4 lanes: four cycles of latency on four units need 16, and there are 32 registers.
+#[cfg(target_arch = "aarch64")]
+fn chains_neon(rounds: usize) -> f32 {
+    use std::arch::aarch64::{vaddq_f32, vaddvq_f32, vdupq_n_f32, vfmaq_f32};
+    // SAFETY: every 64-bit Arm CPU that Rust's targets name has these instructions.
+    unsafe {
+        let factor = vdupq_n_f32(black_box(FACTOR));
+        let mut totals = [vdupq_n_f32(1.0); 24];
+        for _ in 0..rounds {
+            for total in &mut totals {
+                *total = vfmaq_f32(factor, *total, factor);
+            }
+        }
+        let [first, rest @ ..] = totals;
+        vaddvq_f32(rest.into_iter().fold(first, |sum, total| vaddq_f32(sum, total)))
+    }
+}
+
+/// Lanes of the loop that uses no named instruction; the compiler groups them into its baseline's vectors.
+#[cfg(not(target_arch = "aarch64"))]
+const PLAIN: usize = 40;
+
+/// A multiplication and an addition, not fused: fusing without the instruction would be a library call.
+#[cfg(not(target_arch = "aarch64"))]
+fn chains_plain(rounds: usize) -> f32 {
+    let factor = black_box(FACTOR);
+    let mut totals = [1.0f32; PLAIN];
+    for _ in 0..rounds {
+        for total in &mut totals {
+            *total = *total * factor + factor;
+        }
+    }
+    totals.iter().sum()
+}
