@@ -15,8 +15,8 @@ use crate::args::VerifyArgs;
 /// Margins below this decide nothing.
 const UNDECIDED: f32 = 0.01;
 
-/// How far logits may be apart: half of what decides.
-const LOGITS: f32 = UNDECIDED / 2.0;
+/// How far logits may be apart.
+const LOGITS: f32 = 1e-3;
 
 /// Compares every prompt of the file.
 pub(super) fn checks(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<Check>> {

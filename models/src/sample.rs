@@ -53,7 +53,10 @@ impl fmt::Display for SampleError {
             SampleError::Parameter { field, value, expected } => {
                 write!(f, "{field} must be {expected}, got {value}")
             }
-            SampleError::NonFinite { index } => write!(f, "non-finite logit for token {index}"),
+            SampleError::NonFinite { index } => write!(
+                f,
+                "the logit of token {index} is not finite: weights are damaged, or arithmetic overflowed"
+            ),
             SampleError::Length { found, expected } => {
                 write!(f, "{found} logits, expected one for each of {expected} tokens")
             }

@@ -246,7 +246,10 @@ fn f40_non_finite_logits_are_an_error_with_their_place() {
         for sampling in [Sampling::greedy(), Sampling::default()] {
             let error = sampler(sampling, 4).sample(&mut [0.0, 1.0, bad, bad]).unwrap_err();
             assert_eq!(error, SampleError::NonFinite { index: 2 });
-            assert_eq!(error.to_string(), "non-finite logit for token 2");
+            assert_eq!(
+                error.to_string(),
+                "the logit of token 2 is not finite: weights are damaged, or arithmetic overflowed"
+            );
         }
     }
     let error = sampler(open(), 4).sample(&mut [0.0; 3]).unwrap_err();

@@ -1,0 +1,317 @@
+//! Every flag that `--help` shows does something: each has a case here that tells a run with it from one
+//! without it, or names the test elsewhere that does.
+#![allow(clippy::unwrap_used)]
+
+#[path = "cli/support.rs"]
+mod support;
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use support::{FRANCE, answer, failure, fixture, json, root, run, stderr};
+
+const COMMANDS: [&str; 7] = ["run", "verify", "bench", "inspect", "tokenize", "doctor", "completions"];
+
+/// How the effect of a flag shows.
+enum Shows {
+    /// The answer has other tokens than without it. The strings are arguments of both runs.
+    Tokens(&'static [&'static str]),
+    /// Standard output differs.
+    Output(&'static [&'static str]),
+    /// The line about the start differs.
+    Start,
+    /// By the test of this name in this file.
+    Test(&'static str, &'static str),
+}
+
+use Shows::{Output, Start, Test, Tokens};
+
+/// Greedy; the demo model repeats itself after its answer.
+const LOOP: &[&str] = &["--ignore-eos", "-n", "60", "--temp", "0"];
+
+/// Random, and the same each time.
+const RANDOM: &[&str] =
+    &["--ignore-eos", "-n", "40", "--temp", "3", "-s", "5", "--top-k", "0", "--top-p", "1", "--min-p", "0"];
+
+/// The same without the flags that cut.
+const UNCUT: &[&str] = &["--ignore-eos", "-n", "40", "--temp", "3", "-s", "5"];
+
+const DRY: &[&str] = &["--ignore-eos", "-n", "60", "--temp", "0", "--dry-multiplier", "5"];
+
+const MIROSTAT: &[&str] = &["--ignore-eos", "-n", "40", "--temp", "3", "-s", "5", "--mirostat", "2"];
+
+type Case = (&'static str, &'static [&'static str], Shows);
+
+/// The flags of `jtllm run`: name, the flag with its value, how it shows.
+const RUN: &[Case] = &[
+    ("--model", &[], Test("cli_flags.rs", "the_model_may_be_given_either_way")),
+    ("--prompt", &[], Test("cli.rs", "the_two_commands_of_the_readme_answer")),
+    ("--file", &[], Test("cli.rs", "a_pipe_is_the_prompt_and_so_is_a_file")),
+    ("--system-prompt", &[], Test("cli.rs", "a_system_prompt_comes_first")),
+    ("--system", &["--system", "Be brief."], Tokens(LOOP)),
+    ("--raw", &["--raw"], Tokens(&["-n", "8"])),
+    ("--chat-template", &["--chat-template", "llama2"], Tokens(&["-n", "8"])),
+    ("--chat-template-file", &[], Test("cli_flags.rs", "a_template_may_come_from_a_file")),
+    ("--single-turn", &[], Test("cli_terminal.rs", "a_single_turn_leaves_after_the_first_answer")),
+    ("--predict", &["--predict", "2"], Tokens(&[])),
+    ("--n-predict", &["--n-predict", "2"], Tokens(&[])),
+    ("--max-new-tokens", &["--max-new-tokens", "2"], Tokens(&[])),
+    ("--reverse-prompt", &["--reverse-prompt", "France"], Tokens(&[])),
+    ("--stop", &["--stop", "France"], Tokens(&[])),
+    ("--ignore-eos", &["--ignore-eos"], Tokens(&["-n", "30"])),
+    ("--context-shift", &[], Test("cli.rs", "a_full_context_is_an_error_that_says_so")),
+    ("--keep", &["--keep", "18"], Tokens(&["--ignore-eos", "--context-shift", "-c", "32", "-n", "90"])),
+    ("--json", &[], Test("cli.rs", "json_is_one_object_with_what_was_in_force")),
+    ("--ctx-size", &["--ctx-size", "48"], Start),
+    ("--threads", &["--threads", "3"], Start),
+    ("--backend", &["--backend", "interp"], Start),
+    ("--cache-type-k", &["--cache-type-k", "f32"], Start),
+    ("--cache-type-v", &["--cache-type-v", "bf16"], Start),
+    ("--temp", &["--temp", "3"], Tokens(&["--ignore-eos", "-n", "40", "-s", "5"])),
+    ("--temperature", &["--temperature", "3"], Tokens(&["--ignore-eos", "-n", "40", "-s", "5"])),
+    ("--top-k", &["--top-k", "1"], Tokens(RANDOM_WITHOUT_TOP_K)),
+    ("--top-p", &["--top-p", "0.01"], Tokens(UNCUT)),
+    ("--min-p", &["--min-p", "1"], Tokens(UNCUT)),
+    ("--typical", &["--typical", "0.05"], Tokens(RANDOM)),
+    ("--typical-p", &["--typical-p", "0.05"], Tokens(RANDOM)),
+    ("--top-n-sigma", &["--top-n-sigma", "0.01"], Tokens(RANDOM)),
+    ("--repeat-penalty", &["--repeat-penalty", "20"], Tokens(LOOP)),
+    ("--repetition-penalty", &["--repetition-penalty", "20"], Tokens(LOOP)),
+    ("--repeat-last-n", &["--repeat-last-n", "4"], Tokens(PENALISED)),
+    ("--presence-penalty", &["--presence-penalty", "30"], Tokens(LOOP)),
+    ("--frequency-penalty", &["--frequency-penalty", "30"], Tokens(LOOP)),
+    ("--dry-multiplier", &["--dry-multiplier", "5"], Tokens(LOOP)),
+    ("--dry-base", &["--dry-base", "40"], Tokens(DRY_WEAK)),
+    ("--dry-allowed-length", &["--dry-allowed-length", "50"], Tokens(DRY)),
+    ("--dry-penalty-last-n", &["--dry-penalty-last-n", "0"], Tokens(DRY)),
+    ("--dry-sequence-breaker", &["--dry-sequence-breaker", "a"], Tokens(DRY)),
+    ("--xtc-probability", &["--xtc-probability", "1", "--xtc-threshold", "0.01"], Tokens(UNCUT)),
+    ("--xtc-threshold", &["--xtc-threshold", "0.01"], Tokens(XTC)),
+    ("--mirostat", &["--mirostat", "1"], Tokens(UNCUT)),
+    ("--mirostat-ent", &["--mirostat-ent", "0.1"], Tokens(MIROSTAT)),
+    ("--mirostat-lr", &["--mirostat-lr", "1"], Tokens(MIROSTAT)),
+    ("--logit-bias", &["--logit-bias", "283-inf"], Tokens(LOOP)),
+    ("--seed", &["--seed", "6"], Tokens(RANDOM_WITHOUT_SEED)),
+    ("--samplers", &["--samplers", "top_k;temperature"], Tokens(CUT)),
+];
+
+const RANDOM_WITHOUT_TOP_K: &[&str] = &["--ignore-eos", "-n", "40", "--temp", "3", "-s", "5", "--top-p", "1"];
+
+const RANDOM_WITHOUT_SEED: &[&str] = &["--ignore-eos", "-n", "40", "--temp", "3"];
+
+const PENALISED: &[&str] = &["--ignore-eos", "-n", "60", "--temp", "0", "--presence-penalty", "30"];
+
+const DRY_WEAK: &[&str] = &["--ignore-eos", "-n", "60", "--temp", "0", "--dry-multiplier", "0.01"];
+
+const XTC: &[&str] = &["--ignore-eos", "-n", "40", "--temp", "3", "-s", "5", "--xtc-probability", "1"];
+
+const CUT: &[&str] = &["--ignore-eos", "-n", "40", "--temp", "3", "-s", "5", "--min-p", "1"];
+
+const VERIFY: &[Case] = &[
+    ("--model", &[], Test("cli_verify.rs", "the_demo_model_passes_by_its_tokens_and_largest_logits")),
+    ("--backend", &[], Test("cli_verify.rs", "a_tiny_llama_passes_on_every_backend")),
+    ("--caps", &[], Test("cli_verify.rs", "other_caps_schedule_other_kernels_and_pass")),
+    ("--threads", &[], Test("cli_flags.rs", "verify_and_bench_take_threads")),
+    ("--json", &[], Test("cli_verify.rs", "a_tiny_llama_passes_on_every_backend")),
+];
+
+const BENCH: &[Case] = &[
+    ("--n-prompt", &[], Test("cli.rs", "bench_has_the_fields_of_llama_bench")),
+    ("--n-gen", &[], Test("cli.rs", "bench_has_the_fields_of_llama_bench")),
+    ("--repetitions", &[], Test("cli.rs", "bench_has_the_fields_of_llama_bench")),
+    ("--output", &[], Test("cli.rs", "bench_has_the_fields_of_llama_bench")),
+    ("--kernels", &[], Test("cli.rs", "bench_has_the_fields_of_llama_bench")),
+    ("--threads", &[], Test("cli_flags.rs", "verify_and_bench_take_threads")),
+    ("--cache-type-k", &[], Test("cli_flags.rs", "verify_and_bench_take_threads")),
+    ("--cache-type-v", &[], Test("cli_flags.rs", "verify_and_bench_take_threads")),
+];
+
+const INSPECT: &[Case] = &[
+    ("--rows", &["--rows", "many"], Output(&["demo", "regions"])),
+    ("--code", &["--code"], Output(&["demo", "kernels"])),
+];
+
+const TOKENIZE: &[Case] = &[
+    ("--ids", &["--ids"], Output(&["demo", "Hello<|im_end|>"])),
+    ("--no-parse-special", &["--no-parse-special"], Output(&["demo", "Hello<|im_end|>"])),
+];
+
+const DOCTOR: &[Case] = &[("--json", &["--json"], Output(&[]))];
+
+fn cases(command: &str) -> &'static [Case] {
+    match command {
+        "run" => RUN,
+        "verify" => VERIFY,
+        "bench" => BENCH,
+        "inspect" => INSPECT,
+        "tokenize" => TOKENIZE,
+        "doctor" => DOCTOR,
+        _ => &[],
+    }
+}
+
+/// The long flags in a command's help, aliases included.
+fn flags(command: &str) -> BTreeSet<String> {
+    let help = answer(&[command, "--help"]);
+    let mut found = BTreeSet::new();
+    for line in help.lines().map(str::trim_start) {
+        let is_flag = line.starts_with('-') || line.starts_with("[alias");
+        for word in line.split([' ', ',', ']', '=']).filter(|word| is_flag && word.starts_with("--")) {
+            found.insert(word.to_owned());
+        }
+        if let Some((_, aliases)) = line.split_once("[alias") {
+            let words = aliases.split([' ', ',', ']', ':']);
+            found.extend(words.filter(|word| word.starts_with("--")).map(str::to_owned));
+        }
+    }
+    found.remove("--help");
+    found
+}
+
+#[test]
+fn c04_every_flag_of_the_help_has_a_case() {
+    let mut all = 0;
+    for command in COMMANDS {
+        let listed: BTreeSet<String> = cases(command).iter().map(|(flag, _, _)| (*flag).to_owned()).collect();
+        assert_eq!(flags(command), listed, "{command}");
+        all += listed.len();
+        for (flag, _, shows) in cases(command) {
+            let Test(file, name) = shows else { continue };
+            let text = std::fs::read_to_string(root().join("tests").join(file)).unwrap();
+            assert!(
+                text.contains(&format!("#[test]\nfn {name}()")),
+                "{command} {flag}: {file} has no {name}"
+            );
+        }
+    }
+    assert!(all > 60, "the help was read: {all}");
+}
+
+#[test]
+fn c04_every_command_of_the_help_is_known() {
+    let help = answer(&["--help"]);
+    let (_, list) = help.split_once("Commands:").unwrap();
+    let (list, _) = list.split_once("Options:").unwrap();
+    let names: Vec<&str> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names, COMMANDS);
+}
+
+fn ids(arguments: &[&str]) -> Value {
+    json(&[&["run", "--json", "-p", FRANCE], arguments].concat())["ids"].take()
+}
+
+#[test]
+fn c04_flags_of_run_change_the_answer() {
+    let mut idle = Vec::new();
+    for (flag, with, shows) in RUN {
+        if let Tokens(base) = shows
+            && ids(base) == ids(&[base, *with].concat())
+        {
+            idle.push(flag);
+        }
+    }
+    assert!(idle.is_empty(), "flags that change nothing: {idle:?}");
+}
+
+#[test]
+fn c04_flags_of_the_machine_change_the_start() {
+    let start = |arguments: &[&str]| {
+        let output = run(&[&["run", "-p", FRANCE, "-n", "1", "--raw"], arguments].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        // What stands after the buffers depends on the kernel cache.
+        stderr(&output).split("buffers").next().unwrap().to_owned()
+    };
+    let plain = start(&[]);
+    for (flag, with, shows) in RUN {
+        if matches!(shows, Start) {
+            assert_ne!(plain, start(with), "{flag}");
+        }
+    }
+}
+
+#[test]
+fn c04_flags_of_other_commands_change_the_output() {
+    for command in COMMANDS {
+        for (flag, with, shows) in cases(command) {
+            if let Output(base) = shows {
+                let base = [&[command], *base].concat();
+                assert_ne!(answer(&base), answer(&[&base, *with].concat()), "{command} {flag}");
+            }
+        }
+    }
+}
+
+#[test]
+fn c04_what_is_not_known_or_out_of_range_is_refused() {
+    let wrong: [&[&str]; 14] = [
+        &["--no-such-flag"],
+        &["--temp", "nan"],
+        &["--top-p", "2"],
+        &["--min-p", "-1"],
+        &["--mirostat", "3"],
+        &["--repeat-penalty", "0"],
+        &["--samplers", "top_k;nonsense"],
+        &["--samplers", "top_k;top_k"],
+        &["--logit-bias", "x"],
+        &["--logit-bias", "999999+1"],
+        &["--threads", "0"],
+        &["-n", "-2"],
+        &["--keep", "4"],
+        &["--raw", "-sys", "x"],
+    ];
+    for arguments in wrong {
+        failure(&[&["run", "-p", FRANCE], arguments].concat(), 2);
+    }
+    failure(&["run", "-f", "no-such-file"], 2);
+    failure(&["run", "demo", "-m", "demo", "-p", "x"], 2);
+    failure(&["run", "-p", "x", "--chat-template", "nonsense"], 2);
+}
+
+#[test]
+fn llama_cpp_spellings_are_understood() {
+    let both: [(&[&str], &[&str]); 4] = [
+        (&["-ctk", "f32"], &["--cache-type-k", "f32"]),
+        (&["-ctv", "f32"], &["--cache-type-v", "f32"]),
+        (&["-sys", "Be brief."], &["--system-prompt", "Be brief."]),
+        (&["-st"], &["--single-turn"]),
+    ];
+    for (short, long) in both {
+        assert_eq!(ids(short), ids(long), "{short:?}");
+    }
+}
+
+#[test]
+fn the_model_may_be_given_either_way() {
+    let folder = root().join("models/demo").display().to_string();
+    for arguments in [&["run", "-m", &folder][..], &["run", &folder], &["run", "demo"], &["run"]] {
+        assert_eq!(answer(&[arguments, &["-p", FRANCE]].concat()), "The capital of France is Paris.\n");
+    }
+    failure(&["run", "--model", "no-such-model", "-p", "x"], 3);
+}
+
+#[test]
+fn a_template_may_come_from_a_file() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "{{ messages[0].content }}").unwrap();
+    let path = file.path().to_str().unwrap();
+    let found = json(&["run", "--json", "-p", "Hello", "-n", "1", "--chat-template-file", path]);
+    let bare: Value = serde_json::from_str(&answer(&["tokenize", "demo", "Hello", "--ids"])).unwrap();
+    assert_eq!(found["prompt_ids"], bare);
+    std::fs::write(file.path(), "{% if %}").unwrap();
+    assert!(failure(&["run", "-p", "x", "--chat-template-file", path], 1).contains("chat template: line 1"));
+    assert!(failure(&["run", "-p", "x", "--chat-template-file", "/no/such"], 2).contains("/no/such"));
+}
+
+#[test]
+fn verify_and_bench_take_threads() {
+    let folder = fixture("belle-llama-tiny");
+    answer(&["verify", &folder, "--threads", "1"]);
+    failure(&["verify", &folder, "--threads", "0"], 2);
+    let with = |arguments: &[&str]| {
+        let base = ["bench", "demo", "-p", "0", "-n", "1", "-r", "1", "-o", "json"];
+        json(&[&base[..], arguments].concat())[0].take()
+    };
+    assert_eq!(with(&["--threads", "3"])["n_threads"], 3);
+    let row = with(&["-ctk", "f32", "-ctv", "bf16"]);
+    assert_eq!((row["type_k"].as_str(), row["type_v"].as_str()), (Some("f32"), Some("bf16")));
+}
