@@ -57,7 +57,10 @@ struct Cut<'g> {
     /// Maps outside of groups that have a kernel of their own.
     stored_maps: BTreeSet<Node>,
     /// For each node: the groups that its value depends on.
-    reach: Vec<BTreeSet<usize>>,
+    reach: Vec<GroupSet>,
+    /// For each node: whether it is made of weights and constants alone. Dequantisation is, and always
+    /// joins its reader.
+    fixed: Vec<bool>,
     /// Nodes inside attention patterns.
     claimed: HashSet<Node>,
     attention: HashMap<Node, Attend>,
@@ -71,7 +74,8 @@ impl<'g> Cut<'g> {
             groups: Vec::new(),
             group: HashMap::new(),
             stored_maps: BTreeSet::new(),
-            reach: vec![BTreeSet::new(); graph.len()],
+            reach: vec![GroupSet::default(); graph.len()],
+            fixed: fixed(graph),
             claimed: HashSet::new(),
             attention: HashMap::new(),
         }
@@ -110,9 +114,9 @@ impl<'g> Cut<'g> {
 
     fn place(&mut self, node: Node) {
         let operands = self.graph.op(node).operands();
-        let mut reach: BTreeSet<usize> = BTreeSet::new();
+        let mut reach = GroupSet::default();
         for x in &operands {
-            reach.extend(self.reach[x.0 as usize].iter().map(|group| self.resolve(*group)));
+            reach.join(&self.reach[x.0 as usize]);
         }
         if let Some(attend) = self.attention.get(&node).cloned() {
             let space = self.graph.shape(node).to_vec();
@@ -120,12 +124,14 @@ impl<'g> Cut<'g> {
         } else if !self.claimed.contains(&node) {
             match self.graph.op(node) {
                 Op::Reduce { .. } => self.place_reduce(node),
-                Op::Map { .. } => self.place_map(node),
+                Op::Map { .. } if !reach.is_empty() => self.place_map(node),
                 Op::Write { value, .. } => self.place_write(node, *value),
                 _ => {}
             }
         }
-        reach.extend(self.group_of(node));
+        if let Some(group) = self.group_of(node) {
+            reach.insert(group);
+        }
         self.reach[node.0 as usize] = reach;
     }
 
@@ -171,7 +177,7 @@ impl<'g> Cut<'g> {
     fn independent(&self, met: &[Met], group: usize) -> bool {
         met.iter()
             .filter(|m| m.group != group)
-            .all(|m| !self.reach[m.node.0 as usize].iter().any(|reached| self.resolve(*reached) == group))
+            .all(|m| !self.reach[m.node.0 as usize].iter().any(|reached| self.resolve(reached) == group))
     }
 
     fn join(&mut self, node: Node, group: usize) {
@@ -297,7 +303,9 @@ impl<'g> Cut<'g> {
                 && x.right_axes == y.right_axes
                 && a.space == b.space;
             let free = |of: usize, from: &Group| {
-                from.members.iter().all(|m| !self.reach[m.0 as usize].iter().any(|g| self.resolve(*g) == of))
+                from.members
+                    .iter()
+                    .all(|m| !self.reach[m.0 as usize].iter().any(|reached| self.resolve(reached) == of))
             };
             if !alike || !free(*first, b) || !free(*other, a) {
                 return;
@@ -332,11 +340,14 @@ impl<'g> Cut<'g> {
             if !map || self.group.contains_key(&node) || self.claimed.contains(&node) {
                 continue;
             }
-            let reads = self.reads(node);
             let output = self.graph.outputs.iter().any(|(_, out)| *out == node);
+            if self.fixed[node.0 as usize] && !output {
+                continue;
+            }
+            let reads = self.reads(node);
             let shared = reads.count > 1 || reads.each > 1 || reads.gathered;
             let cost = self.cost(node) * reads.count.max(1) * reads.each;
-            if output || (shared && cost > RECOMPUTE_BUDGET && !self.fixed(node)) {
+            if output || (shared && cost > RECOMPUTE_BUDGET) {
                 self.stored_maps.insert(node);
             }
         }
@@ -385,19 +396,51 @@ impl<'g> Cut<'g> {
         }
     }
 
-    /// Whether a value is made of weights and constants alone: dequantisation always joins its reader.
-    fn fixed(&self, node: Node) -> bool {
-        match self.graph.op(node) {
-            Op::Weight { .. } | Op::Const(_) => true,
-            Op::Index { extras, .. } => extras.is_empty(),
-            Op::Map { xs, .. } => xs.iter().all(|x| self.fixed(*x)),
-            Op::View { x, extras, .. } => extras.is_empty() && self.fixed(*x),
-            _ => false,
-        }
-    }
-
     fn finish(self) -> Partition {
         Assembly::new(&self).finish()
+    }
+}
+
+/// For each node, whether it is made of weights and constants alone.
+fn fixed(graph: &Graph) -> Vec<bool> {
+    let mut fixed = vec![false; graph.len()];
+    for node in graph.nodes() {
+        let all = |xs: &[Node]| xs.iter().all(|x| fixed[x.0 as usize]);
+        fixed[node.0 as usize] = match graph.op(node) {
+            Op::Weight { .. } | Op::Const(_) => true,
+            Op::Index { extras, .. } => extras.is_empty(),
+            Op::Map { xs, .. } => all(xs),
+            Op::View { x, extras, .. } => extras.is_empty() && all(&[*x]),
+            _ => false,
+        };
+    }
+    fixed
+}
+
+/// A set of groups.
+#[derive(Clone, Default)]
+struct GroupSet(Vec<u64>);
+
+impl GroupSet {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn insert(&mut self, group: usize) {
+        self.0.resize(self.0.len().max(group / 64 + 1), 0);
+        self.0[group / 64] |= 1 << (group % 64);
+    }
+
+    fn join(&mut self, other: &GroupSet) {
+        self.0.resize(self.0.len().max(other.0.len()), 0);
+        self.0.iter_mut().zip(&other.0).for_each(|(word, more)| *word |= more);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = usize> {
+        let words = self.0.iter().enumerate();
+        words.flat_map(|(at, word)| {
+            (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| at * 64 + bit)
+        })
     }
 }
 

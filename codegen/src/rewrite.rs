@@ -6,7 +6,7 @@
 use jtllm_ir::graph::axes;
 use jtllm_ir::{Expr, Graph, Monoid, Node, Op, ScalarOp};
 
-use crate::access::{read_coordinates, spans, visit_reads};
+use crate::access::{read_coordinates, spans};
 
 /// Applies every rewrite wherever it fits.
 pub fn rewrite(graph: &Graph) -> Graph {
@@ -30,6 +30,8 @@ pub fn rewrite(graph: &Graph) -> Graph {
 struct Factor {
     node: Node,
     at: Vec<Expr>,
+    /// Whether it is made of weights and constants alone; only such a factor has blocks.
+    fixed: bool,
 }
 
 fn split_blocks(graph: &mut Graph, sum: Node) -> Option<Node> {
@@ -42,10 +44,6 @@ fn split_blocks(graph: &mut Graph, sum: Node) -> Option<Node> {
     let depth = space[last].as_int()?;
     let mut factors = Vec::new();
     product_factors(graph, x, &axes(&space), &mut factors);
-    // Only weights have formats; the rows of a packed embedding are summed as they are.
-    if !factors.iter().any(|factor| reads_weight(graph, factor)) {
-        return None;
-    }
     let block = block_of(graph, &factors, last as u16, depth)?;
     let (constant, inner): (Vec<Factor>, Vec<Factor>) =
         factors.into_iter().partition(|factor| constant_in_block(graph, factor, last as u16, block, depth));
@@ -68,14 +66,6 @@ fn split_blocks(graph: &mut Graph, sum: Node) -> Option<Node> {
     Some(graph.reduce(Monoid::Add, scaled, &[last]))
 }
 
-fn reads_weight(graph: &Graph, factor: &Factor) -> bool {
-    let mut found = false;
-    visit_reads(graph, factor.node, &factor.at, &|_| false, &mut |node, _| {
-        found |= matches!(graph.op(node), Op::Weight { .. });
-    });
-    found
-}
-
 /// Takes a product apart. Its weights' side comes apart into all its factors, through views that only
 /// move; what is computed anew each pass (a norm's output, say) stays whole.
 fn product_factors(graph: &Graph, node: Node, at: &[Expr], factors: &mut Vec<Factor>) {
@@ -83,7 +73,7 @@ fn product_factors(graph: &Graph, node: Node, at: &[Expr], factors: &mut Vec<Fac
     for x in xs {
         match is_fixed(graph, *x) {
             true => fixed_factors(graph, *x, at, factors),
-            false => factors.push(Factor { node: *x, at: at.to_vec() }),
+            false => factors.push(Factor { node: *x, at: at.to_vec(), fixed: false }),
         }
     }
 }
@@ -106,7 +96,7 @@ fn fixed_factors(graph: &Graph, node: Node, at: &[Expr], factors: &mut Vec<Facto
             let inner: Vec<Expr> = inner.iter().map(|e| e.at(at)).collect();
             fixed_factors(graph, *x, &inner, factors);
         }
-        _ => factors.push(Factor { node, at: at.to_vec() }),
+        _ => factors.push(Factor { node, at: at.to_vec(), fixed: true }),
     }
 }
 
@@ -114,6 +104,7 @@ fn fixed_factors(graph: &Graph, node: Node, at: &[Expr], factors: &mut Vec<Facto
 fn block_of(graph: &Graph, factors: &[Factor], axis: u16, depth: i64) -> Option<i64> {
     let mut found: Vec<i64> = factors
         .iter()
+        .filter(|factor| factor.fixed)
         .flat_map(|factor| spans(&read_coordinates(graph, factor.node, &factor.at, &|_| false), axis))
         .filter(|block| *block > 1 && depth % block == 0 && *block < depth)
         .collect();
@@ -124,6 +115,9 @@ fn block_of(graph: &Graph, factors: &[Factor], axis: u16, depth: i64) -> Option<
 }
 
 fn constant_in_block(graph: &Graph, factor: &Factor, axis: u16, block: i64, depth: i64) -> bool {
+    if !factor.fixed {
+        return false;
+    }
     let outer = Expr::axis(axis, &Expr::int(depth / block));
     let inner = Expr::axis(axis + 1, &Expr::int(block));
     let along = outer * block + inner;
