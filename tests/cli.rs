@@ -372,7 +372,8 @@ fn bench_has_the_fields_of_llama_bench() {
     let table = answer(&arguments);
     assert!(table.contains("pp32") && table.contains("tg8") && table.contains("GB/s measured"), "{table}");
     let lines = answer(&[&arguments[..], &["-o", "jsonl"]].concat());
-    assert_eq!(lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).count(), 2);
+    let rows: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), 2);
     assert!(failure(&["bench", "demo", "-p", "0", "-n", "0"], 2).contains("nothing to measure"));
 }
 

@@ -276,6 +276,8 @@ fn c04_what_is_not_known_or_out_of_range_is_refused() {
         failure(&[&["run", "-p", FRANCE], arguments].concat(), 2);
     }
     failure(&["run", "-f", "no-such-file"], 2);
+    assert!(failure(&["verify", &fixture("demo"), "--caps", "vector8"], 2).contains("--backend interp"));
+    assert!(failure(&["inspect", "demo", "graph", "--code"], 2).contains("kernels"));
     failure(&["run", "demo", "-m", "demo", "-p", "x"], 2);
     failure(&["run", "-p", "x", "--chat-template", "nonsense"], 2);
 }
