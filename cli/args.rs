@@ -1,5 +1,8 @@
 //! What the command line may say. Flags have llama.cpp's names.
 
+// The doc comments here are help texts, in which brackets hold defaults and are no links.
+#![allow(rustdoc::broken_intra_doc_links)]
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 

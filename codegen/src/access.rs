@@ -52,10 +52,10 @@ fn foreign(x: &Expr) -> Expr {
 
 fn visit_extras(x: &Expr, extras: &[Node], visit: &mut dyn FnMut(Node, &[Expr])) {
     x.any(&mut |leaf| {
-        if let Kind::Extra { slot, at, .. } = leaf.kind() {
-            if let Some(extra) = extras.get(*slot as usize) {
-                visit(*extra, at);
-            }
+        if let Kind::Extra { slot, at, .. } = leaf.kind()
+            && let Some(extra) = extras.get(*slot as usize)
+        {
+            visit(*extra, at);
         }
         false
     });

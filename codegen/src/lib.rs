@@ -14,7 +14,7 @@
 //!
 //! # Invariants
 //!
-//! * The same graph and [`Caps`](target::Caps) give the same kernels, byte for byte.
+//! * The same graph and [`Caps`] give the same kernels, byte for byte.
 //! * The order in which a kernel adds depends on the operands' format and layout, the depth and the caps,
 //!   never on how many rows are computed together.
 //! * A kernel's identity is its canonical text; layers that differ in weights alone share kernels.

@@ -183,6 +183,40 @@ fn norms_are_one_kernel() {
     }
 }
 
+/// Where the tokens of an attention case stand.
+struct Places {
+    sequence: Vec<i64>,
+    position: Vec<i64>,
+    table: Vec<i64>,
+    slot: Vec<i64>,
+}
+
+impl Places {
+    fn of(tokens: usize) -> Places {
+        let many = tokens > 16;
+        // Sequence 0 owns rows 0..16 of a chunk, sequence 1 the rest; decoding rows alternate.
+        let sequence: Vec<i64> =
+            (0..tokens).map(|r| if many { (r >= 16) as i64 } else { r as i64 % 2 }).collect();
+        let past = [70i64, 3];
+        let position: Vec<i64> = (0..tokens)
+            .map(|r| {
+                let before = sequence[..r].iter().filter(|s| **s == sequence[r]).count() as i64;
+                past[sequence[r] as usize] + before
+            })
+            .collect();
+        let table: Vec<i64> =
+            (0..16 * 8).map(|at| (at * 7 + 5) % 8 + if at / 8 == 1 { 8 } else { 0 }).collect();
+        let slot = (0..tokens).map(|r| {
+            if r + 1 == tokens && tokens > 1 {
+                return -1;
+            }
+            table[(sequence[r] * 8 + position[r] / 16) as usize] * 16 + position[r] % 16
+        });
+        let slot: Vec<i64> = slot.collect();
+        Places { sequence, position, table, slot }
+    }
+}
+
 /// A layer's attention with rotation, ragged sequences and pages out of order.
 fn attention_case(name: &str, tokens: usize, keys: DType, window: Option<i64>, pairing: Pairing) -> Case {
     let mut case = Case::new(name);
@@ -195,24 +229,7 @@ fn attention_case(name: &str, tokens: usize, keys: DType, window: Option<i64>, p
     let n = case.graph.symbol(&Symbol::new("pages", 1, 1 << 20, 1));
     case.bindings.symbols.insert("P".to_owned(), 8);
     case.bindings.symbols.insert("pages".to_owned(), pages as i64);
-    // Sequence 0 owns rows 0..16 of a chunk, sequence 1 the rest; decoding rows alternate.
-    let sequence: Vec<i64> =
-        (0..tokens).map(|r| if many { (r >= 16) as i64 } else { r as i64 % 2 }).collect();
-    let past = [70i64, 3];
-    let position: Vec<i64> = (0..tokens)
-        .map(|r| {
-            let before = sequence[..r].iter().filter(|s| **s == sequence[r]).count() as i64;
-            past[sequence[r] as usize] + before
-        })
-        .collect();
-    let table: Vec<i64> = (0..16 * 8).map(|at| (at * 7 + 5) % 8 + if at / 8 == 1 { 8 } else { 0 }).collect();
-    let slot = (0..tokens).map(|r| {
-        if r + 1 == tokens && tokens > 1 {
-            return -1;
-        }
-        table[(sequence[r] * 8 + position[r] / 16) as usize] * 16 + position[r] % 16
-    });
-    let slot: Vec<i64> = slot.collect();
+    let Places { sequence, position, table, slot } = Places::of(tokens);
     let each = std::slice::from_ref(&t).to_vec();
     let pos = case.ints("pos", &each, &[tokens], (0, int(4096)), position);
     let seq = case.ints("seq", &each, &[tokens], (0, int(16)), sequence);

@@ -209,10 +209,10 @@ fn a_host_function_stands_for_an_opaque_node() {
         values.sort_by(f32::total_cmp);
         Tensor::floats(DType::F32, &[3], values)
     };
-    bindings.functions.insert("sort".into(), Box::new(sort));
+    bindings.functions.insert("sort".into(), std::sync::Arc::new(sort));
     assert_eq!(run(&graph, &mut bindings).unwrap()[0].1.to_floats(), [1.0, 2.0, 3.0]);
     let wrong = |_: &[&Tensor]| Tensor::zeros(DType::F32, &[2]);
-    bindings.functions.insert("sort".into(), Box::new(wrong));
+    bindings.functions.insert("sort".into(), std::sync::Arc::new(wrong));
     let error = run(&graph, &mut bindings).unwrap_err();
     assert_eq!(error.to_string(), "function sort is f32[2], expected f32[3]");
 }

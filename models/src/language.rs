@@ -263,8 +263,8 @@ fn name_of_template(checkpoint: &Checkpoint) -> Option<&'static str> {
     };
     // In the cache of downloads the folder is named after a revision, and one above it after the model.
     let path = checkpoint.path();
-    let mut folders = path.iter().map(|part| part.to_string_lossy().to_lowercase());
-    let cached = folders.rfind(|part| part.starts_with("models--")).unwrap_or_default();
+    let folders = path.iter().map(|part| part.to_string_lossy().to_lowercase());
+    let cached = folders.rev().find(|part| part.starts_with("models--")).unwrap_or_default();
     let names =
         [last(&path.display().to_string()), cached, last(stated), titled.unwrap_or_default().to_lowercase()];
     let has = |parts: &[&str]| names.iter().any(|name| parts.iter().all(|part| name.contains(part)));

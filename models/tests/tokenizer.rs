@@ -393,13 +393,15 @@ fn tokens_are_found_by_text_and_by_id() {
     assert_eq!(ATOM.token_bytes(9999), None);
 }
 
-/// Files that are sound JSON and say strange things: each is refused, or works without a panic.
-#[test]
-fn strange_json_files_do_not_panic() {
-    let bpe = r#"{"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 7}, "merges": [["a", "b"]]}"#;
-    let with = |rest: &str| format!(r#"{{"model": {bpe}, {rest}}}"#);
-    let model = |model: &str| format!(r#"{{"model": {model}}}"#);
-    let files = [
+/// A tokenizer file with a model and nothing else.
+fn model_file(model: &str) -> String {
+    format!(r#"{{"model": {model}}}"#)
+}
+
+/// Strange models.
+fn strange_models() -> Vec<String> {
+    let model = model_file;
+    vec![
         model(r#"{"type": "Unigram", "vocab": [], "unk_id": 0}"#),
         model(r#"{"type": "Unigram", "vocab": [], "unk_id": null}"#),
         model(r#"{"type": "Unigram", "vocab": [["a", -1.0]], "unk_id": 100}"#),
@@ -419,6 +421,14 @@ fn strange_json_files_do_not_panic() {
             r#"{"type": "WordPiece", "vocab": {}, "unk_token": "[UNK]", "continuing_subword_prefix": "", "max_input_chars_per_word": 0}"#,
         ),
         model(r#"{"type": "WordLevel", "vocab": {}, "unk_token": "[UNK]"}"#),
+    ]
+}
+
+/// Strange settings around a sound model.
+fn strange_settings() -> Vec<String> {
+    let bpe = r#"{"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 7}, "merges": [["a", "b"]]}"#;
+    let with = |rest: &str| format!(r#"{{"model": {bpe}, {rest}}}"#);
+    vec![
         with(
             r#""pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": false}"#,
         ),
@@ -453,8 +463,13 @@ fn strange_json_files_do_not_panic() {
         with(r#""decoder": {"type": "Strip", "content": "a", "start": 5, "stop": 5}"#),
         with(r#""decoder": {"type": "BPEDecoder", "suffix": ""}"#),
         with(r#""decoder": {"type": "CTC", "pad_token": "a", "word_delimiter_token": "", "cleanup": true}"#),
-    ];
-    for file in files {
+    ]
+}
+
+/// Files that are sound JSON and say strange things: each is refused, or works without a panic.
+#[test]
+fn strange_json_files_do_not_panic() {
+    for file in strange_models().into_iter().chain(strange_settings()) {
         if let Ok(tokenizer) = Tokenizer::from_json(file.as_bytes()) {
             let tokenizer = Arc::new(tokenizer);
             for text in ["", "a", "ab ab\u{301} 中 [X]", &"a".repeat(4000)] {
@@ -469,10 +484,10 @@ fn strange_json_files_do_not_panic() {
         }
     }
     let prefix = r#"{"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"], "continuing_subword_prefix": "éé"}"#;
-    let error = fault(Tokenizer::from_json(model(prefix).as_bytes()));
+    let error = fault(Tokenizer::from_json(model_file(prefix).as_bytes()));
     assert!(error.starts_with("tokenizer.json: file: the vocabulary contradicts itself"), "{error}");
     let error = fault(Tokenizer::from_json(
-        model(r#"{"type": "BPE", "vocab": {"a": 4294967295}, "merges": []}"#).as_bytes(),
+        model_file(r#"{"type": "BPE", "vocab": {"a": 4294967295}, "merges": []}"#).as_bytes(),
     ));
     assert!(error.starts_with("tokenizer.json: vocabulary: id 4294967295"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Reads the text form of kernels (see [`print`](super::print)).
+//! Reads the text form of kernels (see the printer in `print.rs`).
 //!
 //! Whatever the text is, the answer is a kernel or an error with its place: sizes, nesting and numbers
 //! are bounded. Whether the kernel is a legal one is for `verify` to say.

@@ -38,7 +38,7 @@ pub(super) fn adopt(bytes: &Bytes, offset: u64, len: u64, alignment: u64) -> Opt
     let all: &[u8] = (**bytes).as_ref();
     let start = usize::try_from(offset).ok()?;
     let part = all.get(start..start.checked_add(usize::try_from(len).ok()?)?)?;
-    if (part.as_ptr() as u64) % alignment != 0 {
+    if !(part.as_ptr() as u64).is_multiple_of(alignment) {
         return None;
     }
     Some(Mem { inner: Arc::new(HostMem::Adopted { bytes: bytes.clone(), offset: start }), len })
