@@ -249,9 +249,9 @@ pub(crate) struct VerifyArgs {
     /// What computes
     #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
     pub(crate) backend: BackendName,
-    /// What kernels are scheduled for, with --backend interp
-    #[arg(long, value_enum, default_value_t = CapsName::Vector4)]
-    pub(crate) caps: CapsName,
+    /// With --backend interp: what kernels are scheduled for [default: vector4]
+    #[arg(long, value_enum)]
+    pub(crate) caps: Option<CapsName>,
     /// Threads [default: one for each core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,

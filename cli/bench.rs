@@ -15,7 +15,7 @@ use crate::failure::Usage;
 use crate::load;
 use crate::terminal::{Style, bytes, print, print_json, say};
 
-/// How long each limit of the machine is measured.
+/// How long the speed of memory is measured.
 const PROBE: Duration = Duration::from_millis(500);
 
 /// What is measured.
@@ -56,7 +56,9 @@ impl Measured {
 
 /// What the machine can do at most.
 struct Limits {
+    /// Bytes a second.
     bandwidth: f64,
+    /// Operations a second.
     peak: f64,
 }
 
@@ -78,7 +80,7 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         return Err(Usage("-p 0 and -n 0 leave nothing to measure".to_owned()).into());
     }
     if cfg!(debug_assertions) {
-        say(Style::Plain, format_args!("built without optimisation: only the kernels run at full speed"));
+        say(Style::Plain, format_args!("a build for development: only kernels run at full speed"));
     }
     let checkpoint = load::checkpoint(args.model.as_deref())?;
     let options = LoadOptions {
@@ -97,10 +99,9 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         tests.into_iter().map(|test| measure(&mut engine, test, args.repetitions)).collect();
     let measured = measured?;
     let pool = Pool::new(Threads { count: engine.model().options.threads, pin: true });
-    let limits = Limits {
-        bandwidth: probe::bandwidth(&pool, probe::bandwidth_bytes(&Machine::probe()), PROBE)?,
-        peak: probe::peak_f32(&pool),
-    };
+    let most = probe::bandwidth_bytes(&Machine::probe());
+    let limits =
+        Limits { bandwidth: 1e9 * probe::bandwidth(&pool, most, PROBE)?, peak: 1e9 * probe::peak_f32(&pool) };
     let report = Report { engine: &engine, args, limits, work: work(&engine) };
     match args.output {
         Form::Md => print(&report.table(&measured)),

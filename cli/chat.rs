@@ -12,7 +12,7 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use crate::args::RunArgs;
-use crate::failure::Interrupted;
+use crate::failure::{Interrupted, told};
 use crate::interrupt;
 use crate::run::{Speaker, answer, full, nobody_reads, pace};
 use crate::terminal::{Style, bytes, print, say};
@@ -74,7 +74,7 @@ pub(crate) fn chat(speaker: &mut Speaker, args: &RunArgs) -> anyhow::Result<()> 
                     // A chat goes on: the message that could not be answered is taken back.
                     Err(error) => {
                         turns.pop();
-                        say(Style::Alarm, format_args!("error: {error:#}"));
+                        say(Style::Alarm, format_args!("error: {}", told(&error)));
                     }
                 }
                 if args.prompt.single_turn {

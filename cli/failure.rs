@@ -41,6 +41,18 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
+/// An error with its causes, each told once: many say what caused them themselves.
+pub(crate) fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
 /// Exit status after Ctrl-C: 128 and the number of the signal.
 pub(crate) const INTERRUPTED: i32 = 130;
 

@@ -13,6 +13,7 @@ use jtllm_runtime::plan::Plan;
 use jtllm_serve::{Backend, LoadOptions, Model};
 
 use crate::args::{InspectArgs, RowsName, Stage};
+use crate::failure::Usage;
 use crate::load;
 use crate::terminal::{bytes, print};
 
@@ -21,6 +22,9 @@ const LINE: usize = 32;
 
 /// Prints a stage of both of a model's graphs.
 pub(crate) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
+    if args.code && args.stage != Stage::Kernels {
+        return Err(Usage("--code wants kernels: no other stage has machine code".to_owned()).into());
+    }
     let checkpoint = load::checkpoint(Some(&args.model))?;
     let positions = jtllm_models::arch::read(checkpoint.config())?.positions();
     let options = LoadOptions {

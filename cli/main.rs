@@ -50,7 +50,7 @@ fn execute(command: &Command) -> anyhow::Result<()> {
 fn fail(error: &anyhow::Error) -> i32 {
     let status = failure::exit_status(error);
     if status != 0 && status != failure::INTERRUPTED {
-        say(Style::Alarm, format_args!("error: {error:#}"));
+        say(Style::Alarm, format_args!("error: {}", failure::told(error)));
     }
     status
 }

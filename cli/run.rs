@@ -168,7 +168,7 @@ fn once(speaker: &mut Speaker, args: &RunArgs, prompt: &str) -> anyhow::Result<(
     let mut sampler = speaker.sampler()?;
     let request = speaker.request(ids, &args.answer);
     let show = !args.answer.json;
-    let answer = interrupt::answering(|| answer(&mut speaker.engine, &request, &mut sampler, show))?;
+    let answer = answer(&mut speaker.engine, &request, &mut sampler, show)?;
     if args.answer.json {
         let mut report = report(&answer, &request);
         report["sampling"] = sampling::report(sampler.sampling(), sampler.seed());

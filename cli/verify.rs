@@ -13,7 +13,8 @@ use jtllm_runtime::ir::DType;
 use jtllm_serve::{Engine, LoadOptions, Model};
 use serde_json::{Value, json};
 
-use crate::args::VerifyArgs;
+use crate::args::{BackendName, CapsName, VerifyArgs};
+use crate::failure::Usage;
 use crate::load;
 use crate::terminal::{print, print_json};
 use golden::Golden;
@@ -111,6 +112,12 @@ fn margin(row: &[f32]) -> f32 {
 
 /// Compares, prints, and fails if anything is out of tolerance.
 pub(crate) fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
+    if args.caps.is_some() && args.backend != BackendName::Interp {
+        return Err(Usage(
+            "--caps wants --backend interp: nothing else pretends to be another machine".to_owned(),
+        )
+        .into());
+    }
     let golden = Golden::open(&args.folder)?;
     let checks =
         if golden.has_tensors() { tiny::checks(args, &golden)? } else { real::checks(args, &golden)? };
@@ -140,7 +147,7 @@ fn engine(args: &VerifyArgs, context: usize, taps: bool) -> anyhow::Result<Engin
     let folder = args.folder.display().to_string();
     let checkpoint = load::checkpoint(Some(args.model.as_deref().unwrap_or(&folder)))?;
     let options = LoadOptions {
-        backend: load::backend(args.backend, args.caps),
+        backend: load::backend(args.backend, args.caps.unwrap_or(CapsName::Vector4)),
         threads: load::threads(args.threads),
         context,
         keys: DType::F32,
