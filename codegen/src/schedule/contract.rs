@@ -103,8 +103,9 @@ fn spread(at: &mut [Expr], of: &[usize], extents: &[Expr], flat: &Expr) {
 fn choose(lower: &Lower<'_>, contraction: &Contraction, count: &Expr, width: i64) -> Tile {
     let caps = lower.caps;
     let lanes_over_columns = reads_interleaved(lower, &contraction.sums[0]);
-    let budget = i64::from(caps.accumulators) / contraction.sums.len() as i64;
-    let mut rows = TILE_ROWS.min(budget.max(1));
+    // Sibling sums are accumulated one after another, each with all registers.
+    let budget = i64::from(caps.accumulators);
+    let mut rows = TILE_ROWS.min(budget);
     while count.divisor() % rows != 0 {
         rows -= 1;
     }
