@@ -14,7 +14,7 @@ pub use fields::Fields;
 
 /// The longest `config.json` that is read. Real ones have some kilobytes; parsed, hostile ones take up to
 /// thirty times their text.
-pub(crate) const MAX_CONFIG: u64 = 2 << 20;
+pub(crate) const MAX_CONFIG: u64 = 1 << 20;
 
 /// The fields of `config.json`, or of GGUF metadata put under the same names, with what belongs to them of
 /// `generation_config.json`. Dereferences to its [`Fields`].

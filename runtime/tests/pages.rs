@@ -153,15 +153,11 @@ fn empty_and_impossible_buffers() {
 #[cfg(target_os = "linux")]
 #[test]
 fn buffers_are_given_back() {
-    // More than this process may ever hold at once in address space of 47 bits, one after the other.
-    for _ in 0..4_000 {
-        let buffer = HostBuffer::new(64 << 30);
-        // A system that counts address space as memory refuses so much; that refusal is tested above.
-        let Ok(buffer) = buffer else {
-            println!("skipped: 64 GB of address space are not to be had");
-            return;
-        };
-        assert_eq!(buffer.len(), 64 << 30);
+    // More than this process may ever hold at once in address space of 47 bits, one after the other; each
+    // small enough that a system which counts address space as memory grants it.
+    for _ in 0..40_000 {
+        let buffer = HostBuffer::new(4 << 30).unwrap();
+        assert_eq!(buffer.len(), 4 << 30);
     }
 }
 
