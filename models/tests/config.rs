@@ -78,7 +78,7 @@ fn configurations_that_are_no_json_give_the_byte() {
     assert!(open(b"[]").is_err());
     assert!(open("[".repeat(100_000).as_bytes()).is_err());
     let long = format!("{{\"a\":\"{}\"}}", "x".repeat(5 << 20));
-    assert!(open(long.as_bytes()).unwrap_err().to_string().contains("at most 2097152"));
+    assert!(open(long.as_bytes()).unwrap_err().to_string().contains("at most 1048576"));
     let found = config(&format!(r#"{{"a":"{}\u009b"}}"#, "语".repeat(500))).count("a", 1..=2).unwrap_err();
     assert!(found.to_string().len() < 400 && !found.to_string().contains('\u{9b}'), "{found}");
 }
