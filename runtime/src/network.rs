@@ -225,8 +225,10 @@ impl Network {
         let variant = target.variant();
         let keys: Vec<u128> =
             compilation.kernels.iter().map(|kernel| kernel.key(target.name(), &variant)).collect();
+        // Two regions may come to the same kernel by different ways.
+        let first = |at: &usize| keys[..*at].iter().all(|key| *key != keys[*at]);
         let missing: Vec<usize> =
-            (0..keys.len()).filter(|at| !self.programs.contains_key(&keys[*at])).collect();
+            (0..keys.len()).filter(|at| !self.programs.contains_key(&keys[*at])).filter(first).collect();
         let cache = &self.cache;
         let emit = |at: &usize| -> Result<(Artifact, bool), Error> {
             let kernel = &compilation.kernels[*at];

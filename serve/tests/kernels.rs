@@ -1,0 +1,96 @@
+//! What is compiled, and when.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use jtllm_models::Checkpoint;
+use jtllm_runtime::cache::KernelCache;
+use jtllm_runtime::ir::DType;
+use jtllm_runtime::network::{Bucket, Part};
+use jtllm_serve::{Backend, Engine, LoadOptions, Model};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
+}
+
+fn engine(name: &str, cache: KernelCache, taps: bool) -> Engine {
+    let options = LoadOptions {
+        backend: Backend::Cpu,
+        threads: 2,
+        context: 256,
+        keys: DType::F16,
+        values: DType::F16,
+        taps,
+        sequences: 1,
+    };
+    Engine::new(Model::load(Checkpoint::open(&fixture(name)).unwrap(), options, cache).unwrap(), None)
+}
+
+fn prompt(count: u32) -> Vec<u32> {
+    (0..count).map(|i| (i * 31 + 7) % 250).collect()
+}
+
+#[test]
+fn nothing_is_compiled_after_the_second_token() {
+    let mut engine = engine("llama2-gqa-tiny", KernelCache::off("a test"), false);
+    let tokens = prompt(256);
+    engine.feed(&tokens[..20], false).unwrap();
+    engine.feed(&tokens[..21], false).unwrap();
+    let emitted = engine.model().network().unwrap().compiled.emitted;
+    for len in 22..=256 {
+        engine.feed(&tokens[..len], false).unwrap();
+    }
+    engine.clear();
+    engine.feed(&tokens[..200], false).unwrap();
+    assert_eq!(engine.model().network().unwrap().compiled.emitted, emitted);
+}
+
+#[test]
+fn a_layer_is_at_most_twelve_kernels_and_a_model_at_most_twenty() {
+    let mut engine = engine("llama2-gqa-tiny", KernelCache::off("a test"), false);
+    engine.feed(&prompt(1), false).unwrap();
+    let network = engine.model().network().unwrap();
+    let (body, head) = (
+        network.plan(Part::Body, Bucket::Fixed(1)).unwrap(),
+        network.plan(Part::Head, Bucket::Fixed(1)).unwrap(),
+    );
+    // Before the three layers: the position as a float, its cosines and its sines.
+    assert!(body.step_count() <= 3 + 3 * 12, "{} steps", body.step_count());
+    let kernels = body.compilation.kernels.len() + head.compilation.kernels.len();
+    assert!(kernels <= 20, "{kernels} kernels");
+}
+
+#[test]
+fn taps_change_no_bit() {
+    let [plain, tapped] = [false, true].map(|taps| {
+        let mut engine = engine("mistral-swa-tiny", KernelCache::off("a test"), taps);
+        let mut logits = engine.feed(&prompt(33), true).unwrap();
+        logits.extend(engine.feed(&prompt(34), false).unwrap());
+        logits.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+    });
+    assert_eq!(plain, tapped);
+}
+
+#[test]
+fn a_second_start_compiles_nothing_and_a_damaged_kernel_is_compiled_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = || {
+        let mut engine = engine("llama2-gqa-tiny", KernelCache::open(Some(folder.path().to_owned())), false);
+        let mut logits = engine.feed(&prompt(20), false).unwrap();
+        logits.extend(engine.feed(&prompt(21), false).unwrap());
+        (logits, engine.model().network().unwrap().compiled)
+    };
+    let (first, cold) = start();
+    assert!(cold.emitted > 0 && cold.cached == 0);
+    let (second, warm) = start();
+    assert_eq!((warm.emitted, warm.cached), (0, cold.emitted));
+    assert_eq!(first, second);
+    let damaged = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&damaged).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&damaged, bytes).unwrap();
+    let (third, repaired) = start();
+    assert_eq!((repaired.emitted, repaired.cached), (1, cold.emitted - 1));
+    assert_eq!(first, third);
+}
