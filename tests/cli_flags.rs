@@ -101,7 +101,9 @@ const SHIFT: &[&str] = &["--ignore-eos", "-n", "90", "--temp", "3", "-s", "5", "
 
 const RANDOM_WITHOUT_TOP_K: &[&str] = &["--ignore-eos", "-n", "40", "--temp", "3", "-s", "5", "--top-p", "1"];
 
-const RANDOM_WITHOUT_SEED: &[&str] = &["--ignore-eos", "-n", "40", "--temp", "3"];
+// Hot and uncut, so that two seeds give the same 60 tokens only if the seed does nothing.
+const RANDOM_WITHOUT_SEED: &[&str] =
+    &["--ignore-eos", "-n", "60", "--temp", "4", "--top-k", "0", "--top-p", "1", "--min-p", "0"];
 
 const PENALISED: &[&str] = &["--ignore-eos", "-n", "60", "--temp", "0", "--presence-penalty", "30"];
 
