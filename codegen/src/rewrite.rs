@@ -46,7 +46,7 @@ fn split_blocks(graph: &mut Graph, sum: Node) -> Option<Node> {
     product_factors(graph, x, &axes(&space), &mut factors);
     let block = block_of(graph, &factors, last as u16, depth)?;
     let (constant, inner): (Vec<Factor>, Vec<Factor>) =
-        factors.into_iter().partition(|factor| constant_in_block(graph, factor, last as u16, block, depth));
+        factors.into_iter().partition(|factor| !varies_in_block(graph, factor, last as u16, block, depth));
     if constant.is_empty() || inner.is_empty() {
         return None;
     }
@@ -114,10 +114,23 @@ fn block_of(graph: &Graph, factors: &[Factor], axis: u16, depth: i64) -> Option<
         .find(|block| factors.iter().any(|factor| constant_in_block(graph, factor, axis, *block, depth)))
 }
 
+/// Whether a factor depends on the block, but not on the place within it.
 fn constant_in_block(graph: &Graph, factor: &Factor, axis: u16, block: i64, depth: i64) -> bool {
-    if !factor.fixed {
-        return false;
+    factor.fixed && {
+        let coordinates = block_coordinates(graph, factor, axis, block, depth);
+        coordinates.iter().any(|x| x.mentions_axis(axis))
+            && !coordinates.iter().any(|x| x.mentions_axis(axis + 1))
     }
+}
+
+/// Whether a factor must stay inside the block's sum. A plain constant need not.
+fn varies_in_block(graph: &Graph, factor: &Factor, axis: u16, block: i64, depth: i64) -> bool {
+    !factor.fixed
+        || block_coordinates(graph, factor, axis, block, depth).iter().any(|x| x.mentions_axis(axis + 1))
+}
+
+/// The coordinates that a factor reads, with `axis` split into blocks and the places within them.
+fn block_coordinates(graph: &Graph, factor: &Factor, axis: u16, block: i64, depth: i64) -> Vec<Expr> {
     let outer = Expr::axis(axis, &Expr::int(depth / block));
     let inner = Expr::axis(axis + 1, &Expr::int(block));
     let along = outer * block + inner;
@@ -128,9 +141,7 @@ fn constant_in_block(graph: &Graph, factor: &Factor, axis: u16, block: i64, dept
         })
     };
     let at: Vec<Expr> = factor.at.iter().map(split).collect();
-    let coordinates = read_coordinates(graph, factor.node, &at, &|_| false);
-    let whole = coordinates.iter().any(|x| x.mentions_axis(axis));
-    whole && !coordinates.iter().any(|x| x.mentions_axis(axis + 1))
+    read_coordinates(graph, factor.node, &at, &|_| false)
 }
 
 /// The product of the factors at coordinates `along` over `space`.

@@ -68,7 +68,8 @@ impl Case {
                     Tensor::ints(DType::U32, &sizes, words)
                 }
                 dtype => {
-                    let scale = if format.is_direct() { 1.0 } else { 0.1 };
+                    // So that scores of attention are a few units large, as in models.
+                    let scale = if format.is_direct() { 1.0 } else { 0.01 };
                     Tensor::floats(dtype, &sizes, self.floats(count, scale))
                 }
             };

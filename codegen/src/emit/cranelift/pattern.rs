@@ -22,23 +22,29 @@ impl Emitter<'_, '_> {
         }
     }
 
-    /// `x >> 8 n & 255`: byte `n` of each element.
+    /// `x >> 8 n & 255`, byte `n` of each element; or `x << 8 n & 255 << 24`, byte `3 - n` at the top.
     fn byte(&mut self, x: ValueId, mask: ValueId) -> Option<Register> {
-        if self.constant_of(mask)? != 255 || !self.varying.value(x) {
-            return None;
-        }
-        let (word, shift) = match &self.kernel.record(x).value {
-            Value::Scalar(ScalarOp::Shr, operands) if self.kernel.record(x).dtype == DType::U32 => {
-                (operands[0], self.constant_of(operands[1])?)
-            }
+        let (shift, top) = match self.constant_of(mask)? {
+            0xFF => (ScalarOp::Shr, false),
+            0xFF00_0000 => (ScalarOp::Shl, true),
             _ => return None,
         };
-        if !self.varying.value(word) || ![8, 16, 24].contains(&shift) {
+        if !self.varying.value(x) || self.kernel.record(x).dtype != DType::U32 {
             return None;
         }
+        let (word, distance) = match &self.kernel.record(x).value {
+            Value::Scalar(op, operands) if *op == shift => (operands[0], self.constant_of(operands[1])?),
+            _ => return None,
+        };
+        if !self.varying.value(word) || ![8, 16, 24].contains(&distance) {
+            return None;
+        }
+        let byte = if top { 3 - distance / 8 } else { distance / 8 };
         // An index with its highest bit set gives a zero byte.
-        let lanes =
-            std::array::from_fn::<u32, LANES, _>(|lane| 0x8080_8000 | (4 * lane as u32 + (shift / 8) as u32));
+        let lanes = std::array::from_fn::<u32, LANES, _>(|lane| {
+            let place = 4 * lane as u32 + byte as u32;
+            if top { 0x0080_8080 | place << 24 } else { 0x8080_8000 | place }
+        });
         let places = self.constant(I32X4, lanes);
         let places = self.bits(I8X16, places);
         let word = self.vector(word);
