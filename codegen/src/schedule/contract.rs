@@ -22,6 +22,10 @@ const UNROLL_MAX: i64 = 16;
 /// Rows of the left operand that share one pass over the right operand's tile.
 const TILE_ROWS: i64 = 4;
 
+/// Groups of interleaved rows that a tile reads side by side: while one waits at the border of a memory page,
+/// where the processor's prefetch starts anew, the other goes on.
+const STREAMS: i64 = 2;
+
 /// What one group computes.
 struct Tile {
     /// Rows of the left operand.
@@ -109,12 +113,17 @@ fn choose(lower: &Lower<'_>, contraction: &Contraction, count: &Expr, width: i64
     while count.divisor() % rows != 0 {
         rows -= 1;
     }
-    let most = match (lanes_over_columns, caps.interleave) {
-        (true, Some(interleave)) => i64::from((interleave / caps.lanes).max(1)),
-        _ => 8,
+    let lanes = i64::from(caps.lanes);
+    let interleave = i64::from(caps.interleave.unwrap_or(1));
+    let most = if lanes_over_columns { STREAMS * (interleave / lanes).max(1) } else { 8 };
+    // Interleaved planes are padded to whole groups of rows, not to pairs of groups.
+    let fits = |columns: i64| {
+        !lanes_over_columns
+            || columns * lanes <= interleave
+            || (width + interleave - 1) / interleave % STREAMS == 0
     };
     let mut columns = 1;
-    while columns * 2 <= most && columns * 2 * rows <= budget && columns < width {
+    while columns * 2 <= most && columns * 2 * rows <= budget && columns < width && fits(columns * 2) {
         columns *= 2;
     }
     Tile { rows, columns, lanes_over_columns }
@@ -156,8 +165,9 @@ fn zeros(lower: &mut Lower<'_>, tile: &Tile) -> Vec<Vec<CellId>> {
 fn along_depth(lower: &mut Lower<'_>, sum: &Sum, places: &[Vec<Vec<Expr>>], cells: &[Vec<CellId>]) {
     let Some(blocks) = &sum.blocks else {
         let levels = levels(lower, sum, sum.depth);
-        return serial(lower, &levels, sum.depth, Expr::int(0), &mut |lower, k| {
-            multiply(lower, sum, places, cells, std::slice::from_ref(k));
+        return serial(lower, &levels, sum.depth, Expr::int(0), &mut |lower, ks| {
+            let ks: Vec<Vec<Expr>> = ks.iter().map(|k| vec![k.clone()]).collect();
+            multiply(lower, sum, places, cells, &ks);
         });
     };
     let levels = levels(lower, sum, sum.depth);
@@ -165,8 +175,9 @@ fn along_depth(lower: &mut Lower<'_>, sum: &Sum, places: &[Vec<Vec<Expr>>], cell
         let zero = lower.b.float(0.0);
         let parts: Vec<Vec<CellId>> =
             cells.iter().map(|row| row.iter().map(|_| lower.b.cell(zero)).collect()).collect();
-        serial(lower, &levels, sum.depth, Expr::int(0), &mut |lower, k| {
-            multiply(lower, sum, places, &parts, &[block.clone(), k.clone()]);
+        serial(lower, &levels, sum.depth, Expr::int(0), &mut |lower, ks| {
+            let ks: Vec<Vec<Expr>> = ks.iter().map(|k| vec![block.clone(), k.clone()]).collect();
+            multiply(lower, sum, places, &parts, &ks);
         });
         scale(lower, sum, places, &parts, cells, &block);
     });
@@ -198,10 +209,11 @@ fn serial<'a>(
     levels: &[i64],
     extent: i64,
     start: Expr,
-    body: &mut dyn FnMut(&mut Lower<'a>, &Expr),
+    body: &mut dyn FnMut(&mut Lower<'a>, &[Expr]),
 ) {
     let Some((span, inner)) = levels.split_first() else {
-        return (0..extent).for_each(|k| body(lower, &(start.clone() + k)));
+        let places: Vec<Expr> = (0..extent).map(|k| start.clone() + k).collect();
+        return body(lower, &places);
     };
     lower.repeat(&Expr::int(extent / span), |lower, step| {
         serial(lower, inner, *span, start + step * *span, body);
@@ -217,19 +229,16 @@ fn across_depth(lower: &mut Lower<'_>, sum: &Sum, places: &[Vec<Vec<Expr>>], cel
     let step = |lower: &mut Lower<'_>, index: Expr| {
         let first = index * word;
         if sum.blocks.is_none() {
-            for u in 0..word {
-                multiply(lower, sum, places, cells, &[first.clone() + u]);
-            }
-            return;
+            let ks: Vec<Vec<Expr>> = (0..word).map(|u| vec![first.clone() + u]).collect();
+            return multiply(lower, sum, places, cells, &ks);
         }
         let zero = lower.b.float(0.0);
         let parts: Vec<Vec<CellId>> =
             cells.iter().map(|row| row.iter().map(|_| lower.b.cell(zero)).collect()).collect();
         let block = first.clone().div_floor(sum.depth);
-        for u in 0..word {
-            let k = (first.clone() + u).modulo(sum.depth);
-            multiply(lower, sum, places, &parts, &[block.clone(), k]);
-        }
+        let ks: Vec<Vec<Expr>> =
+            (0..word).map(|u| vec![block.clone(), (first.clone() + u).modulo(sum.depth)]).collect();
+        multiply(lower, sum, places, &parts, &ks);
         scale(lower, sum, places, &parts, cells, &block);
     };
     let whole = Expr::int(words / lanes);
@@ -252,13 +261,44 @@ fn packed(lower: &Lower<'_>, sum: &Sum) -> bool {
     !spans(&coordinates, shape.len() as u16 - 1).is_empty()
 }
 
-/// Adds one product to each cell of a tile; `k` are the coordinates behind the region's space.
-fn multiply(lower: &mut Lower<'_>, sum: &Sum, places: &[Vec<Vec<Expr>>], cells: &[Vec<CellId>], k: &[Expr]) {
-    let right: Vec<ValueId> =
-        places[0].iter().map(|at| lower.value(sum.right, &[at.as_slice(), k].concat())).collect();
+/// Adds some products to each cell of a tile, in the order of `ks`: coordinates behind the region's space.
+/// A single row takes one column at a time, so that one word of each weight is held, not one of all; several
+/// rows share each unpacked weight.
+fn multiply(
+    lower: &mut Lower<'_>,
+    sum: &Sum,
+    places: &[Vec<Vec<Expr>>],
+    cells: &[Vec<CellId>],
+    ks: &[Vec<Expr>],
+) {
+    let columns = places[0].len();
+    let groups: Vec<(std::ops::Range<usize>, &[Vec<Expr>])> = match places {
+        [_] => (0..columns).map(|c| (c..c + 1, ks)).collect(),
+        _ => ks.iter().map(|k| (0..columns, std::slice::from_ref(k))).collect(),
+    };
+    for (columns, ks) in groups {
+        for k in ks {
+            multiply_one(lower, sum, places, cells, columns.clone(), k);
+        }
+    }
+}
+
+/// Adds one product to each cell of some columns.
+fn multiply_one(
+    lower: &mut Lower<'_>,
+    sum: &Sum,
+    places: &[Vec<Vec<Expr>>],
+    cells: &[Vec<CellId>],
+    columns: std::ops::Range<usize>,
+    k: &[Expr],
+) {
+    let right: Vec<ValueId> = places[0][columns.clone()]
+        .iter()
+        .map(|at| lower.value(sum.right, &[at.as_slice(), k].concat()))
+        .collect();
     for (row, cells) in places.iter().zip(cells) {
         let left = lower.value(sum.left, &[row[0].as_slice(), k].concat());
-        for (right, cell) in right.iter().zip(cells) {
+        for (right, cell) in right.iter().zip(&cells[columns.clone()]) {
             let before = lower.b.get(*cell);
             // The weight first: it is used up here, and two-address machines overwrite the first operand.
             let after = lower.b.scalar(ScalarOp::Fma, &[*right, left, before]);
