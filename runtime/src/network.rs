@@ -185,10 +185,29 @@ impl Network {
             return Ok(());
         }
         let begin = std::time::Instant::now();
+        let compilation = self.compile(part, bucket)?;
+        self.compiled.time += begin.elapsed();
+        self.install(part, bucket, compilation, locate)
+    }
+
+    /// The kernels of a part, not yet emitted.
+    fn compile(&self, part: Part, bucket: Bucket) -> Result<Compilation, Error> {
         let graph = self.graphs.graph(part, bucket)?;
         let faulty = |faults: String| Error::Graph { graph: graph.name.clone(), faults };
         jtllm_ir::verify::verify(&graph).map_err(|faults| faulty(lines(&faults)))?;
-        let compilation = Arc::new(compile(&graph, self.device.target().caps()));
+        Ok(compile(&graph, self.device.target().caps()))
+    }
+
+    /// Makes the plan of a compiled part.
+    fn install(
+        &mut self,
+        part: Part,
+        bucket: Bucket,
+        compilation: Compilation,
+        locate: &Locate<'_>,
+    ) -> Result<(), Error> {
+        let begin = std::time::Instant::now();
+        let compilation = Arc::new(compilation);
         let programs = self.load(&compilation)?;
         self.compiled.time += begin.elapsed();
         self.make_states(&compilation)?;
@@ -204,10 +223,20 @@ impl Network {
 
     /// Makes the plans that one sequence needs: for its prompt and for decoding.
     pub fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
-        self.prepare(Part::Body, Bucket::Many, locate)?;
-        self.prepare(Part::Body, Bucket::Fixed(1), locate)?;
-        self.hand_over(Bucket::Fixed(1))?;
-        self.prepare(Part::Head, Bucket::Fixed(1), locate)
+        let one = Bucket::Fixed(1);
+        let mut parts = vec![(Part::Body, Bucket::Many), (Part::Body, one), (Part::Head, one)];
+        parts.retain(|key| !self.plans.contains_key(key));
+        let begin = std::time::Instant::now();
+        let compiled: Vec<Compilation> =
+            parts.par_iter().map(|(part, bucket)| self.compile(*part, *bucket)).collect::<Result<_, _>>()?;
+        self.compiled.time += begin.elapsed();
+        for ((part, bucket), compilation) in parts.into_iter().zip(compiled) {
+            if part == Part::Head {
+                self.hand_over(one)?;
+            }
+            self.install(part, bucket, compilation, locate)?;
+        }
+        Ok(())
     }
 
     /// The head reads its rows where the last body left them: in one buffer, copied there after each body.
