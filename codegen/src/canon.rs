@@ -119,9 +119,14 @@ impl Merge {
                 let inner: Vec<Expr> = inner.iter().map(|e| e.at(at)).collect();
                 return self.sink(x, &inner, extras, shape);
             }
-            Op::Index { value, .. } => Op::Index { value: value.at(at), extras: extras.to_vec() },
+            Op::Index { value, .. } => {
+                let value = value.at(at);
+                let extras = mentioned(extras, std::slice::from_ref(&value));
+                Op::Index { value, extras }
+            }
             _ => {
-                let view = Op::View { x: node, at: at.to_vec(), ok: None, extras: extras.to_vec() };
+                let extras = mentioned(extras, at);
+                let view = Op::View { x: node, at: at.to_vec(), ok: None, extras };
                 let view = Record { op: view, shape: shape.to_vec(), dtype: record.dtype };
                 let view = self.rows(view);
                 return self.add(view);
@@ -160,6 +165,11 @@ impl Merge {
         let x = self.add(Record { op, shape, dtype: record.dtype });
         Record { op: Op::View { x, at, ok: None, extras: Vec::new() }, ..record }
     }
+}
+
+/// All of the extras if one of the expressions takes any, else none.
+fn mentioned(extras: &[Node], xs: &[Expr]) -> Vec<Node> {
+    if xs.iter().any(mentions_extra) { extras.to_vec() } else { Vec::new() }
 }
 
 fn mentions_extra(x: &Expr) -> bool {
