@@ -118,7 +118,7 @@ fn fuzz_mutated_kernels() {
             let at = random.below(text.len());
             let end = (at + random.below(12)).min(text.len());
             if text.is_char_boundary(at) && text.is_char_boundary(end) {
-                let piece: &str = *random.choice(&PIECES);
+                let piece: &str = random.choice(&PIECES);
                 text.replace_range(at..end, piece);
             }
         }
