@@ -230,7 +230,8 @@ impl<'g> Cut<'g> {
         if let [first, ..] = met.as_slice() {
             let group = first.group;
             let same_rows = met.iter().all(|m| m.group == group && self.on_rows(m, &space));
-            let rows = matches!(&self.groups[group].kind, GroupKind::Rows { full: f } if *f == full);
+            let Group { kind, space: s, .. } = &self.groups[group];
+            let rows = *s == space && matches!(kind, GroupKind::Rows { full: f } if *f == full);
             if trailing && same_rows && rows && self.independent(node, group) {
                 self.groups[group].reduces.push(node);
                 return self.join(node, group);

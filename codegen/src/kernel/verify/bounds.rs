@@ -37,10 +37,10 @@ impl Check<'_> {
         if (Proof { apart: false, attempts: ATTEMPTS }).follows(x, &facts, FACTS_PER_PROOF) {
             return true;
         }
-        let further = facts
-            .iter()
-            .flat_map(|fact| [without_remainder(fact), divided(fact, x), multiplied(fact)].concat());
-        let facts: Vec<Expr> = further.chain(facts.iter().cloned()).collect();
+        let plain: Vec<Expr> =
+            facts.iter().flat_map(without_remainder).chain(facts.iter().cloned()).collect();
+        let further = plain.iter().flat_map(|fact| [divided(fact, x), multiplied(fact)].concat());
+        let facts: Vec<Expr> = further.chain(plain.iter().cloned()).collect();
         Proof { apart: true, attempts: ATTEMPTS }.follows(x, &facts, FACTS_PER_PROOF)
     }
 
