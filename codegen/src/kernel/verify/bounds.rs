@@ -25,6 +25,10 @@ pub(in crate::kernel) fn inline(kernel: &Kernel, x: &Expr) -> Expr {
     })
 }
 
+/// The largest expressions, coefficients and divisors that proofs take apart.
+const EXPRESSION_MAX: i64 = 1 << 40;
+const FACTOR_MAX: i64 = 1 << 20;
+
 impl Check<'_> {
     pub(super) fn inlined(&self, x: &Expr) -> Expr {
         inline(self.kernel, x)
@@ -111,6 +115,9 @@ fn taken_apart(x: &Expr, facts: &[Expr]) -> Vec<Expr> {
     let mut claims = without_remainder(x);
     for (term, c) in &x.terms().0 {
         let Kind::Div(y, d) = term.kind() else { continue };
+        if !is_moderate(x, y, *d, *c) {
+            continue;
+        }
         let rest = x.clone() - term.clone() * *c;
         claims.extend(quotient_claim(y, *d, *c, rest.low()));
         for fact in facts {
@@ -161,6 +168,9 @@ fn divided(fact: &Expr, x: &Expr) -> Vec<Expr> {
 fn multiplied(fact: &Expr) -> Vec<Expr> {
     let product = |(term, c): &(Expr, i64)| {
         let Kind::Div(y, d) = term.kind() else { return None };
+        if !is_moderate(fact, y, *d, *c) {
+            return None;
+        }
         let rest = (fact.clone() - term.clone() * *c) * *d;
         let spare = if *c > 0 { 0 } else { c.checked_neg()?.checked_mul(d - 1)? };
         Some(y.clone() * *c + rest + spare)
@@ -168,10 +178,16 @@ fn multiplied(fact: &Expr) -> Vec<Expr> {
     fact.terms().0.iter().filter_map(product).collect()
 }
 
+/// Whether nothing that is made of the term `c * (y div d)` or `c * (y mod d)` of `x` leaves 63 bits.
+fn is_moderate(x: &Expr, y: &Expr, d: i64, c: i64) -> bool {
+    let small = |x: &Expr| x.low() >= -EXPRESSION_MAX && x.high() <= EXPRESSION_MAX;
+    small(x) && small(y) && d <= FACTOR_MAX && (-FACTOR_MAX..=FACTOR_MAX).contains(&c)
+}
+
 /// Expressions equal to `x`, each with one remainder written as `y - d * (y div d)`.
 fn without_remainder(x: &Expr) -> Vec<Expr> {
     let written = |(term, c): &(Expr, i64)| match term.kind() {
-        Kind::Mod(y, d) => {
+        Kind::Mod(y, d) if is_moderate(x, y, *d, *c) => {
             let rest = x.clone() - term.clone() * *c;
             Some(rest + (y.clone() - y.clone().div_floor(*d) * *d) * *c)
         }
