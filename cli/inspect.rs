@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 
 use anyhow::{Context, anyhow};
-use jtllm_runtime::codegen::region::{Contraction, Region, Work};
 use jtllm_runtime::codegen::schedule::Argument;
 use jtllm_runtime::codegen::{Compilation, Step};
 use jtllm_runtime::ir::DType;
@@ -50,7 +49,10 @@ pub(crate) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
         writeln!(text, "# {}", title(part, bucket))?;
         match args.stage {
             Stage::Graph => write!(text, "{}", plan.compilation.graph)?,
-            Stage::Regions => regions(&mut text, &plan.compilation)?,
+            Stage::Regions => {
+                let Compilation { graph, partition, .. } = &*plan.compilation;
+                write!(text, "{}", partition.display(graph))?;
+            }
             Stage::Kernels => kernels(&mut text, network, &plan.compilation, args.code)?,
             Stage::Plan => steps(&mut text, plan)?,
         }
@@ -72,39 +74,6 @@ fn title(part: Part, bucket: Bucket) -> String {
         Bucket::Fixed(1) => format!("{part}: 1 row"),
         Bucket::Fixed(rows) => format!("{part}: {rows} rows"),
         Bucket::Many => format!("{part}: a multiple of 16 rows"),
-    }
-}
-
-/// Which nodes of the graph each kernel stores.
-fn regions(text: &mut String, compilation: &Compilation) -> anyhow::Result<()> {
-    for (number, region) in compilation.partition.regions.iter().enumerate() {
-        let space: Vec<String> = region.space.iter().map(ToString::to_string).collect();
-        write!(text, "region {number}: {} over [{}]", region.work.name(), space.join(", "))?;
-        write!(text, "{}", sums(region))?;
-        for root in &region.roots {
-            let graph = &compilation.graph;
-            let shape: Vec<String> = graph.shape(*root).iter().map(ToString::to_string).collect();
-            write!(text, "; stores %{} : {}[{}]", root.0, graph.dtype(*root), shape.join(","))?;
-        }
-        text.push('\n');
-    }
-    Ok(())
-}
-
-/// What is added up: how many sums of how many products.
-fn sums(region: &Region) -> String {
-    let contraction = |c: &Contraction| {
-        let sum = |sum: &jtllm_runtime::codegen::region::Sum| match &sum.blocks {
-            Some(blocks) => format!("{}x{}", blocks.count, sum.depth),
-            None => sum.depth.to_string(),
-        };
-        let depths: Vec<String> = c.sums.iter().map(sum).collect();
-        format!("; sums of {} products", depths.join(", "))
-    };
-    match &region.work {
-        Work::Gemv(c) | Work::Gemm(c) => contraction(c),
-        Work::Rows => format!("; {} reductions", region.reduces.len()),
-        Work::Pointwise | Work::Attend(_) => String::new(),
     }
 }
 

@@ -1,11 +1,12 @@
-//! Canonical graphs: no node twice, none unused, and tables read by row replaced by the rows themselves.
+//! Canonical graphs: no node twice, none unused, reductions over the last axes, versions of states that a Write
+//! replaces read by Views alone, and tables read by row replaced by the rows themselves.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use jtllm_ir::expr::Kind;
-use jtllm_ir::graph::Record;
-use jtllm_ir::{DType, Expr, Graph, Node, Op};
+use jtllm_ir::graph::{Record, axes};
+use jtllm_ir::{DType, Expr, Graph, Monoid, Node, Op};
 
 /// Rows of a weight's plane that a pass needs: the runtime copies row `ids[t]` of the plane to row `t` of
 /// the input before the pass, so that a table read only by row need not be resident.
@@ -31,21 +32,24 @@ pub struct Canonical {
     pub gathers: Vec<Gather>,
 }
 
-/// Drops what no output and no write needs, merges equal nodes, and replaces row gathers by inputs.
+/// Drops what no output and no write needs, merges equal nodes, moves the axes of reductions to the end, puts
+/// Views before what a Write replaces, and replaces row gathers by inputs.
 pub fn canon(graph: &Graph) -> Canonical {
     let mut merged = Merge::new(&graph.name);
     merged.graph.symbols.clone_from(&graph.symbols);
     let needed = needed(graph);
+    let replaced: HashSet<Node> = graph.nodes().filter_map(|node| replaced_by(graph, node)).collect();
     let mut place: Vec<Option<Node>> = vec![None; graph.len()];
     for node in graph.nodes().filter(|node| needed[node.0 as usize]) {
         let at = |x: Node| place[x.0 as usize].expect("operands come before their users");
         let record = graph.record(node);
-        let op = record.op.map_operands(&mut |x| at(x));
+        let op = merged.through_views(&record.op, &replaced, &at);
         let record = Record { op, shape: record.shape.clone(), dtype: record.dtype };
         place[node.0 as usize] = Some(match &record.op {
             Op::View { x, at, ok: None, extras } if !extras.is_empty() && merged.is_fixed(*x) => {
                 merged.sink(*x, at, extras, &record.shape)
             }
+            Op::Reduce { monoid, x, axes } => merged.trailing(*monoid, *x, axes, record.shape.clone()),
             _ => merged.add(record),
         });
     }
@@ -54,6 +58,14 @@ pub fn canon(graph: &Graph) -> Canonical {
         merged.graph.output(name, node);
     }
     Canonical { graph: merged.graph, gathers: merged.gathers }
+}
+
+/// The version of a state that a Write replaces.
+fn replaced_by(graph: &Graph, write: Node) -> Option<Node> {
+    match graph.op(write) {
+        Op::Write { state, .. } => Some(*state),
+        _ => None,
+    }
 }
 
 fn needed(graph: &Graph) -> Vec<bool> {
@@ -95,6 +107,49 @@ impl Merge {
         node
     }
 
+    /// An operation over the new nodes; what a Write replaces is read by Views alone.
+    fn through_views(&mut self, op: &Op, replaced: &HashSet<Node>, at: &dyn Fn(Node) -> Node) -> Op {
+        let (whole, value) = match op {
+            Op::View { x, .. } => (Some(*x), None),
+            Op::Write { state, value, .. } => (Some(*state), Some(*value)),
+            _ => (None, None),
+        };
+        let mut read = |x: Node, whole: bool| match replaced.contains(&x) && !whole {
+            true => self.copied(at(x)),
+            false => at(x),
+        };
+        let mut result = op.map_operands(&mut |x| read(x, whole == Some(x)));
+        if let (Op::Write { value, .. }, Some(old)) = (&mut result, value) {
+            *value = read(old, false);
+        }
+        result
+    }
+
+    /// A View of all of a tensor.
+    fn copied(&mut self, x: Node) -> Node {
+        let Record { shape, dtype, .. } = self.graph.record(x).clone();
+        let op = Op::View { x, at: axes(&shape), ok: None, extras: Vec::new() };
+        self.add(Record { op, shape, dtype })
+    }
+
+    /// A reduction, with the axes that it takes away moved behind all others.
+    fn trailing(&mut self, monoid: Monoid, x: Node, reduced: &[usize], shape: Vec<Expr>) -> Node {
+        let Record { shape: full, dtype, .. } = self.graph.record(x).clone();
+        let kept = (0..full.len()).filter(|axis| !reduced.contains(axis));
+        let order: Vec<usize> = kept.chain(reduced.iter().copied()).collect();
+        let moved = if order.is_sorted() {
+            x
+        } else {
+            let full: Vec<Expr> = order.iter().map(|axis| full[*axis].clone()).collect();
+            let mut at = axes(&full);
+            order.iter().zip(axes(&full)).for_each(|(axis, place)| at[*axis] = place);
+            let op = Op::View { x, at, ok: None, extras: Vec::new() };
+            self.add(Record { op, shape: full, dtype })
+        };
+        let axes = (order.len() - reduced.len()..order.len()).collect();
+        self.add(Record { op: Op::Reduce { monoid, x: moved, axes }, shape, dtype })
+    }
+
     /// Whether a value is made of weights and constants alone.
     fn is_fixed(&self, node: Node) -> bool {
         match self.graph.op(node) {
@@ -119,9 +174,14 @@ impl Merge {
                 let inner: Vec<Expr> = inner.iter().map(|e| e.at(at)).collect();
                 return self.sink(x, &inner, extras, shape);
             }
-            Op::Index { value, .. } => Op::Index { value: value.at(at), extras: extras.to_vec() },
+            Op::Index { value, .. } => {
+                let value = value.at(at);
+                let extras = mentioned(extras, std::slice::from_ref(&value));
+                Op::Index { value, extras }
+            }
             _ => {
-                let view = Op::View { x: node, at: at.to_vec(), ok: None, extras: extras.to_vec() };
+                let extras = mentioned(extras, at);
+                let view = Op::View { x: node, at: at.to_vec(), ok: None, extras };
                 let view = Record { op: view, shape: shape.to_vec(), dtype: record.dtype };
                 let view = self.rows(view);
                 return self.add(view);
@@ -160,6 +220,11 @@ impl Merge {
         let x = self.add(Record { op, shape, dtype: record.dtype });
         Record { op: Op::View { x, at, ok: None, extras: Vec::new() }, ..record }
     }
+}
+
+/// All of the extras if one of the expressions takes any, else none.
+fn mentioned(extras: &[Node], xs: &[Expr]) -> Vec<Node> {
+    if xs.iter().any(mentions_extra) { extras.to_vec() } else { Vec::new() }
 }
 
 fn mentions_extra(x: &Expr) -> bool {

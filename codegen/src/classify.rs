@@ -59,6 +59,9 @@ pub fn contraction(graph: &Graph, node: Node, stop: &dyn Fn(Node) -> bool) -> Op
         }
         _ => (x, None, depth),
     };
+    if stop(product) {
+        return None;
+    }
     let &[a, b] = operands(graph, product, ScalarOp::Mul)? else { return None };
     let (in_a, in_b) = (depends_on(graph, a, stop), depends_on(graph, b, stop));
     // Weights are what stays the same: the operand that depends on fewer of the leading axes is right.

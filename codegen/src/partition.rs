@@ -4,7 +4,8 @@
 //! epilogue (over the same space) or as the rest of a row (over space and reduced axes), further reductions
 //! over the same rows join, and sums that share their left operand merge where a Map needs both; a Write
 //! is the store of the group that makes its value; every other Map is computed where it is used if that is
-//! cheap or happens once, else it has a kernel of its own. Views never make a kernel.
+//! cheap or happens once, else it has a kernel of its own. Views never make a kernel, save those that keep a
+//! version of a state that is about to be written over.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -29,6 +30,7 @@ pub fn partition(graph: &Graph) -> Partition {
         cut.place(node);
     }
     cut.store_expensive_maps();
+    cut.store_replaced_versions();
     cut.finish()
 }
 
@@ -54,7 +56,7 @@ struct Cut<'g> {
     groups: Vec<Group>,
     /// The group that computes a node.
     group: HashMap<Node, usize>,
-    /// Maps outside of groups that have a kernel of their own.
+    /// Maps outside of groups that have a kernel of their own, and Views of what Writes replace.
     stored_maps: BTreeSet<Node>,
     /// For each node: the groups that its value depends on.
     reach: Vec<GroupSet>,
@@ -174,10 +176,40 @@ impl<'g> Cut<'g> {
     }
 
     /// Whether everything that `node` reads beside members of `group` is there before the group starts.
-    fn independent(&self, met: &[Met], group: usize) -> bool {
-        met.iter()
-            .filter(|m| m.group != group)
-            .all(|m| !self.reach[m.node.0 as usize].iter().any(|reached| self.resolve(reached) == group))
+    fn independent(&self, node: Node, group: usize) -> bool {
+        let waits = |x: Node| self.reach[x.0 as usize].iter().any(|reached| self.resolve(reached) == group);
+        let before = |x: Node| self.group_of(x) == Some(group) || !waits(x);
+        if let Op::Write { state, extras, .. } = self.graph.op(node) {
+            // Whoever reads what the Write replaces comes before it.
+            let replaced = self.users[state.0 as usize].iter().filter(|user| **user != node);
+            if !before(*state) || extras.iter().copied().any(waits) || replaced.copied().any(waits) {
+                return false;
+            }
+        }
+        let mut open = self.tree_operands(node);
+        let mut seen = HashSet::new();
+        while let Some(x) = open.pop() {
+            if !seen.insert(x) || self.group_of(x) == Some(group) {
+                continue;
+            }
+            match self.graph.op(x) {
+                _ if !waits(x) => {}
+                _ if self.group_of(x).is_some() => return false,
+                // What may get a buffer of its own, another Map or an output, would be read from there.
+                Op::View { x: inner, extras, .. } if !self.is_output(x) => {
+                    match extras.iter().any(|x| waits(*x)) {
+                        true => return false,
+                        false => open.push(*inner),
+                    }
+                }
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    fn is_output(&self, node: Node) -> bool {
+        self.graph.outputs.iter().any(|(_, out)| *out == node)
     }
 
     fn join(&mut self, node: Node, group: usize) {
@@ -198,8 +230,9 @@ impl<'g> Cut<'g> {
         if let [first, ..] = met.as_slice() {
             let group = first.group;
             let same_rows = met.iter().all(|m| m.group == group && self.on_rows(m, &space));
-            let rows = matches!(&self.groups[group].kind, GroupKind::Rows { full: f } if *f == full);
-            if trailing && same_rows && rows {
+            let Group { kind, space: s, .. } = &self.groups[group];
+            let rows = *s == space && matches!(kind, GroupKind::Rows { full: f } if *f == full);
+            if trailing && same_rows && rows && self.independent(node, group) {
                 self.groups[group].reduces.push(node);
                 return self.join(node, group);
             }
@@ -247,7 +280,7 @@ impl<'g> Cut<'g> {
         candidates.sort_unstable();
         candidates.dedup();
         for group in candidates.into_iter().rev() {
-            if self.fits(&met, group, &shape) && self.independent(&met, group) {
+            if self.fits(&met, group, &shape) && self.independent(node, group) {
                 return self.join(node, group);
             }
         }
@@ -329,7 +362,7 @@ impl<'g> Cut<'g> {
         let Some(group) = self.group_of(value) else { return };
         let Group { kind, space, .. } = &self.groups[group];
         let joins = matches!(kind, GroupKind::Contraction(_)) && self.graph.shape(value) == space.as_slice();
-        if joins {
+        if joins && self.independent(node, group) {
             self.join(node, group);
         }
     }
@@ -340,7 +373,7 @@ impl<'g> Cut<'g> {
             if !map || self.group.contains_key(&node) || self.claimed.contains(&node) {
                 continue;
             }
-            let output = self.graph.outputs.iter().any(|(_, out)| *out == node);
+            let output = self.is_output(node);
             if self.fixed[node.0 as usize] && !output {
                 continue;
             }
@@ -351,6 +384,21 @@ impl<'g> Cut<'g> {
                 self.stored_maps.insert(node);
             }
         }
+    }
+
+    /// What a Write replaces is read into a buffer of its own before, so that no kernel reads what it or an
+    /// earlier one has written over. Attention reads its cache in place: it needs no later version.
+    fn store_replaced_versions(&mut self) {
+        let graph = self.graph;
+        let writes = graph.nodes().filter_map(|node| match graph.op(node) {
+            Op::Write { state, .. } => Some(*state),
+            _ => None,
+        });
+        let readers = writes.flat_map(|version| self.users[version.0 as usize].iter().copied());
+        let views =
+            readers.filter(|node| matches!(graph.op(*node), Op::View { .. }) && !self.claimed.contains(node));
+        let views: Vec<Node> = views.collect();
+        self.stored_maps.extend(views);
     }
 
     /// How often an element of `node` is read: by how many readers, and how often by each at most.

@@ -1,5 +1,7 @@
 //! Regions: which nodes share a kernel, and what kind of loop nest that kernel is.
 
+mod print;
+
 use std::collections::HashSet;
 
 use jtllm_ir::{Expr, Node};

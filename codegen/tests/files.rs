@@ -1,13 +1,28 @@
-//! The golden kernels of `tests/files/kernel`: each begins with `# test WHAT`, holds a kernel, a line
-//! `# expect`, and what is expected. `JTLLM_BLESS=1` writes what came out in its place.
+//! The golden files of the passes, a folder of `tests/files` each: a file begins with `# test WHAT`, holds a
+//! graph or a kernel, a line `# expect`, and what is expected.
+//!
+//! * `canon`, `rewrite`, `partition`: a graph; what the pass makes of it. Before `rewrite` and `partition` come
+//!   the passes that come before them in [`jtllm_codegen::compile`].
+//! * `schedule`: a graph; its kernels for the capabilities that follow, `# test schedule vector 8`, with what a
+//!   launch binds to their parameters.
+//! * `kernel`: a kernel; what `print`, `verify` or `optimise` gives.
+//!
+//! `cargo xtask bless`, or `JTLLM_BLESS=1` in the environment, writes what came out in its place.
 
 #![allow(clippy::unwrap_used)]
 
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use jtllm_codegen::kernel::{optimise, parse, verify};
+use jtllm_codegen::canon::{Canonical, canon};
+use jtllm_codegen::kernel::{Kernel, optimise, parse, verify};
+use jtllm_codegen::partition::partition;
+use jtllm_codegen::rewrite::rewrite;
+use jtllm_codegen::schedule::{Argument, schedule};
 use jtllm_codegen::target::Caps;
+use jtllm_ir::Graph;
+use jtllm_ir::print::line;
 
 fn caps(words: &[&str]) -> Caps {
     match words {
@@ -17,35 +32,104 @@ fn caps(words: &[&str]) -> Caps {
     }
 }
 
-fn faults(text: &str, caps: &Caps) -> String {
-    match verify(&parse(text).unwrap(), caps) {
+fn faults(kernel: &Kernel, caps: &Caps) -> String {
+    match verify(kernel, caps) {
         Ok(()) => "ok\n".to_owned(),
         Err(faults) => faults.iter().map(|fault| format!("{fault}\n")).collect(),
     }
+}
+
+/// The graph of a file, which must be sound and print as the file has it.
+fn graph(text: &str) -> Graph {
+    let graph = jtllm_ir::parse(text).unwrap();
+    jtllm_ir::verify(&graph).unwrap();
+    assert_eq!(graph.to_string(), text, "a graph in the form that it is printed in");
+    graph
+}
+
+/// A graph that a pass has made, which must be sound too.
+fn sound(graph: Graph) -> Graph {
+    if let Err(faults) = jtllm_ir::verify(&graph) {
+        panic!("{faults:?}\n{graph}");
+    }
+    graph
+}
+
+fn canonical(Canonical { graph, gathers }: Canonical) -> String {
+    let mut text = sound(graph).to_string();
+    for gather in gathers {
+        let (ids, weight, input) = (&gather.ids, &gather.weight, &gather.input);
+        writeln!(text, "gather {input:?} = {weight}[{ids}] : {}[{}]", gather.dtype, gather.width).unwrap();
+    }
+    text
+}
+
+/// The graph that is partitioned.
+fn rewritten(text: &str) -> Graph {
+    sound(canon(&rewrite(&canon(&graph(text)).graph)).graph)
+}
+
+/// The kernels of a graph's regions, as they leave the schedule.
+fn scheduled(graph: &Graph, caps: &Caps) -> String {
+    let partition = partition(graph);
+    let mut text = String::new();
+    for region in &partition.regions {
+        let scheduled = schedule(graph, &partition.stored, region, caps);
+        assert_eq!(faults(&scheduled.kernel, caps), "ok\n", "{}", scheduled.kernel);
+        reads_back(&scheduled.kernel);
+        for (number, argument) in scheduled.arguments.iter().enumerate() {
+            let bound = match argument {
+                Argument::Weight(name) => format!("weight {name}"),
+                Argument::State(name) => format!("state {name}"),
+                Argument::Input(name) => format!("input {name}"),
+                Argument::Const(node) | Argument::Value(node) => line(graph, *node).to_string(),
+            };
+            writeln!(text, "# p{number}: {bound}").unwrap();
+        }
+        write!(text, "{}", scheduled.kernel).unwrap();
+    }
+    text
+}
+
+/// Whatever prints, reads back and prints the same.
+fn reads_back(kernel: &Kernel) {
+    let text = kernel.to_string();
+    assert_eq!(parse(&text).unwrap().to_string(), text);
 }
 
 /// What the file's test gives.
 fn outcome(test: &str, input: &str) -> String {
     let words: Vec<&str> = test.split_whitespace().collect();
     match words.as_slice() {
+        ["canon"] => canonical(canon(&graph(input))),
+        ["rewrite"] => sound(rewrite(&canon(&graph(input)).graph)).to_string(),
+        ["partition"] => {
+            let graph = rewritten(input);
+            partition(&graph).display(&graph).to_string()
+        }
+        ["schedule", caps_words @ ..] => scheduled(&rewritten(input), &caps(caps_words)),
         ["print"] => match parse(input) {
-            Ok(kernel) => kernel.to_string(),
+            Ok(kernel) => {
+                reads_back(&kernel);
+                kernel.to_string()
+            }
             Err(error) => format!("{error}\n"),
         },
-        ["verify", caps_words @ ..] => faults(input, &caps(caps_words)),
+        ["verify", caps_words @ ..] => faults(&parse(input).unwrap(), &caps(caps_words)),
         ["optimise", caps_words @ ..] => {
-            let caps = caps(caps_words);
-            assert_eq!(faults(input, &caps), "ok\n", "before");
-            let text = optimise(&parse(input).unwrap()).to_string();
-            assert_eq!(faults(&text, &caps), "ok\n", "after");
-            text
+            let (kernel, caps) = (parse(input).unwrap(), caps(caps_words));
+            assert_eq!(faults(&kernel, &caps), "ok\n", "before");
+            let optimised = optimise(&kernel);
+            assert_eq!(faults(&optimised, &caps), "ok\n", "after");
+            reads_back(&optimised);
+            optimised.to_string()
         }
         other => panic!("a test expected, not {other:?}"),
     }
 }
 
 fn check(path: &Path, bless: bool) -> Result<(), String> {
-    let text = fs::read_to_string(path).unwrap();
+    let text = fs::read_to_string(path).unwrap().replace("\r\n", "\n");
     let (first, rest) = text.split_once('\n').unwrap();
     let test = first.strip_prefix("# test ").unwrap();
     let (input, expected) = rest.split_once("# expect\n").unwrap_or((rest, ""));
@@ -55,21 +139,42 @@ fn check(path: &Path, bless: bool) -> Result<(), String> {
     } else if got != expected {
         return Err(format!("{}:\n--- expected\n{expected}--- got\n{got}", path.display()));
     }
-    // Whatever prints, reads back and prints the same.
-    if let Ok(kernel) = parse(&got) {
-        assert_eq!(parse(&kernel.to_string()).unwrap().to_string(), kernel.to_string(), "{}", path.display());
-    }
     Ok(())
 }
 
-#[test]
-fn kernel_files() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/files/kernel");
-    let bless = std::env::var_os("JTLLM_BLESS").is_some();
+/// Checks the files of a folder with this ending.
+fn check_all(folder: &str, ending: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/files").join(folder);
+    let bless = std::env::var_os("JTLLM_BLESS").is_some_and(|value| value == "1");
     let mut paths: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "jk"));
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == ending));
     paths.sort();
     assert!(!paths.is_empty());
     let failures: Vec<String> = paths.iter().filter_map(|path| check(path, bless).err()).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn golden_canonical_graphs() {
+    check_all("canon", "jt");
+}
+
+#[test]
+fn golden_rewritten_graphs() {
+    check_all("rewrite", "jt");
+}
+
+#[test]
+fn golden_partitions() {
+    check_all("partition", "jt");
+}
+
+#[test]
+fn golden_schedules() {
+    check_all("schedule", "jt");
+}
+
+#[test]
+fn golden_kernels() {
+    check_all("kernel", "jk");
 }

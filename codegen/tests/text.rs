@@ -9,6 +9,7 @@ use jtllm_codegen::emit::interp::Interp;
 use jtllm_codegen::kernel::interp::{Buffer, Memories, Options, Program, run};
 use jtllm_codegen::kernel::{Kernel, optimise, parse, verify};
 use jtllm_codegen::target::{Caps, Target};
+use jtllm_fuzz::for_seconds;
 use proptest::prelude::*;
 
 fn corpus() -> Vec<String> {
@@ -77,12 +78,6 @@ const PIECES: [&str; 40] = [
     "2147483648",
 ];
 
-/// A few seconds' worth, or as many as `JTLLM_FUZZ_CASES` says.
-fn config() -> ProptestConfig {
-    let cases = std::env::var("JTLLM_FUZZ_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1500);
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
-}
-
 /// Well-formed index expressions over everything that the kernel around them has.
 fn expression() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
@@ -114,39 +109,39 @@ fn stores(kernel: &Kernel) -> Vec<u8> {
     y
 }
 
-proptest! {
-    #![proptest_config(config())]
-
-    #[test]
-    fn mutated_kernels_never_panic(
-        which in any::<prop::sample::Index>(),
-        edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..12, 0usize..PIECES.len()), 1..6),
-    ) {
-        let corpus = corpus();
-        let mut text = which.get(&corpus).clone();
-        for (at, cut, piece) in edits {
-            let at = at.index(text.len());
-            let end = (at + cut).min(text.len());
-            text.replace_range(at..end, PIECES[piece]);
-            if text.is_empty() {
-                text.push(' ');
+#[test]
+fn fuzz_mutated_kernels() {
+    let corpus = corpus();
+    for_seconds("mutated kernels", |random| {
+        let mut text = random.choice(&corpus).clone();
+        for _ in 0..1 + random.below(5) {
+            let at = random.below(text.len());
+            let end = (at + random.below(12)).min(text.len());
+            if text.is_char_boundary(at) && text.is_char_boundary(end) {
+                let piece = *random.choice::<&str>(&PIECES);
+                text.replace_range(at..end, piece);
             }
         }
         read(&text);
-    }
+    });
+}
 
-    #[test]
-    fn expressions_of_any_shape_never_panic(pieces in prop::collection::vec(0usize..PIECES.len(), 0..40)) {
-        let x: Vec<&str> = pieces.iter().map(|piece| PIECES[*piece]).collect();
+#[test]
+fn fuzz_expressions_of_any_shape() {
+    for_seconds("expressions of any shape", |random| {
+        let x: Vec<&str> = (0..random.below(40)).map(|_| *random.choice(&PIECES)).collect();
         let x = x.join(" ");
         read(&format!(
             "kernel x grid=[7, T, 1] lanes=8 (sym: T@0 in 1..513 step 3, p0: read i32[8], p1: write i32[8]) {{\n\
              let v0 = load p0[lane] : i32 in 0..T\n loop l4 0..T {{ let v1 = index {x} : i32 }} }}"
         ));
-    }
+    });
+}
 
-    #[test]
-    fn expressions_keep_their_value_and_their_text(x in expression()) {
+#[test]
+fn fuzz_expressions_keep_their_value_and_their_text() {
+    for_seconds("expressions in kernels", |random| {
+        let x = random.value(expression());
         let text = format!(
             "kernel x grid=[2, 1, 1] lanes=8 (sym: T@0 in 12..25 step 12, p0: read i32[8], p1: write i32[192]) {{
                let v0 = load p0[lane] : i32 in 0..7
@@ -162,16 +157,19 @@ proptest! {
         if let Ok(kernel) = parse(&text) {
             read(&text);
             let again = parse(&kernel.to_string()).unwrap();
-            prop_assert_eq!(stores(&kernel), stores(&again));
-            prop_assert_eq!(stores(&kernel), stores(&optimise(&kernel)));
+            assert_eq!(stores(&kernel), stores(&again), "{text}");
+            assert_eq!(stores(&kernel), stores(&optimise(&kernel)), "{text}");
         }
-    }
+    });
+}
 
-    #[test]
-    fn random_bytes_never_panic(text in "\\PC{0,200}") {
+#[test]
+fn fuzz_any_text() {
+    for_seconds("any text", |random| {
+        let text = random.value("\\PC{0,200}");
         read(&text);
         read(&format!("kernel x grid=[1, 1, 1] lanes=4 (p0: write i32[8]) {{ {text} }}"));
-    }
+    });
 }
 
 #[test]

@@ -24,7 +24,23 @@ pub fn print(graph: &Graph) -> String {
 
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Printer { graph: self, letters: letters(&[&self.symbols]), symbols: vec![&self.symbols] }.graph("", f)
+        Printer::new(self).graph("", f)
+    }
+}
+
+/// The line that a node has in the graph's text form, without its end.
+pub fn line(graph: &Graph, node: Node) -> impl fmt::Display + '_ {
+    Line { graph, node }
+}
+
+struct Line<'g> {
+    graph: &'g Graph,
+    node: Node,
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Printer::new(self.graph).line(self.node, "", f)
     }
 }
 
@@ -74,7 +90,11 @@ impl Names for Printer<'_> {
     }
 }
 
-impl Printer<'_> {
+impl<'g> Printer<'g> {
+    fn new(graph: &'g Graph) -> Printer<'g> {
+        Printer { graph, letters: letters(&[&graph.symbols]), symbols: vec![&graph.symbols] }
+    }
+
     fn graph(&self, indent: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{indent}graph {}", Name(&self.graph.name))?;
         for symbol in &self.graph.symbols {
@@ -91,15 +111,21 @@ impl Printer<'_> {
             f.write_char('\n')?;
         }
         for node in self.graph.nodes() {
-            let record = self.graph.record(node);
-            write!(f, "{indent}{node} = ")?;
-            self.operation(record, indent, f)?;
-            writeln!(f, " : {}{}", record.dtype, Shape(&record.shape))?;
+            f.write_str(indent)?;
+            self.line(node, indent, f)?;
+            f.write_char('\n')?;
         }
         for (name, node) in &self.graph.outputs {
             writeln!(f, "{indent}output {node} as {}", Name(name))?;
         }
         Ok(())
+    }
+
+    fn line(&self, node: Node, indent: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let record = self.graph.record(node);
+        write!(f, "{node} = ")?;
+        self.operation(record, indent, f)?;
+        write!(f, " : {}{}", record.dtype, Shape(&record.shape))
     }
 
     fn operation(&self, record: &Record, indent: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -6,7 +6,7 @@
 //! * `interp/`: graphs with `# symbol T = 2`, `# input x = [1, 2]`, `# weight ...`, `# state ...` lines, and
 //!   what a pass gives: outputs, states, or the error.
 //!
-//! `JTLLM_BLESS=1 cargo test -p jtllm-ir --test files` writes what is found over what was expected.
+//! `cargo xtask bless`, or `JTLLM_BLESS=1` in the environment, writes what is found over what was expected.
 #![allow(clippy::unwrap_used)]
 
 mod graphs;
@@ -63,7 +63,7 @@ fn over(name: &str, each: impl Fn(&str) -> Vec<String>) {
 }
 
 #[test]
-fn builders_print_as_their_files() {
+fn golden_builders_print_as_their_files() {
     let graphs = graphs::all();
     let mut failures = Vec::new();
     for (name, graph) in &graphs {
@@ -86,7 +86,7 @@ fn what_is_printed_reads_back_as_the_same_graph() {
 }
 
 #[test]
-fn the_verifier_lists_the_faults_of_files() {
+fn golden_verifier_lists_the_faults() {
     over("verify", |text| match parse(text).map(|graph| verify(&graph)) {
         Err(error) => vec![format!("no graph: {error}")],
         Ok(Ok(())) => vec!["no faults".to_owned()],
@@ -95,7 +95,7 @@ fn the_verifier_lists_the_faults_of_files() {
 }
 
 #[test]
-fn the_parser_says_what_is_wrong_and_where() {
+fn golden_parser_says_what_is_wrong_and_where() {
     over("parse", |text| match parse(text) {
         Err(error) => vec![error.to_string()],
         Ok(graph) => print(&graph).lines().map(str::to_owned).collect(),
@@ -103,7 +103,7 @@ fn the_parser_says_what_is_wrong_and_where() {
 }
 
 #[test]
-fn the_interpreter_gives_what_files_expect() {
+fn golden_interpreter_gives_what_is_expected() {
     over("interp", |text| {
         let graph = match parse(text) {
             Err(error) => return vec![format!("no graph: {error}")],

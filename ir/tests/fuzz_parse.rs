@@ -3,8 +3,8 @@
 
 mod graphs;
 
+use jtllm_fuzz::{Random, for_seconds};
 use jtllm_ir::{parse, print, verify};
-use proptest::prelude::*;
 
 /// Words of the language, and some that are not.
 const WORDS: &[&str] = &[
@@ -109,49 +109,57 @@ fn check(text: &str) {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+/// At least one of `words`, with spaces between.
+fn sentence(random: &mut Random, words: &[&str], count_max: usize) -> String {
+    let words: Vec<&str> = (0..1 + random.below(count_max)).map(|_| *random.choice(words)).collect();
+    words.join(" ")
+}
 
-    #[test]
-    fn fuzz_any_text(text in "\\PC{0,200}") {
-        check(&text);
-    }
+/// What comes before the text under attack, so that it has a symbol and a node to speak of.
+const HEAD: &str = "graph g\nsym T in 1..9\n%0 = input x in 0..4 : i32[T]\n";
 
-    #[test]
-    fn fuzz_words(words in prop::collection::vec(prop::sample::select(WORDS), 0..60)) {
-        check(&words.join(" "));
-        check(&format!("graph g\nsym T in 1..9\n%0 = input x in 0..4 : i32[T]\n{}", words.join(" ")));
-    }
+#[test]
+fn fuzz_any_text() {
+    for_seconds("any text", |random| check(&random.value("\\PC{0,200}")));
+}
 
-    #[test]
-    fn fuzz_expressions(words in prop::collection::vec(prop::sample::select(&WORDS[33..68]), 1..40)) {
-        let expression = words.join(" ");
-        let head = "graph g\nsym T in 1..9\n%0 = input x in 0..4 : i32[T]\n";
-        check(&format!("{head}%1 = index {{i,j -> {expression}}} with %0 : i32[T,4]"));
-    }
+#[test]
+fn fuzz_words() {
+    for_seconds("words", |random| {
+        let words = sentence(random, WORDS, 60);
+        check(&words);
+        check(&format!("{HEAD}{words}"));
+    });
+}
 
-    #[test]
-    fn fuzz_damaged_graphs(
-        which in any::<prop::sample::Index>(),
-        edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..12, prop::sample::select(WORDS)), 1..4),
-    ) {
-        let graphs = graphs::all();
-        let mut text = print(&graphs[which.index(graphs.len())].1);
-        for (at, length, word) in edits {
-            let at = at.index(text.len());
-            let end = (at + length).min(text.len());
+#[test]
+fn fuzz_expressions() {
+    for_seconds("expressions", |random| {
+        let expression = sentence(random, &WORDS[33..68], 40);
+        check(&format!("{HEAD}%1 = index {{i,j -> {expression}}} with %0 : i32[T,4]"));
+    });
+}
+
+#[test]
+fn fuzz_damaged_graphs() {
+    let texts: Vec<String> = graphs::all().iter().map(|(_, graph)| print(graph)).collect();
+    for_seconds("damaged graphs", |random| {
+        let mut text = random.choice(&texts).clone();
+        for _ in 0..1 + random.below(4) {
+            let at = random.below(text.len());
+            let end = (at + random.below(12)).min(text.len());
             if text.is_char_boundary(at) && text.is_char_boundary(end) {
+                let word: &str = *random.choice(WORDS);
                 text.replace_range(at..end, word);
             }
         }
         check(&text);
-    }
+    });
 }
 
 #[test]
 fn deep_and_wide_texts_are_errors_or_quick() {
-    let head = "graph g\nsym T in 1..9\n%0 = input x in 0..4 : i32[T]\n";
-    let index = |expression: &str| parse(&format!("{head}%1 = index {{i -> {expression}}} with %0 : i32[T]"));
+    let index = |expression: &str| parse(&format!("{HEAD}%1 = index {{i -> {expression}}} with %0 : i32[T]"));
     let error = |expression: &str| index(expression).unwrap_err().expected;
     assert_eq!(error(&"(".repeat(100_000)), "an expression nested at most 24 deep");
     assert_eq!(error(&"$0[".repeat(100_000)), "an expression nested at most 24 deep");
@@ -159,7 +167,7 @@ fn deep_and_wide_texts_are_errors_or_quick() {
     assert_eq!(error(&vec!["(i + T + 1)"; 60].join("*")), "a product of at most 256 terms");
     assert_eq!(error("i*99999999999999999999"), "an integer below 2^48");
     assert_eq!(error("i div 0"), "a positive constant");
-    let nested = format!("{head}%1 = {}", "map neg (".repeat(100_000));
+    let nested = format!("{HEAD}%1 = {}", "map neg (".repeat(100_000));
     assert_eq!(parse(&nested).unwrap_err().expected, "operations nested at most 32 deep");
     let scans = format!("graph g\n%0 = input x : f32[2]\n{}", "%1 = scan over 0 {\ngraph b\n".repeat(10));
     assert_eq!(parse(&scans).unwrap_err().expected, "scans nested at most 4 deep");

@@ -2,6 +2,7 @@
 //! points, compared with the same tree evaluated as it was written.
 #![allow(clippy::unwrap_used)]
 
+use jtllm_fuzz::{Random, for_seconds};
 use jtllm_ir::expr::{Environment, facts_of, proves_nonnegative};
 use jtllm_ir::{DType, Expr, Graph, Symbol, parse, print};
 use proptest::prelude::*;
@@ -150,74 +151,87 @@ fn point() -> impl Strategy<Value = Point> {
     })
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+fn points(random: &mut Random) -> Vec<Point> {
+    (0..8).map(|_| random.value(point())).collect()
+}
 
-    #[test]
-    fn the_normal_form_has_the_value_of_the_tree(tree in tree(), points in prop::collection::vec(point(), 8)) {
+#[test]
+fn fuzz_normal_form_has_the_value_of_the_tree() {
+    for_seconds("values of normal forms", |random| {
+        let tree = random.value(tree());
         let built = tree.build();
-        for point in &points {
+        for point in &points(random) {
             let value = tree.value(point);
-            prop_assert_eq!(built.evaluate(point), value, "{} at {:?}", built, point);
-            prop_assert!(built.low() <= value && value <= built.high(), "{} is not in its interval", built);
+            assert_eq!(built.evaluate(point), value, "{built} at {point:?}, made of {tree:?}");
+            assert!(built.low() <= value && value <= built.high(), "{built} is not in its interval");
             let divisor = built.divisor();
             let divides = if divisor == 0 { value == 0 } else { value % divisor == 0 };
-            prop_assert!(divides, "{} is {}, no multiple of {}", built, value, divisor);
+            assert!(divides, "{built} is {value}, no multiple of {divisor}");
         }
-    }
+    });
+}
 
-    #[test]
-    fn the_normal_form_is_a_fixed_point(tree in tree()) {
-        let built = tree.build();
-        prop_assert_eq!(built.substitute(&mut |_| None), built);
-    }
+#[test]
+fn fuzz_normal_form_is_a_fixed_point() {
+    for_seconds("normal forms of normal forms", |random| {
+        let built = random.value(tree()).build();
+        assert_eq!(built.substitute(&mut |_| None), built);
+    });
+}
 
-    #[test]
-    fn the_normal_form_survives_text(tree in tree()) {
+#[test]
+fn fuzz_normal_form_survives_text() {
+    for_seconds("normal forms as text", |random| {
         let mut graph = Graph::new("g");
-        symbols().iter().for_each(|symbol| { graph.symbol(symbol); });
-        let extras = EXTRAS.map(|(low, end)| {
-            graph.input("e", DType::I32, &[Expr::int(100)], Some((low, Expr::int(end))))
+        symbols().iter().for_each(|symbol| {
+            graph.symbol(symbol);
         });
-        let built = tree.build();
+        let extras = EXTRAS
+            .map(|(low, end)| graph.input("e", DType::I32, &[Expr::int(100)], Some((low, Expr::int(end)))));
+        let built = random.value(tree()).build();
         graph.index(DType::I32, &extents(), &extras, |_| built);
         let text = print(&graph);
         let read = parse(&text);
-        prop_assert!(read.as_ref() == Ok(&graph), "{}\n{:?}", text, read.map(|graph| print(&graph)));
-    }
+        assert!(read.as_ref() == Ok(&graph), "{text}\n{:?}", read.map(|graph| print(&graph)));
+    });
+}
 
-    #[test]
-    fn no_falsehood_is_proven(tree in tree(), ok in (tree(), tree()), points in prop::collection::vec(point(), 8)) {
-        let claim = tree.build();
-        let condition = ok.0.build().less_than(&ok.1.build());
+#[test]
+fn fuzz_no_falsehood_is_proven() {
+    for_seconds("proofs", |random| {
+        let claim = random.value(tree()).build();
+        let condition = random.value(tree()).build().less_than(&random.value(tree()).build());
         let facts = facts_of(&condition);
         let (bare, with_facts) = (proves_nonnegative(&claim, &[]), proves_nonnegative(&claim, &facts));
-        prop_assert!(with_facts || !bare, "facts must not weaken a proof of {}", claim);
-        for point in &points {
-            let value = tree.value(point);
-            prop_assert!(!bare || value >= 0, "{} is {} at {:?}", claim, value, point);
+        assert!(with_facts || !bare, "facts must not weaken a proof of {claim}");
+        for point in &points(random) {
+            let value = claim.evaluate(point);
+            assert!(!bare || value >= 0, "{claim} is {value} at {point:?}");
             if condition.evaluate(point) == 1 {
-                prop_assert!(!with_facts || value >= 0, "{} is {} where {}", claim, value, condition);
+                assert!(!with_facts || value >= 0, "{claim} is {value} where {condition}");
             }
         }
-    }
+    });
+}
 
-    #[test]
-    fn what_is_cut_off_can_be_proven(axis in 0u16..3, low in -3i64..3, d in divisor()) {
+#[test]
+fn fuzz_what_is_cut_off_can_be_proven() {
+    for_seconds("proofs of bounds", |random| {
+        let (axis, low, d) = (random.value(0u16..3), random.value(-3i64..3), random.value(divisor()));
         let extent = &extents()[usize::from(axis)];
         let i = Expr::axis(axis, extent);
         let clamped = (i.clone() + low).maximum(&Expr::int(0)).minimum(&(extent.clone() - 1));
-        prop_assert!(proves_nonnegative(&clamped, &[]));
-        prop_assert!(proves_nonnegative(&(extent.clone() - 1 - clamped), &[]));
+        assert!(proves_nonnegative(&clamped, &[]));
+        assert!(proves_nonnegative(&(extent.clone() - 1 - clamped), &[]));
         let group = i.clone().div_floor(d);
-        prop_assert!(proves_nonnegative(&(extent.clone().div_ceil(d) - 1 - group), &[]));
+        assert!(proves_nonnegative(&(extent.clone().div_ceil(d) - 1 - group), &[]));
         // With the condition `0 <= i + low < extent` the shifted coordinate is inside, whatever the shift.
         let shifted = i + low;
         let ok = Expr::int(0).at_most(&shifted).and(&shifted.less_than(extent));
         let facts = facts_of(&ok);
-        prop_assert!(proves_nonnegative(&shifted, &facts), "{} where {}", shifted, ok);
-        prop_assert!(proves_nonnegative(&(extent.clone() - 1 - shifted), &facts), "below where {}", ok);
-    }
+        assert!(proves_nonnegative(&shifted, &facts), "{shifted} where {ok}");
+        assert!(proves_nonnegative(&(extent.clone() - 1 - shifted), &facts), "below where {ok}");
+    });
 }
 
 /// `(i * a + j + c) div d` and `mod d` at every point, for extents on both sides of each power of two: a term

@@ -109,7 +109,7 @@ fn seen_range(lower: &mut Lower<'_>, plan: &Plan<'_>) -> (Option<Expr>, Expr) {
                 continue;
             }
             let at = [token.clone(), head.clone(), Expr::int(0)];
-            let rest = lower.resolve(&rest.at(&at), extras);
+            let rest = lower.resolve(&rest, &at, extras);
             match coefficient {
                 -1 => most = Some(most.map_or(rest.clone(), |m: Expr| m.minimum(&rest))),
                 1 => {

@@ -5,7 +5,7 @@
 //! Else lanes run over the depth, and one `LaneReduce` ends each sum. Either way the order of additions
 //! depends on the depth and the lanes, not on the tile.
 
-use jtllm_ir::{Expr, Op, ScalarOp};
+use jtllm_ir::{Expr, Node, Op, ScalarOp};
 
 use super::lower::Lower;
 use super::{Scheduled, layout};
@@ -64,10 +64,8 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction) -> Sched
     };
     // Columns beyond the last one read the last one's operands; packed planes are padded instead.
     let last = Expr::int(width - 1);
-    let reading = |column: &Expr| match tile.lanes_over_columns {
-        true => column.clone(),
-        false => column.minimum(&last),
-    };
+    let padded = tile.lanes_over_columns && is_padded(&lower, contraction);
+    let reading = |column: &Expr| if padded { column.clone() } else { column.minimum(&last) };
     let places: Vec<Vec<Vec<Expr>>> =
         (0..tile.rows).map(|r| columns.iter().map(|column| place(r, &reading(column))).collect()).collect();
 
@@ -140,6 +138,32 @@ fn reads_interleaved(lower: &Lower<'_>, sum: &Sum) -> bool {
         }
     });
     found
+}
+
+/// Whether columns may be read beyond the last one: all that depends on the column lies in interleaved planes,
+/// which have rows to spare.
+fn is_padded(lower: &Lower<'_>, contraction: &Contraction) -> bool {
+    let stop = |node| lower.is_stored(node);
+    let mut padded = true;
+    let mut visit = |node: Node, at: &[Expr]| {
+        let by_column = |x: &Expr| contraction.right_axes.iter().any(|axis| x.mentions_axis(*axis as u16));
+        let interleaved = match lower.graph.op(node) {
+            Op::Weight { name } => {
+                layout(name, lower.graph.shape(node).len(), lower.caps) != jtllm_ir::Layout::RowMajor
+            }
+            Op::Index { .. } => true,
+            _ => false,
+        };
+        padded &= interleaved || !at.iter().any(by_column);
+    };
+    for sum in &contraction.sums {
+        let scale = sum.blocks.as_ref().map(|blocks| blocks.scale);
+        for node in [Some(sum.right), scale].into_iter().flatten() {
+            let at = jtllm_ir::graph::axes(lower.graph.shape(node));
+            visit_reads(lower.graph, node, &at, &stop, &mut visit);
+        }
+    }
+    padded
 }
 
 /// The sums of a tile: `[row][column]`.

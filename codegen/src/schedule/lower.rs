@@ -112,17 +112,16 @@ impl<'a> Lower<'a> {
             Op::Const(tensor) if tensor.shape.is_empty() => self.b.constant(tensor.dtype, tensor.get(0)),
             Op::Const(_) => self.load(node, Argument::Const(node), at),
             Op::Index { value, extras } => {
-                let value = self.resolve(&value.at(at), extras);
+                let value = self.resolve(value, at, extras);
                 self.b.index(graph.dtype(node), &value)
             }
             Op::View { x, at: inner, ok, extras } => {
-                let inner: Vec<Expr> = inner.iter().map(|e| e.at(at)).collect();
                 let Some(ok) = ok else {
-                    let inner: Vec<Expr> = inner.iter().map(|e| self.resolve(e, extras)).collect();
+                    let inner: Vec<Expr> = inner.iter().map(|e| self.resolve(e, at, extras)).collect();
                     return self.value(*x, &inner);
                 };
-                let ok = self.resolve(&ok.at(at), extras);
-                self.value_where(*x, &inner, extras, &ok)
+                let ok = self.resolve(ok, at, extras);
+                self.value_where(*x, inner, at, extras, &ok)
             }
             Op::Map { op, xs } => {
                 let xs: Vec<ValueId> = xs.iter().map(|x| self.value(*x, at)).collect();
@@ -134,8 +133,8 @@ impl<'a> Lower<'a> {
         }
     }
 
-    /// An element where `ok`, else 0.
-    fn value_where(&mut self, x: Node, at: &[Expr], extras: &[Node], ok: &Expr) -> ValueId {
+    /// The element at `inner`, which is over `at`, where `ok`, else 0.
+    fn value_where(&mut self, x: Node, inner: &[Expr], at: &[Expr], extras: &[Node], ok: &Expr) -> ValueId {
         let dtype = self.graph.dtype(x);
         let zero = self.b.constant(dtype, if dtype.is_float() { Scalar::Float(0.0) } else { Scalar::Int(0) });
         if ok.as_int() == Some(0) {
@@ -144,8 +143,8 @@ impl<'a> Lower<'a> {
         let cell = self.b.cell(zero);
         // A block of its own: the address may be outside of the tensor where the condition does not hold.
         self.conditional(ok, |lower| {
-            let at: Vec<Expr> = at.iter().map(|e| lower.resolve(e, extras)).collect();
-            let value = lower.value(x, &at);
+            let inner: Vec<Expr> = inner.iter().map(|e| lower.resolve(e, at, extras)).collect();
+            let value = lower.value(x, &inner);
             lower.b.set(cell, value);
         });
         self.b.get(cell)
@@ -174,9 +173,11 @@ impl<'a> Lower<'a> {
         self.b.close();
     }
 
-    /// An index expression with each extra replaced by the integer that it reads.
-    pub(super) fn resolve(&mut self, x: &Expr, extras: &[Node]) -> Expr {
+    /// An index expression at coordinates `at`, with each extra replaced by the integer that it reads. Both are
+    /// replaced at once: integers that `at` mentions look like extras, but belong to the kernel already.
+    pub(super) fn resolve(&mut self, x: &Expr, at: &[Expr], extras: &[Node]) -> Expr {
         x.substitute(&mut |leaf| match leaf.kind() {
+            Kind::Axis { index, .. } => at.get(usize::from(*index)).cloned(),
             Kind::Extra { slot, at, low, end } => {
                 let extra = extras[*slot as usize];
                 let value = self.value(extra, at);
@@ -229,8 +230,8 @@ impl<'a> Lower<'a> {
         let (leaf, _) = graph.state_of(root).expect("verify: a write's state is a version of a state");
         let Op::State { name } = graph.op(leaf) else { unreachable!("state_of gives a State leaf") };
         let memory = self.memory(Argument::State(name.clone()), Access::Write, graph.dtype(root), len);
-        let ok = ok.as_ref().map_or(Expr::int(1), |ok| self.resolve(&ok.at(at), extras));
-        let place: Vec<Expr> = place.iter().map(|e| self.resolve(&e.at(at), extras)).collect();
+        let ok = ok.as_ref().map_or(Expr::int(1), |ok| self.resolve(ok, at, extras));
+        let place: Vec<Expr> = place.iter().map(|e| self.resolve(e, at, extras)).collect();
         self.conditional(&ok, |lower| lower.store(memory, &row_major(shape, &place), value, alone));
     }
 

@@ -24,7 +24,6 @@ pub(super) fn schedule(mut lower: Lower<'_>) -> Scheduled {
         _ => unflatten(outer, lower.b.grid(2), &lower.b.grid(1)),
     };
     let start = lower.b.grid(0) * chunk;
-    let count = Expr::int(chunk).minimum(&(last.clone() - start.clone()));
     let mut element = |lower: &mut Lower<'_>, place: &Expr| {
         let mut at = at.clone();
         at.push(start.clone() + place.clone());
@@ -34,7 +33,7 @@ pub(super) fn schedule(mut lower: Lower<'_>) -> Scheduled {
         Some(_) => along(&mut lower, &Expr::int(chunk), &mut element),
         None => {
             let place = lower.b.lane();
-            let inside = place.less_than(&count);
+            let inside = (start.clone() + place.clone()).less_than(last);
             lower.conditional(&inside, |lower| element(lower, &place));
         }
     }

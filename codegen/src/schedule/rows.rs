@@ -74,9 +74,9 @@ fn accumulate(
     at: &[Expr],
     sum: crate::kernel::ValueId,
 ) -> crate::kernel::ValueId {
-    if let (Monoid::Add, true, Op::Map { op: ScalarOp::Mul, xs }) =
-        (monoid, lower.graph.dtype(x).is_float(), lower.graph.op(x))
-    {
+    // A product that another region has stored is one operand, and its factors may be out of reach.
+    let fuses = monoid == Monoid::Add && lower.graph.dtype(x).is_float() && !lower.is_stored(x);
+    if let (true, Op::Map { op: ScalarOp::Mul, xs }) = (fuses, lower.graph.op(x)) {
         let (a, b) = (lower.value(xs[0], at), lower.value(xs[1], at));
         return lower.b.scalar(ScalarOp::Fma, &[a, b, sum]);
     }

@@ -1,6 +1,9 @@
 //! Runs compiled graphs on the loop-IR interpreter, beside the graph interpreter.
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub(crate) mod attend;
+pub(crate) mod case;
+
 use std::collections::HashMap;
 
 use jtllm_codegen::kernel::interp::{Buffer, Memories, Options, run_groups};
@@ -41,7 +44,7 @@ pub(crate) fn compiled(graph: &Graph, caps: &Caps) -> Compilation {
     for kernel in &compilation.kernels {
         if let Err(faults) = verify(kernel, caps) {
             let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-            panic!("kernel {}:\n{}\n{kernel:#?}", kernel.name, faults.join("\n"));
+            panic!("kernel {}:\n{}\n{kernel}", kernel.name, faults.join("\n"));
         }
     }
     compilation
@@ -83,7 +86,7 @@ pub(crate) fn run(
         let mut memories = Memories { params, symbols: &symbols };
         let options = Options { threads: caps.threads };
         run_groups(kernel, &mut memories, 0..groups as u64, options)
-            .unwrap_or_else(|error| panic!("{}: {error}\n{kernel:#?}", kernel.name));
+            .unwrap_or_else(|error| panic!("{}: {error}\n{kernel}", kernel.name));
         for ((argument, param), bytes) in step.arguments.iter().zip(&kernel.params).zip(taken) {
             if param.access == Access::Write {
                 memory.insert(argument.clone(), bytes);
@@ -167,5 +170,15 @@ pub(crate) fn all_caps() -> Vec<(&'static str, Caps)> {
 pub(crate) fn difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let scale = b.iter().fold(1e-6f32, |m, x| m.max(x.abs()));
-    a.iter().zip(b).fold(0f32, |m, (x, y)| m.max((x - y).abs())) / scale
+    apart(a, b) / scale
+}
+
+/// The largest difference of two slices; infinite if a number stands against none.
+pub(crate) fn apart(a: &[f32], b: &[f32]) -> f32 {
+    let distance = |(x, y): (&f32, &f32)| match x == y || (x.is_nan() && y.is_nan()) {
+        true => 0.0,
+        false if (x - y).is_nan() => f32::INFINITY,
+        false => (x - y).abs(),
+    };
+    a.iter().zip(b).map(distance).fold(0.0, f32::max)
 }

@@ -5,7 +5,9 @@ use jtllm_codegen::kernel::decompose::decompose;
 use jtllm_codegen::kernel::interp::{Buffer, Memories, Options, run};
 use jtllm_codegen::kernel::{Access, CellId, Kernel, Memory, ValueId};
 use jtllm_codegen::target::Target;
+use jtllm_fuzz::for_seconds;
 use jtllm_ir::{DType, Expr, Monoid, Scalar, ScalarOp, Symbol};
+use proptest::prelude::any;
 
 use crate::native::{HOST, Native, Noise, bits, same};
 
@@ -276,7 +278,7 @@ const WRITTEN: [DType; 8] = DType::ALL;
 
 /// A random kernel with a grid of several directions, and its symbols' order.
 fn make(seed: u64) -> (Kernel, Vec<Symbol>) {
-    let mut noise = Noise(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1);
+    let mut noise = Noise(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1));
     let (n, m) = (Symbol::new("n", 0, 9, 1), Symbol::new("m", 1, 6, 1));
     let extents = [Expr::int(3), Expr::int(1), Expr::symbol(&n), Expr::int(2)];
     let grid: [Expr; 3] = std::array::from_fn(|_| extents[noise.below(4) as usize].clone());
@@ -361,9 +363,5 @@ fn check(seed: u64) {
 
 #[test]
 fn fuzz_kernels_against_the_interpreter() {
-    let count = std::env::var("FUZZ_KERNELS").ok().and_then(|n| n.parse().ok()).unwrap_or(300u64);
-    let first = std::env::var("FUZZ_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(0u64);
-    for seed in first..first + count {
-        check(seed);
-    }
+    for_seconds("kernels against the interpreter", |random| check(random.value(any::<u64>())));
 }

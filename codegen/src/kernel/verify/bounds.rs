@@ -25,6 +25,10 @@ pub(in crate::kernel) fn inline(kernel: &Kernel, x: &Expr) -> Expr {
     })
 }
 
+/// The largest expressions, coefficients and divisors that proofs take apart.
+const EXPRESSION_MAX: i64 = 1 << 40;
+const FACTOR_MAX: i64 = 1 << 20;
+
 impl Check<'_> {
     pub(super) fn inlined(&self, x: &Expr) -> Expr {
         inline(self.kernel, x)
@@ -33,8 +37,15 @@ impl Check<'_> {
     /// Whether `x >= 0` follows from the ranges of its leaves and the conditions around.
     pub(super) fn proves(&self, x: &Expr) -> bool {
         let facts: Vec<Expr> = self.conditions.iter().flat_map(facts_of).collect();
-        let mut attempts = ATTEMPTS;
-        follows(x, &facts, FACTS_PER_PROOF, &mut attempts)
+        // Most claims need no quotient taken apart, and those that do are found after the others.
+        if (Proof { apart: false, attempts: ATTEMPTS }).follows(x, &facts, FACTS_PER_PROOF) {
+            return true;
+        }
+        let plain: Vec<Expr> =
+            facts.iter().flat_map(without_remainder).chain(facts.iter().cloned()).collect();
+        let further = plain.iter().flat_map(|fact| [divided(fact, x), multiplied(fact)].concat());
+        let facts: Vec<Expr> = further.chain(plain.iter().cloned()).collect();
+        Proof { apart: true, attempts: ATTEMPTS }.follows(x, &facts, FACTS_PER_PROOF)
     }
 
     /// Whether lanes that store to `at` here are known to store to different elements, or cannot be told
@@ -67,25 +78,122 @@ fn facts_of(condition: &Expr) -> Vec<Expr> {
     }
 }
 
-/// Subtracts multiples of facts until intervals decide: if `x - k * fact >= 0` with `k >= 0`, then
-/// `x >= 0`. The multiples tried are those that cancel a term.
-fn follows(x: &Expr, facts: &[Expr], uses: usize, attempts: &mut usize) -> bool {
-    if *attempts == 0 {
-        return false;
+/// A search for a proof.
+struct Proof {
+    /// Whether quotients and remainders are taken apart too.
+    apart: bool,
+    /// How many attempts are left.
+    attempts: usize,
+}
+
+impl Proof {
+    /// Subtracts multiples of facts until intervals decide: if `x - k * fact >= 0` with `k >= 0`, then
+    /// `x >= 0`. The multiples tried are those that cancel a term.
+    fn follows(&mut self, x: &Expr, facts: &[Expr], uses: usize) -> bool {
+        if self.attempts == 0 {
+            return false;
+        }
+        self.attempts -= 1;
+        if proves_nonnegative(x, facts) {
+            return true;
+        }
+        let by_facts = uses > 0
+            && facts.iter().enumerate().any(|(at, fact)| {
+                let others = [&facts[..at], &facts[at + 1..]].concat();
+                multiples(x, fact)
+                    .into_iter()
+                    .any(|k| self.follows(&(x.clone() - fact.clone() * k), &others, uses - 1))
+            });
+        by_facts || (self.apart && taken_apart(x, facts).iter().any(|claim| self.follows(claim, facts, uses)))
     }
-    *attempts -= 1;
-    if proves_nonnegative(x, facts) {
-        return true;
+}
+
+/// Claims from each of which `x >= 0` follows, without one of its quotients or remainders: with
+/// `rest >= low`, `c * (y div d) + rest >= 0` if `y div d >= ceil(-low / c)`, and for `-c` if
+/// `y div d <= low div c`; and where a fact bounds `y` by a number, that bounds the quotient.
+fn taken_apart(x: &Expr, facts: &[Expr]) -> Vec<Expr> {
+    let mut claims = without_remainder(x);
+    for (term, c) in &x.terms().0 {
+        let Kind::Div(y, d) = term.kind() else { continue };
+        if !is_moderate(x, y, *d, *c) {
+            continue;
+        }
+        let rest = x.clone() - term.clone() * *c;
+        claims.extend(quotient_claim(y, *d, *c, rest.low()));
+        for fact in facts {
+            // `fact = y - bound` says `y >= bound`, `fact = bound - y` says `y <= bound`.
+            let bound = if *c > 0 { y.clone() - fact.clone() } else { fact.clone() + y.clone() };
+            claims.extend(bound.as_int().map(|bound| rest.clone() + Expr::int(bound.div_euclid(*d)) * *c));
+        }
     }
-    if uses == 0 {
-        return false;
+    claims
+}
+
+fn quotient_claim(y: &Expr, d: i64, c: i64, low: i64) -> Option<Expr> {
+    if c > 0 {
+        let least = low.checked_neg()?.checked_add(c - 1)?.div_euclid(c);
+        Some(y.clone() - least.checked_mul(d)?)
+    } else {
+        let most = low.div_euclid(c.checked_neg()?);
+        Some(Expr::int(most.checked_mul(d)?.checked_add(d - 1)?) - y.clone())
     }
-    facts.iter().enumerate().any(|(at, fact)| {
-        let others = [&facts[..at], &facts[at + 1..]].concat();
-        multiples(x, fact)
-            .into_iter()
-            .any(|k| follows(&(x.clone() - fact.clone() * k), &others, uses - 1, attempts))
-    })
+}
+
+/// What a fact says of quotients such as those in `x`: `y >= low` gives `(y + o) div d >= (low + o) div d`, and
+/// `y <= high` gives `(y + o) div d <= (high + o) div d`.
+fn divided(fact: &Expr, x: &Expr) -> Vec<Expr> {
+    let (_, constant) = fact.terms();
+    let Some(negative) = constant.checked_neg() else { return Vec::new() };
+    let mut divisions: Vec<(i64, i64)> = Vec::new();
+    for (term, _) in x.terms().0 {
+        if let Kind::Div(y, d) | Kind::Mod(y, d) = term.kind() {
+            let offset = y.terms().1.rem_euclid(*d);
+            let new = [(0, *d), (offset, *d)].into_iter().filter(|pair| !divisions.contains(pair));
+            divisions.extend(new.collect::<Vec<_>>());
+        }
+    }
+    let by = |(offset, d): (i64, i64)| {
+        let quotient = |y: Expr| (y + offset).div_floor(d);
+        let number = |y: i64| y.checked_add(offset).map(|y| y.div_euclid(d));
+        let (above, below) = (fact.clone() - constant, Expr::int(constant) - fact.clone());
+        let low = number(negative).map(|low| quotient(above) - low);
+        let high = number(constant).map(|high| Expr::int(high) - quotient(below));
+        [low, high].into_iter().flatten()
+    };
+    divisions.into_iter().flat_map(by).collect()
+}
+
+/// What a fact with a quotient says of what is divided: `y - d + 1 <= d * (y div d) <= y`, so that
+/// `c * (y div d) + rest >= 0` gives `c * y + d * rest >= 0`, and for `-c` `c * (d - 1) + d * rest - c * y >= 0`.
+fn multiplied(fact: &Expr) -> Vec<Expr> {
+    let product = |(term, c): &(Expr, i64)| {
+        let Kind::Div(y, d) = term.kind() else { return None };
+        if !is_moderate(fact, y, *d, *c) {
+            return None;
+        }
+        let rest = (fact.clone() - term.clone() * *c) * *d;
+        let spare = if *c > 0 { 0 } else { c.checked_neg()?.checked_mul(d - 1)? };
+        Some(y.clone() * *c + rest + spare)
+    };
+    fact.terms().0.iter().filter_map(product).collect()
+}
+
+/// Whether nothing that is made of the term `c * (y div d)` or `c * (y mod d)` of `x` leaves 63 bits.
+fn is_moderate(x: &Expr, y: &Expr, d: i64, c: i64) -> bool {
+    let small = |x: &Expr| x.low() >= -EXPRESSION_MAX && x.high() <= EXPRESSION_MAX;
+    small(x) && small(y) && d <= FACTOR_MAX && (-FACTOR_MAX..=FACTOR_MAX).contains(&c)
+}
+
+/// Expressions equal to `x`, each with one remainder written as `y - d * (y div d)`.
+fn without_remainder(x: &Expr) -> Vec<Expr> {
+    let written = |(term, c): &(Expr, i64)| match term.kind() {
+        Kind::Mod(y, d) if is_moderate(x, y, *d, *c) => {
+            let rest = x.clone() - term.clone() * *c;
+            Some(rest + (y.clone() - y.clone().div_floor(*d) * *d) * *c)
+        }
+        _ => None,
+    };
+    x.terms().0.iter().filter_map(written).filter(|written| written != x).collect()
 }
 
 /// The factors, none negative, with which a term of `fact` equals a term of `x`.

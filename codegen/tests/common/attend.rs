@@ -1,0 +1,111 @@
+//! Attention over a paged cache, for rows of two sequences.
+
+use jtllm_ir::build::{Attention, Cache, attention, write_keys, write_values};
+use jtllm_ir::expr::Symbol;
+use jtllm_ir::{DType, Expr, Node, Tensor};
+
+use super::case::{Case, int};
+
+/// Pages of the cache.
+const PAGES: usize = 24;
+
+/// The inputs that say where each row of a pass stands.
+pub(crate) struct Places {
+    /// The row's position in its sequence.
+    pub(crate) position: Node,
+    sequence: Node,
+    slot: Node,
+    table: Node,
+    pages: Expr,
+    many: bool,
+}
+
+/// What those inputs hold.
+struct Values {
+    sequence: Vec<i64>,
+    position: Vec<i64>,
+    table: Vec<i64>,
+    slot: Vec<i64>,
+}
+
+impl Values {
+    fn of(tokens: usize) -> Values {
+        let many = tokens > 16;
+        // Sequence 0 owns rows 0..16 of a chunk, sequence 1 the rest; decoding rows alternate.
+        let sequence: Vec<i64> =
+            (0..tokens).map(|r| if many { (r >= 16) as i64 } else { r as i64 % 2 }).collect();
+        let past = [70i64, 3];
+        let position: Vec<i64> = (0..tokens)
+            .map(|r| {
+                let before = sequence[..r].iter().filter(|s| **s == sequence[r]).count() as i64;
+                past[sequence[r] as usize] + before
+            })
+            .collect();
+        let table: Vec<i64> =
+            (0..16 * 8).map(|at| (at * 7 + 5) % 8 + if at / 8 == 1 { 8 } else { 0 }).collect();
+        let slot = (0..tokens).map(|r| {
+            if r + 1 == tokens && tokens > 1 {
+                return -1;
+            }
+            table[(sequence[r] * 8 + position[r] / 16) as usize] * 16 + position[r] % 16
+        });
+        let slot: Vec<i64> = slot.collect();
+        Values { sequence, position, table, slot }
+    }
+}
+
+impl Places {
+    /// The places of `tokens` rows, of which there are `t`: ragged sequences, pages out of order.
+    pub(crate) fn new(case: &mut Case, t: &Expr, tokens: usize) -> Places {
+        let p = case.graph.symbol(&Symbol::new("P", 8, 64, 8));
+        let pages = case.graph.symbol(&Symbol::new("pages", 1, 1 << 20, 1));
+        case.bindings.symbols.insert("P".to_owned(), 8);
+        case.bindings.symbols.insert("pages".to_owned(), PAGES as i64);
+        let Values { sequence, position, table, slot } = Values::of(tokens);
+        let each = std::slice::from_ref(t);
+        let position = case.ints("pos", each, &[tokens], (0, int(4096)), position);
+        let sequence = case.ints("seq", each, &[tokens], (0, int(16)), sequence);
+        let slot = case.ints("slot", each, &[tokens], (-1, pages.clone() * 16), slot);
+        let table = case.ints("table", &[int(16), p], &[16, 8], (0, pages.clone()), table);
+        Places { position, sequence, slot, table, pages, many: tokens > 16 }
+    }
+
+    /// The attention of queries `[T, heads, width]` to what is in the cache, where keys and values
+    /// `[T, key heads, width]` are put first.
+    pub(crate) fn attend(
+        &self,
+        case: &mut Case,
+        [q, k, v]: [Node; 3],
+        dtype: DType,
+        window: Option<i64>,
+    ) -> Node {
+        let shape = case.graph.shape(k);
+        let [heads, width] = [1, 2].map(|axis| shape[axis].as_int().unwrap() as usize);
+        let group = case.graph.shape(q)[1].as_int().unwrap() / heads as i64;
+        for (name, shape) in [("keys", [PAGES, heads, width, 16]), ("values", [PAGES, heads, 16, width])] {
+            let values = case.floats(shape.iter().product(), 1.0);
+            case.bindings.states.insert(name.to_owned(), Tensor::floats(dtype, &shape, values));
+        }
+        let graph = &mut case.graph;
+        let state = graph.state("keys", dtype, &[self.pages.clone(), int(heads), int(width), int(16)]);
+        let keys = write_keys(graph, state, k, self.slot);
+        let state = graph.state("values", dtype, &[self.pages.clone(), int(heads), int(16), int(width)]);
+        let values = write_values(graph, state, v, self.slot);
+        let spec = Attention {
+            scale: 0.2,
+            group,
+            sequence: self.sequence,
+            extras: &[self.position],
+            row: &|t| if self.many { t.div_floor(16) * 16 } else { t },
+            visible: &|c, token, j| {
+                let position = c.extra(1, &[token]);
+                let causal = j.at_most(&position);
+                match window {
+                    None => causal,
+                    Some(window) => causal.and(&position.less_than(&(j + window))),
+                }
+            },
+        };
+        attention(graph, q, &Cache { keys, values, table: self.table }, &spec)
+    }
+}
