@@ -149,7 +149,7 @@ fn fuzz_damaged_graphs() {
             let at = random.below(text.len());
             let end = (at + random.below(12)).min(text.len());
             if text.is_char_boundary(at) && text.is_char_boundary(end) {
-                let word: &str = *random.choice(WORDS);
+                let word = *random.choice::<&str>(WORDS);
                 text.replace_range(at..end, word);
             }
         }
