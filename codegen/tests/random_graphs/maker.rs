@@ -139,7 +139,7 @@ impl Maker<'_> {
     pub(crate) fn weight(&mut self, shape: &[usize]) -> Value {
         let columns = *shape.last().unwrap();
         let fitting: Vec<&'static Format> =
-            FORMATS.iter().copied().filter(|format| columns % format.block == 0).collect();
+            FORMATS.iter().copied().filter(|format| columns.is_multiple_of(format.block)).collect();
         let format = fitting[self.random.below(fitting.len())];
         let name = self.name("w");
         let node = self.case.weight(format, &name, shape);

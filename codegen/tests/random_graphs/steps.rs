@@ -369,7 +369,7 @@ impl Maker<'_> {
             false => None,
         };
         let node = match self.random.below(4) {
-            0 if width % 2 == 0 => {
+            0 if width.is_multiple_of(2) => {
                 linear_heads(self.graph(), x.node, weight.node, bias, [2, width as i64 / 2])
             }
             1 => {
