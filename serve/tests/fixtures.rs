@@ -158,6 +158,7 @@ fn batched(name: &str, prompts: &[Vec<u32>], threads: usize) -> Vec<Vec<f32>> {
             tables: tables.clone(),
             lengths: prompts.iter().map(|p| p.len().min(position + 1)).collect(),
             wanted: (0..active.len()).collect(),
+            facts: Vec::new(),
         };
         let logits = model.pass(&batch, None).unwrap();
         let width = logits.len() / active.len();

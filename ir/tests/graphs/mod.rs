@@ -124,6 +124,7 @@ pub(crate) fn attention(heads: i64, group: i64, width: i64, window: Option<i64>,
         extras: &[position],
         row: &|token| token,
         visible: &visible,
+        slopes: None,
     };
     let out = build::attention(&mut graph, query, &Cache { keys, values, table }, &spec);
     graph.output("out", out);
