@@ -350,10 +350,10 @@ impl Network {
             self.upload(plan, name, values)?;
         }
         self.upload(plan, "table", &inputs.table)?;
-        for (name, values) in inputs.facts {
-            self.upload(plan, name, &values)?;
+        for (name, values) in &inputs.facts {
+            self.upload(plan, name, values)?;
         }
-        self.gather(plan, &inputs.ids.iter().map(|id| *id as u32).collect::<Vec<u32>>())?;
+        self.gather(plan, &inputs)?;
         let sizes = self.sizes(&[("T", count)]);
         plan.run(&*self.device, &sizes, trace)?;
         self.last = Some((bucket, count));
@@ -386,11 +386,15 @@ impl Network {
         Ok(self.device.write(span, &bytes)?)
     }
 
-    fn gather(&self, plan: &Plan, ids: &[u32]) -> Result<(), Error> {
+    fn gather(&self, plan: &Plan, inputs: &Inputs) -> Result<(), Error> {
         for gather in plan.gathers() {
             let Some(span) = plan.input(&gather.input) else { continue };
+            let unknown = || Error::Pass { why: format!("rows are gathered by {}, no column", gather.ids) };
+            let ids =
+                inputs.columns().into_iter().find(|(name, _)| *name == gather.ids).ok_or_else(unknown)?;
+            let ids: Vec<u32> = ids.1.iter().map(|id| *id as u32).collect();
             let mut rows = vec![0u8; ids.len() * gather.width as usize * gather.dtype.size()];
-            self.weights.gather(&gather.weight, ids, &mut rows)?;
+            self.weights.gather(&gather.weight, &ids, &mut rows)?;
             self.device.write(span, &rows)?;
         }
         Ok(())
