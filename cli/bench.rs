@@ -151,8 +151,9 @@ fn work(engine: &Engine) -> Work {
         let weights = network.weights();
         weights.adopted_bytes + weights.copied_bytes
     });
-    let tensors = model.architecture().tensors();
-    let layers = tensors.iter().filter(|(name, shape)| shape.len() == 2 && name.contains(".layers."));
+    let vocabulary = model.architecture().vocabulary() as u64;
+    let tensors = jtllm_models::arch::tensors(model.architecture()).unwrap_or_default();
+    let layers = tensors.iter().filter(|(_, shape)| shape.len() == 2 && shape[0] != vocabulary);
     let products: u64 = layers.map(|(_, shape)| shape.iter().product::<u64>()).sum();
     Work { bytes: read as f64, operations: 2.0 * products as f64 }
 }

@@ -66,10 +66,18 @@ pub(crate) fn backend(flag: BackendName, caps: CapsName) -> Backend {
 
 /// A model for one conversation, compiled and in memory.
 pub(crate) fn model(checkpoint: Checkpoint, machine: &MachineArgs) -> Result<Model, EngineError> {
-    let trained = jtllm_models::arch::read(checkpoint.config())?.positions();
+    let architecture = jtllm_models::arch::read(checkpoint.config())?;
+    let trained = architecture.positions();
     let context = match machine.ctx_size {
         None => trained.min(CONTEXT),
         Some(0) => trained,
+        Some(asked) if asked > trained && architecture.positions_are_learned() => {
+            say(
+                Style::Plain,
+                format_args!("the model has {trained} positions and no more: so has the context"),
+            );
+            trained
+        }
         Some(asked) => asked,
     };
     if context > trained {

@@ -61,7 +61,7 @@ fn prompts(golden: &Golden, engine: &Engine) -> anyhow::Result<Check> {
 fn positions(golden: &Golden, engine: &mut Engine, name: &str, prompt: &Value) -> anyhow::Result<Vec<Check>> {
     let ids = golden.ids("input_ids", &prompt["input_ids"])?;
     let logits = engine.feed(&ids, true)?;
-    let width = engine.model().architecture().vocabulary();
+    let width = engine.model().architecture().row_width();
     let rows: Vec<&[f32]> = logits.chunks(width).collect();
     let mut checks = Vec::new();
     if prompt["argmax_each_position"].is_array() {

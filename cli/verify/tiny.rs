@@ -31,6 +31,21 @@ pub(super) fn checks(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<C
         checks.extend(generated(golden, &mut engine, &name, &prompt, generate, bound)?);
     }
     checks.extend(texts(args, golden, &mut engine)?);
+    checks.extend(embeddings(golden, &mut engine)?);
+    Ok(checks)
+}
+
+/// The hidden vectors of an encoder, text by text.
+fn embeddings(golden: &Golden, engine: &mut Engine) -> anyhow::Result<Vec<Check>> {
+    let items = golden.list(&golden.json()["items"]);
+    let bound = if items.is_empty() { 0.0 } else { golden.bound("hidden_max_abs")? };
+    let mut checks = Vec::new();
+    for (number, item) in items.iter().enumerate() {
+        let ids = golden.ids("items.input_ids", &item["input_ids"])?;
+        let expected = golden.tensor(golden.text("items.last_hidden_state", &item["last_hidden_state"])?)?;
+        let found = engine.feed(&ids, true)?;
+        checks.push(Check::numbers(format!("hidden vectors of text {number}"), &found, &expected, bound));
+    }
     Ok(checks)
 }
 
@@ -46,6 +61,9 @@ fn longest(golden: &Golden) -> Result<usize, LoadError> {
     let mut most = 16;
     for case in golden.list(&json["cases"]) {
         most = rows(golden, case)?.iter().map(Vec::len).fold(most, usize::max);
+    }
+    for item in golden.list(&json["items"]) {
+        most = most.max(golden.list(&item["input_ids"]).len());
     }
     for list in ["generate", "chat_generate", "text_generate"] {
         for generate in golden.list(&json[list]) {
@@ -65,7 +83,7 @@ fn logits(golden: &Golden, engine: &mut Engine, case: &Value, bound: f32) -> any
     for row in rows(golden, case)? {
         found.extend(engine.feed(&row, all)?);
     }
-    let width = engine.model().architecture().vocabulary();
+    let width = engine.model().architecture().row_width();
     let (agree, of) = agreement(&found, &expected, width, bound);
     Ok(Check::numbers(format!("logits {name}"), &found, &expected, bound).and_tokens(agree, of))
 }
@@ -82,9 +100,7 @@ fn agreement(found: &[f32], expected: &[f32], width: usize, bound: f32) -> (usiz
 fn hidden(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<Check>> {
     let hidden = &golden.json()["hidden"];
     let bound = golden.bound("hidden_max_abs")?;
-    let rows: Result<Vec<Vec<u32>>, LoadError> =
-        golden.list(&hidden["input_ids"]).iter().map(|row| golden.ids("hidden.input_ids", row)).collect();
-    let rows = rows?;
+    let rows = hidden_rows(golden, hidden)?;
     let mut engine = engine(args, rows.iter().map(Vec::len).max().unwrap_or(0).max(16), true)?;
     let mut checks = Vec::new();
     let mut found: Vec<Vec<f32>> = vec![Vec::new(); golden.list(&hidden["tensors"]).len()];
@@ -99,6 +115,19 @@ fn hidden(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<Check>> {
         checks.push(Check::numbers(name, found, &golden.tensor(name)?, bound));
     }
     Ok(checks)
+}
+
+/// The sequences whose hidden vectors are stored: given as one, as a batch, or by the name of a text.
+fn hidden_rows(golden: &Golden, hidden: &Value) -> Result<Vec<Vec<u32>>, LoadError> {
+    let item = hidden["case"].as_str().and_then(|name| name.strip_prefix("text")?.parse::<usize>().ok());
+    if let (Some(item), Value::Null) = (item, &hidden["input_ids"]) {
+        return Ok(vec![golden.ids("items.input_ids", &golden.json()["items"][item]["input_ids"])?]);
+    }
+    let rows = golden.list(&hidden["input_ids"]);
+    if rows.first().is_some_and(Value::is_number) {
+        return Ok(vec![golden.ids("hidden.input_ids", &hidden["input_ids"])?]);
+    }
+    rows.iter().map(|row| golden.ids("hidden.input_ids", row)).collect()
 }
 
 /// Greedy tokens, one after another with the cache; then the same logits without it.
@@ -126,7 +155,7 @@ fn generated(
     }
     engine.clear();
     let whole = engine.feed(&sequence[..sequence.len() - 1], true)?;
-    let width = engine.model().architecture().vocabulary();
+    let width = engine.model().architecture().row_width();
     let last = &whole[(prompt.len() - 1) * width..];
     Ok(vec![greedy, Check::numbers(format!("{name}: cache or recompute"), &cached, last, bound)])
 }

@@ -10,6 +10,8 @@ use crate::graph::{Graph, Node};
 mod float;
 mod gguf;
 
+pub use float::F32;
+
 /// One of the arrays into which a packed matrix is taken apart.
 #[derive(Debug)]
 pub struct Plane {

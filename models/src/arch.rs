@@ -4,10 +4,24 @@
 //! rows of those that are asked for and gives logits. Both are flat in tokens: one graph serves decoding,
 //! ragged batches and chunks of prompts; what differs is how many tokens a [`Pass`] is made for.
 
+mod bert;
+mod bloom;
+mod build;
+mod chatglm;
+mod chatglm2;
+mod gemma3;
+mod gpt2;
+mod internlm2;
 mod llama;
+mod moss;
+mod pangu;
+mod settings;
 
+use std::cell::RefCell;
+
+use jtllm_ir::build::{Rope, RopeScaling};
 use jtllm_ir::expr::Symbol;
-use jtllm_ir::{DType, Expr, Format, Graph, Node};
+use jtllm_ir::{DType, Expr, Format, Graph, Monoid, Node};
 
 use crate::config::Config;
 use crate::error::LoadError;
@@ -18,6 +32,9 @@ pub const SEQUENCES: i64 = 16;
 /// The most tokens of a chunk.
 pub const CHUNK: i64 = 512;
 
+/// The most tokens of a pass of any model.
+const TOKENS_MAX: i64 = 1 << 16;
+
 /// Rows of a chunk belong to one sequence in runs of this many; runs are padded.
 pub const TILE: i64 = 16;
 
@@ -26,8 +43,8 @@ pub const TILE: i64 = 16;
 pub enum Rows {
     /// Exactly so many (1, 2, 4, 8 or 16): each token may belong to any sequence.
     Fixed(i64),
-    /// Any multiple of [`TILE`] up to [`CHUNK`], known when the pass runs.
-    Many,
+    /// Any multiple of [`TILE`] up to this many, known when the pass runs.
+    Many(i64),
 }
 
 impl Rows {
@@ -35,7 +52,7 @@ impl Rows {
     pub fn extent(self, graph: &mut Graph, name: &str) -> Expr {
         match self {
             Rows::Fixed(count) => Expr::int(count),
-            Rows::Many => graph.symbol(&Symbol::new(name, TILE, CHUNK, TILE)),
+            Rows::Many(most) => graph.symbol(&Symbol::new(name, TILE, most, TILE)),
         }
     }
 }
@@ -53,10 +70,45 @@ pub struct Pass {
     pub taps: bool,
 }
 
-/// A weight matrix or vector in a checkpoint, as a graph wants it.
+/// The tensors of a checkpoint, as a graph wants them.
 pub trait Weights {
-    /// The format of a tensor, or `None` if the checkpoint has no such tensor.
-    fn format(&self, name: &str) -> Option<&'static Format>;
+    /// The format of a tensor of that shape (outermost first); an error if the checkpoint has none.
+    fn format(&self, name: &str, shape: &[u64]) -> Result<&'static Format, LoadError>;
+}
+
+/// Notes what graphs ask for.
+#[derive(Default)]
+struct Asked(RefCell<Vec<(String, Vec<u64>)>>);
+
+impl Weights for Asked {
+    fn format(&self, name: &str, shape: &[u64]) -> Result<&'static Format, LoadError> {
+        let mut asked = self.0.borrow_mut();
+        if !asked.iter().any(|(known, _)| known == name) {
+            asked.push((name.to_owned(), shape.to_vec()));
+        }
+        Ok(&jtllm_ir::format::F32)
+    }
+}
+
+/// The names and shapes (outermost first) of all tensors that an architecture's graphs read.
+pub fn tensors(architecture: &dyn Architecture) -> Result<Vec<(String, Vec<u64>)>, LoadError> {
+    let asked = Asked::default();
+    let pass = Pass { rows: Rows::Fixed(1), keys: DType::F32, values: DType::F32, taps: false };
+    architecture.body(&asked, pass)?;
+    architecture.head(&asked, pass)?;
+    Ok(asked.0.into_inner())
+}
+
+/// Which tokens of a sequence see later ones. Where any do, what the cache holds of a sequence is of no use to
+/// another with the same beginning, and what sees ahead is computed in one chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LooksAhead {
+    /// None.
+    No,
+    /// Those of the prompt.
+    Prefix,
+    /// All.
+    All,
 }
 
 /// An architecture with its numbers.
@@ -73,8 +125,32 @@ pub trait Architecture: Send + Sync {
     /// How many positions the model was made for.
     fn positions(&self) -> usize;
 
-    /// The names and shapes (outermost first) of all tensors that the graphs read.
-    fn tensors(&self) -> Vec<(String, Vec<u64>)>;
+    /// How many values the head gives for a row.
+    fn row_width(&self) -> usize {
+        self.vocabulary()
+    }
+
+    /// Whether positions are rows of a learned table, so that there are none beyond.
+    fn positions_are_learned(&self) -> bool {
+        false
+    }
+
+    /// Which tokens see later ones.
+    fn looks_ahead(&self) -> LooksAhead {
+        LooksAhead::No
+    }
+
+    /// The most tokens of a chunk: a multiple of [`TILE`].
+    fn chunk(&self) -> usize {
+        CHUNK as usize
+    }
+
+    /// What the graphs want to know of a sequence, beside its tokens and positions: values of the body's
+    /// further inputs (`i32 [16]` each), from all of the sequence's tokens. Tokens of an answer change none.
+    fn facts(&self, tokens: &[u32]) -> Vec<(&'static str, i32)> {
+        let _ = tokens;
+        Vec::new()
+    }
 }
 
 /// One architecture: the names under which configurations know it, and how it reads one.
@@ -86,16 +162,35 @@ pub struct Row {
 }
 
 /// Every architecture.
-pub static ARCHITECTURES: &[Row] = &[Row {
-    names: &[
-        "LlamaForCausalLM",
-        "LLaMAForCausalLM",
-        "MistralForCausalLM",
-        "Qwen2ForCausalLM",
-        "AtomForCausalLM",
-    ],
-    read: llama::read,
-}];
+pub static ARCHITECTURES: &[Row] = &[
+    Row {
+        names: &[
+            "LlamaForCausalLM",
+            "LLaMAForCausalLM",
+            "MistralForCausalLM",
+            "Qwen2ForCausalLM",
+            "Qwen3ForCausalLM",
+            "AtomForCausalLM",
+        ],
+        read: llama::read,
+    },
+    Row { names: &["ChatGLMModel", "ChatGLMForConditionalGeneration"], read: read_chatglm },
+    Row { names: &["InternLM2ForCausalLM"], read: internlm2::read },
+    Row { names: &["Gemma3ForCausalLM"], read: gemma3::read },
+    Row { names: &["BloomForCausalLM"], read: bloom::read },
+    Row { names: &["MossForCausalLM"], read: moss::read },
+    Row { names: &["GPT2LMHeadModel"], read: gpt2::read },
+    Row { names: &["PanguAlpha"], read: pangu::read },
+    Row { names: &["BertModel"], read: bert::read },
+];
+
+/// ChatGLM-6B and its successors go by one name; only the latter pad their vocabulary.
+fn read_chatglm(config: &Config) -> Result<Box<dyn Architecture>, LoadError> {
+    match config.raw("padded_vocab_size") {
+        Some(_) => chatglm2::read(config),
+        None => chatglm::read(config),
+    }
+}
 
 /// The architecture that a configuration names.
 pub fn read(config: &Config) -> Result<Box<dyn Architecture>, LoadError> {
@@ -132,6 +227,11 @@ pub struct BodyInputs {
 impl BodyInputs {
     /// Declares the inputs in `graph`.
     pub fn declare(graph: &mut Graph, rows: Rows, vocabulary: i64) -> BodyInputs {
+        BodyInputs::declare_within(graph, rows, vocabulary, 1 << 20)
+    }
+
+    /// Declares the inputs, for a model of that many positions.
+    pub fn declare_within(graph: &mut Graph, rows: Rows, vocabulary: i64, positions: i64) -> BodyInputs {
         let tokens = rows.extent(graph, "T");
         let table_pages = graph.symbol(&Symbol::new("P", 8, 1 << 16, 8));
         let pages = graph.symbol(&Symbol::new("pages", 1, 1 << 20, 1));
@@ -140,7 +240,7 @@ impl BodyInputs {
         let below = |end: Expr| Some((0, end));
         BodyInputs {
             ids: graph.input("ids", DType::I32, each, below(Expr::int(vocabulary))),
-            position: graph.input("pos", DType::I32, each, below(Expr::int(1 << 20))),
+            position: graph.input("pos", DType::I32, each, below(Expr::int(positions))),
             sequence: graph.input("seq", DType::I32, each, below(sequences.clone())),
             slot: graph.input("slot", DType::I32, each, Some((-1, pages.clone() * TILE))),
             table: {
@@ -153,12 +253,21 @@ impl BodyInputs {
         }
     }
 
+    /// The longest sequence's length (`i32 [1]`), if the rotation depends on it.
+    fn longest(&self, graph: &mut Graph, rope: &Rope) -> Option<Node> {
+        matches!(rope.scaling, RopeScaling::Dynamic { .. }).then(|| {
+            let shape = [Expr::int(1), Expr::int(SEQUENCES)];
+            let lengths = graph.view(self.lengths, &shape, &[], |c| vec![c.axis(1)]);
+            graph.reduce(Monoid::Max, lengths, &[1])
+        })
+    }
+
     /// Which row of `sequence` speaks for row `t`: in chunks the first of its tile, so that a tile of
     /// queries provably belongs to one sequence.
-    pub fn speaker(rows: Rows) -> impl Fn(Expr) -> Expr {
+    pub fn speaker(rows: Rows) -> impl Fn(Expr) -> Expr + Copy {
         move |t: Expr| match rows {
             Rows::Fixed(_) => t,
-            Rows::Many => t.div_floor(TILE) * TILE,
+            Rows::Many(_) => t.div_floor(TILE) * TILE,
         }
     }
 }
@@ -166,7 +275,7 @@ impl BodyInputs {
 /// The rows of a body's hidden vectors that a head works on: `f32 [R, width]`.
 pub fn head_rows(graph: &mut Graph, rows: Rows, width: i64) -> Node {
     let asked = rows.extent(graph, "R");
-    let tokens = graph.symbol(&Symbol::new("T", 1, CHUNK, 1));
+    let tokens = graph.symbol(&Symbol::new("T", 1, TOKENS_MAX, 1));
     let hidden = graph.input("hidden", DType::F32, &[tokens.clone(), Expr::int(width)], None);
     let range = Some((0, tokens));
     let chosen = graph.input("out_rows", DType::I32, std::slice::from_ref(&asked), range);

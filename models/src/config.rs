@@ -68,6 +68,12 @@ impl Config {
         Config { fields, generation: None, rope_interleaved }
     }
 
+    /// The same, of an architecture that the file does not name.
+    pub(crate) fn of_architecture(mut self, name: &str) -> Self {
+        self.fields = self.fields.with("architectures", Value::from(vec![name]));
+        self
+    }
+
     /// Adds the text of a `generation_config.json`.
     pub fn with_generation(mut self, bytes: &[u8], file: &Path) -> Result<Self, LoadError> {
         self.generation = Some(json_object(bytes, file)?);

@@ -38,6 +38,9 @@ pub enum Part {
 
 /// Where graphs come from.
 pub trait Graphs: Send + Sync {
+    /// The most tokens of a chunk: a multiple of 16.
+    fn chunk(&self) -> usize;
+
     /// The graph of a part for that many rows.
     fn graph(&self, part: Part, bucket: Bucket) -> Result<Graph, Error>;
 }
@@ -68,6 +71,8 @@ pub struct Batch {
     pub lengths: Vec<usize>,
     /// The rows whose logits are wanted.
     pub wanted: Vec<usize>,
+    /// Further inputs of the body, with a value for each sequence.
+    pub facts: Vec<(&'static str, Vec<i32>)>,
 }
 
 /// What was compiled so far.
@@ -83,9 +88,6 @@ pub struct CompileStats {
 
 /// Sequences that one pass may hold.
 pub const SEQUENCES: usize = 16;
-
-/// Tokens of a chunk.
-pub const CHUNK: usize = 512;
 
 /// Rows of a chunk belong to one sequence in runs of this many.
 pub const TILE: usize = 16;
@@ -173,7 +175,7 @@ impl Network {
     fn limits(&self, bucket: Bucket) -> Sizes {
         let rows = match bucket {
             Bucket::Fixed(count) => count,
-            Bucket::Many => CHUNK,
+            Bucket::Many => self.graphs.chunk(),
         };
         let each = [("T", rows), ("R", rows), ("P", self.table_width()), ("pages", self.pages)];
         each.into_iter().map(|(name, value)| (name.to_owned(), value as i64)).collect()
@@ -340,7 +342,7 @@ impl Network {
         locate: &Locate<'_>,
         trace: Option<&mut Trace>,
     ) -> Result<Bucket, Error> {
-        let (bucket, count) = body_bucket(batch)?;
+        let (bucket, count) = body_bucket(batch, self.graphs.chunk())?;
         self.prepare(Part::Body, bucket, locate)?;
         let plan = &self.plans[&(Part::Body, bucket)];
         let inputs = Inputs::of(batch, count, self.table_width());
@@ -348,7 +350,10 @@ impl Network {
             self.upload(plan, name, values)?;
         }
         self.upload(plan, "table", &inputs.table)?;
-        self.gather(plan, &inputs.ids.iter().map(|id| *id as u32).collect::<Vec<u32>>())?;
+        for (name, values) in &inputs.facts {
+            self.upload(plan, name, values)?;
+        }
+        self.gather(plan, &inputs)?;
         let sizes = self.sizes(&[("T", count)]);
         plan.run(&*self.device, &sizes, trace)?;
         self.last = Some((bucket, count));
@@ -381,11 +386,15 @@ impl Network {
         Ok(self.device.write(span, &bytes)?)
     }
 
-    fn gather(&self, plan: &Plan, ids: &[u32]) -> Result<(), Error> {
+    fn gather(&self, plan: &Plan, inputs: &Inputs) -> Result<(), Error> {
         for gather in plan.gathers() {
             let Some(span) = plan.input(&gather.input) else { continue };
+            let unknown = || Error::Pass { why: format!("rows are gathered by {}, no column", gather.ids) };
+            let ids =
+                inputs.columns().into_iter().find(|(name, _)| *name == gather.ids).ok_or_else(unknown)?;
+            let ids: Vec<u32> = ids.1.iter().map(|id| *id as u32).collect();
             let mut rows = vec![0u8; ids.len() * gather.width as usize * gather.dtype.size()];
-            self.weights.gather(&gather.weight, ids, &mut rows)?;
+            self.weights.gather(&gather.weight, &ids, &mut rows)?;
             self.device.write(span, &rows)?;
         }
         Ok(())
@@ -398,9 +407,9 @@ impl Network {
         locate: &Locate<'_>,
         mut trace: Option<&mut Trace>,
     ) -> Result<Vec<f32>, Error> {
-        let tokens = body_bucket(batch)?.1;
+        let tokens = body_bucket(batch, self.graphs.chunk())?.1;
         let mut logits = Vec::new();
-        for wanted in batch.wanted.chunks(CHUNK) {
+        for wanted in batch.wanted.chunks(self.graphs.chunk()) {
             let (bucket, count) = head_bucket(wanted.len());
             self.hand_over(body)?;
             self.prepare(Part::Head, bucket, locate)?;
@@ -424,12 +433,13 @@ impl Network {
         let from = plan.output("hidden").ok_or_else(missing)?.clone();
         let rows = match body {
             Bucket::Fixed(count) => count as u64,
-            Bucket::Many => CHUNK as u64,
+            Bucket::Many => self.graphs.chunk() as u64,
         };
+        let most = (self.graphs.chunk() as u64).max(SEQUENCES as u64);
         let to = match &self.hidden {
             Some(span) => span.clone(),
             None => {
-                let span = self.device.alloc(from.len / rows * CHUNK as u64)?.span();
+                let span = self.device.alloc(from.len / rows * most)?.span();
                 self.hidden = Some(span.clone());
                 span
             }
@@ -448,6 +458,8 @@ pub(crate) struct Inputs {
     slot: Vec<i32>,
     lengths: Vec<i32>,
     pub(crate) table: Vec<i32>,
+    /// Further inputs, with a value for each of the 16 sequences.
+    pub(crate) facts: Vec<(&'static str, Vec<i32>)>,
 }
 
 impl Inputs {
@@ -469,6 +481,8 @@ impl Inputs {
         }
         let mut lengths: Vec<i32> = batch.lengths.iter().map(|n| *n as i32).collect();
         lengths.resize(SEQUENCES, 0);
+        let mut facts = batch.facts.clone();
+        facts.iter_mut().for_each(|(_, values)| values.resize(SEQUENCES, 0));
         Inputs {
             ids: rows.iter().map(|row| row.id as i32).collect(),
             position: rows.iter().map(|row| row.position as i32).collect(),
@@ -476,6 +490,7 @@ impl Inputs {
             slot: rows.iter().map(|row| row.slot).collect(),
             lengths,
             table,
+            facts,
         }
     }
 
@@ -496,13 +511,13 @@ pub(crate) fn table_width(pages: usize) -> usize {
     pages.next_multiple_of(TABLE_STEP)
 }
 
-pub(crate) fn body_bucket(batch: &Batch) -> Result<(Bucket, usize), Error> {
+pub(crate) fn body_bucket(batch: &Batch, chunk: usize) -> Result<(Bucket, usize), Error> {
     let count = batch.rows.len();
     let wrong = |why: String| Err(Error::Pass { why });
     match (batch.chunk, count) {
         (_, 0) => wrong("it has no tokens".to_owned()),
-        (true, count) if count <= CHUNK => Ok((Bucket::Many, count.next_multiple_of(TILE))),
-        (true, count) => wrong(format!("a chunk of {count} tokens, at most {CHUNK} fit")),
+        (true, count) if count <= chunk => Ok((Bucket::Many, count.next_multiple_of(TILE))),
+        (true, count) => wrong(format!("a chunk of {count} tokens, at most {chunk} fit")),
         (false, count) if count <= SEQUENCES => {
             Ok((Bucket::Fixed(count.next_power_of_two()), count.next_power_of_two()))
         }

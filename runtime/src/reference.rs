@@ -52,7 +52,7 @@ impl Reference {
 
     /// Runs one pass and gives the wanted rows' logits, one after another.
     pub fn pass(&mut self, batch: &Batch, locate: &Locate<'_>) -> Result<Vec<f32>, Error> {
-        let (bucket, count) = body_bucket(batch)?;
+        let (bucket, count) = body_bucket(batch, self.graphs.chunk())?;
         let width = table_width(self.pages);
         let inputs = Inputs::of(batch, count, width);
         let ints = |values: &[i32], shape: &[usize]| {
@@ -64,10 +64,13 @@ impl Reference {
             .map(|(name, values)| (name.to_owned(), ints(values, &[values.len()])))
             .collect();
         given.insert("table".to_owned(), ints(&inputs.table, &[SEQUENCES, width]));
+        for (name, values) in &inputs.facts {
+            given.insert((*name).to_owned(), ints(values, &[SEQUENCES]));
+        }
         self.run(Part::Body, bucket, given, &[("T", count)], locate)?;
         let hidden = self.outputs["hidden"].clone();
         let mut logits = Vec::new();
-        for wanted in batch.wanted.chunks(crate::network::CHUNK) {
+        for wanted in batch.wanted.chunks(self.graphs.chunk()) {
             let (bucket, asked) = head_bucket(wanted.len());
             let mut rows: Vec<i32> = wanted.iter().map(|row| *row as i32).collect();
             rows.resize(asked, 0);

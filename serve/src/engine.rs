@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jtllm_models::LoadError;
+use jtllm_models::arch::LooksAhead;
 use jtllm_models::sample::{SampleError, Sampler};
 use jtllm_models::tokenizer::{Stops, Stream, Tokenizer, TokenizerError};
-use jtllm_runtime::network::{Batch, CHUNK, Row};
+use jtllm_runtime::network::{Batch, Row};
 use jtllm_runtime::pages::PageTable;
 use jtllm_runtime::trace::Trace;
 
@@ -132,6 +133,9 @@ pub struct Answer {
     pub timings: Timings,
 }
 
+/// What an architecture wants to know of a sequence; see `Architecture::facts`.
+type Fact = (&'static str, i32);
+
 /// A model with one conversation.
 pub struct Engine {
     model: Model,
@@ -187,35 +191,61 @@ impl Engine {
         if tokens.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }
+        let architecture = self.model.architecture();
+        let learned = architecture.positions_are_learned().then_some(architecture.positions());
+        let context = learned.map_or(context, |positions| context.min(positions));
         if tokens.len() > context {
             return Err(EngineError::ContextFull { context, need: tokens.len() });
         }
         if let Some(id) = tokens.iter().copied().find(|id| *id as usize >= vocabulary) {
             return Err(EngineError::NoSuchToken { id, vocabulary });
         }
-        let common = self.held.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        let keep = if all { 0 } else { common.min(tokens.len() - 1) };
+        let facts = self.model.architecture().facts(tokens);
+        let keep = if all { 0 } else { self.reusable(tokens, &facts) };
+        let chunk = self.model.architecture().chunk();
+        if keep == 0 && tokens.len() > chunk && self.model.architecture().looks_ahead() != LooksAhead::No {
+            return Err(EngineError::ContextFull { context: chunk, need: tokens.len() });
+        }
         self.truncate(keep);
         let full = |_| EngineError::ContextFull { context, need: tokens.len() };
         self.pages.reserve(0, tokens.len()).map_err(full)?;
         let mut logits = Vec::new();
         while self.held.len() < tokens.len() {
             let start = self.held.len();
-            let end = (start + CHUNK).min(tokens.len());
+            let end = (start + chunk).min(tokens.len());
             let last = end == tokens.len();
             let wanted = match (all, last) {
                 (true, _) => (0..end - start).collect(),
                 (false, true) => vec![end - start - 1],
                 (false, false) => Vec::new(),
             };
-            logits.extend(self.chunk(&tokens[start..end], start, wanted)?);
+            logits.extend(self.chunk(&tokens[start..end], start, wanted, &facts)?);
             self.held.extend_from_slice(&tokens[start..end]);
         }
         Ok(logits)
     }
 
+    /// How many of `tokens` the cache holds already. The last one is always computed: its logits are wanted.
+    fn reusable(&self, tokens: &[u32], facts: &[Fact]) -> usize {
+        let common = self.held.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let architecture = self.model.architecture();
+        let keeps = match architecture.looks_ahead() {
+            LooksAhead::No => true,
+            // What a longer answer is appended to stays as it is; a longer prompt changes all of it.
+            LooksAhead::Prefix => common == self.held.len() && architecture.facts(&self.held) == facts,
+            LooksAhead::All => false,
+        };
+        if keeps { common.min(tokens.len() - 1) } else { 0 }
+    }
+
     /// Runs the pass for tokens at positions from `start` on.
-    fn chunk(&mut self, tokens: &[u32], start: usize, wanted: Vec<usize>) -> Result<Vec<f32>, EngineError> {
+    fn chunk(
+        &mut self,
+        tokens: &[u32],
+        start: usize,
+        wanted: Vec<usize>,
+        facts: &[Fact],
+    ) -> Result<Vec<f32>, EngineError> {
         let row = |(at, id): (usize, &u32)| Row {
             id: *id,
             position: start + at,
@@ -228,6 +258,7 @@ impl Engine {
             tables: vec![self.pages.pages(0).to_vec()],
             lengths: vec![start + tokens.len()],
             wanted,
+            facts: facts.iter().map(|(name, value)| (*name, vec![*value])).collect(),
         };
         self.model.pass(&batch, self.trace.as_mut())
     }
@@ -244,10 +275,10 @@ impl Engine {
         let mut stream = self.tokenizer.clone().map(|tokenizer| Stream::continuing(tokenizer, true));
         let mut timings = Timings::default();
         let begin = Instant::now();
-        let before = self.held.len();
-        let common = self.held.iter().zip(&request.prompt).take_while(|(a, b)| a == b).count();
+        let facts = self.model.architecture().facts(&request.prompt);
+        let reused = if request.prompt.is_empty() { 0 } else { self.reusable(&request.prompt, &facts) };
         let mut logits = self.feed(&request.prompt, false)?;
-        timings.cached_tokens = common.min(before).min(request.prompt.len() - 1);
+        timings.cached_tokens = reused;
         timings.prompt_tokens = request.prompt.len() - timings.cached_tokens;
         timings.prompt_time = begin.elapsed();
         request.prompt.iter().for_each(|id| sampler.accept(*id));

@@ -1,6 +1,5 @@
 //! A model ready to run: the twenty lines of glue between `models` and `runtime`.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use jtllm_models::arch::{self, Architecture, Pass, Rows, Weights};
@@ -60,11 +59,23 @@ pub struct Model {
 }
 
 /// The formats of a checkpoint's tensors.
-struct Formats(HashMap<String, &'static Format>);
+struct Formats(Arc<Checkpoint>);
 
 impl Weights for Formats {
-    fn format(&self, name: &str) -> Option<&'static Format> {
-        self.0.get(name).copied()
+    fn format(&self, name: &str, shape: &[u64]) -> Result<&'static Format, LoadError> {
+        let file = || self.0.path().to_owned();
+        let Some(entry) = self.0.tensor(name) else {
+            return Err(LoadError::Missing { file: file(), what: "tensors", names: vec![name.to_owned()] });
+        };
+        if entry.shape != shape {
+            let why = format!("its shape is {:?}, the configuration asks for {shape:?}", entry.shape);
+            return Err(LoadError::Tensor { file: file(), name: name.to_owned(), why });
+        }
+        Format::find(entry.encoding).ok_or_else(|| {
+            let known: Vec<&str> = jtllm_runtime::ir::format::FORMATS.iter().map(|f| f.name).collect();
+            let what = format!("tensor {name} in format {}", entry.encoding);
+            LoadError::Unsupported { file: file(), what, supported: known.join(", ") }
+        })
     }
 }
 
@@ -77,10 +88,14 @@ struct ModelGraphs {
 }
 
 impl Graphs for ModelGraphs {
+    fn chunk(&self) -> usize {
+        self.architecture.chunk()
+    }
+
     fn graph(&self, part: Part, bucket: Bucket) -> Result<Graph, jtllm_runtime::Error> {
         let rows = match bucket {
             Bucket::Fixed(count) => Rows::Fixed(count as i64),
-            Bucket::Many => Rows::Many,
+            Bucket::Many => Rows::Many(self.architecture.chunk() as i64),
         };
         let pass = Pass { rows, keys: self.keys, values: self.values, taps: self.taps };
         let graph = match part {
@@ -91,31 +106,20 @@ impl Graphs for ModelGraphs {
     }
 }
 
-/// Checks every tensor that the architecture reads, and notes its format.
-fn formats(checkpoint: &Checkpoint, architecture: &dyn Architecture) -> Result<Formats, LoadError> {
-    let mut formats = HashMap::new();
+/// Checks every tensor that the architecture reads.
+fn check(formats: &Formats, architecture: &dyn Architecture) -> Result<(), LoadError> {
     let mut missing = Vec::new();
-    for (name, shape) in architecture.tensors() {
-        let Some(entry) = checkpoint.tensor(&name) else {
-            missing.push(name);
-            continue;
-        };
-        let file = checkpoint.path().to_owned();
-        if entry.shape != shape {
-            let why = format!("its shape is {:?}, the configuration asks for {shape:?}", entry.shape);
-            return Err(LoadError::Tensor { file, name, why });
+    for (name, shape) in arch::tensors(architecture)? {
+        match formats.format(&name, &shape) {
+            Ok(_) => {}
+            Err(LoadError::Missing { names, .. }) => missing.extend(names),
+            Err(error) => return Err(error),
         }
-        let Some(format) = Format::find(entry.encoding) else {
-            let known: Vec<&str> = jtllm_runtime::ir::format::FORMATS.iter().map(|f| f.name).collect();
-            let what = format!("tensor {name} in format {}", entry.encoding);
-            return Err(LoadError::Unsupported { file, what, supported: known.join(", ") });
-        };
-        formats.insert(name, format);
     }
     if missing.is_empty() {
-        return Ok(Formats(formats));
+        return Ok(());
     }
-    Err(LoadError::Missing { file: checkpoint.path().to_owned(), what: "tensors", names: missing })
+    Err(LoadError::Missing { file: formats.0.path().to_owned(), what: "tensors", names: missing })
 }
 
 fn source(entry: &TensorEntry) -> Option<Source> {
@@ -139,10 +143,13 @@ impl Model {
         options: LoadOptions,
         cache: KernelCache,
     ) -> Result<Model, EngineError> {
+        let checkpoint = Arc::new(checkpoint);
         let architecture: Arc<dyn Architecture> = arch::read(checkpoint.config())?.into();
+        let formats = Formats(checkpoint.clone());
+        check(&formats, &*architecture)?;
         let graphs = Box::new(ModelGraphs {
             architecture: architecture.clone(),
-            formats: formats(&checkpoint, &*architecture)?,
+            formats,
             keys: options.keys,
             values: options.values,
             taps: options.taps,
@@ -156,11 +163,11 @@ impl Model {
             Backend::Interp(caps) => Arc::new(Interpreter::new((**caps).clone())),
             Backend::Graph => {
                 let runner = Box::new(Reference::new(graphs, positions));
-                return Ok(Model { checkpoint: Arc::new(checkpoint), architecture, runner, options });
+                return Ok(Model { checkpoint, architecture, runner, options });
             }
         };
         let runner = Box::new(Network::new(device, graphs, cache, positions));
-        Ok(Model { checkpoint: Arc::new(checkpoint), architecture, runner, options })
+        Ok(Model { checkpoint, architecture, runner, options })
     }
 
     /// The files that it came from.

@@ -97,6 +97,7 @@ impl Places {
             sequence: self.sequence,
             extras: &[self.position],
             row: &|t| if self.many { t.div_floor(16) * 16 } else { t },
+            slopes: None,
             visible: &|c, token, j| {
                 let position = c.extra(1, &[token]);
                 let causal = j.at_most(&position);

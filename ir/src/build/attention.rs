@@ -43,6 +43,9 @@ pub struct Attention<'a> {
     pub row: &'a dyn Fn(Expr) -> Expr,
     /// Whether token `t` (first argument) sees position `j` (second) of its sequence.
     pub visible: &'a dyn Fn(&Coordinates<'_>, Expr, Expr) -> Expr,
+    /// `f32 [heads]`: position `j` adds `slope * j` to a score (ALiBi; the softmax cancels the query's own
+    /// position).
+    pub slopes: Option<Node>,
 }
 
 /// Writes the keys `k [T, heads, width]` of a pass to the places `slot [T]` (page * 16 + place; below 0:
@@ -97,7 +100,13 @@ pub fn attention(graph: &mut Graph, q: Node, cache: &Cache, spec: &Attention<'_>
     let scores = graph.reduce(Monoid::Add, products, &[3]);
     let seen = &space[..3];
     let scale = splat(graph, spec.scale, seen);
-    let scores = graph.map(ScalarOp::Mul, &[scores, scale]);
+    let mut scores = graph.map(ScalarOp::Mul, &[scores, scale]);
+    if let Some(slopes) = spec.slopes {
+        let places = graph.index(DType::I32, seen, &[], |c| c.axis(2));
+        let places = graph.map(ScalarOp::Cast(DType::F32), &[places]);
+        let slopes = broadcast(graph, slopes, seen, &[1]);
+        scores = graph.map(ScalarOp::Fma, &[places, slopes, scores]);
+    }
 
     let extras = [&[spec.sequence], spec.extras].concat();
     let visible = graph.index(DType::Bool, seen, &extras, |c| (spec.visible)(c, c.axis(0), c.axis(2)));

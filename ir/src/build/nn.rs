@@ -58,23 +58,62 @@ pub fn linear_heads(
     }
 }
 
-/// Root-mean-square normalisation over the last axis of `x [T, K]`, scaled by `weight [K]`
+/// Root-mean-square normalisation over the last axis of `x [.., K]`, scaled by `weight [K]`
 /// (Zhang and Sennrich, 2019).
 pub fn rms_norm(graph: &mut Graph, x: Node, weight: Node, epsilon: f32) -> Node {
-    let space = graph.shape(x).to_vec();
-    let width = space[1].as_int().expect("the width of a normalised tensor is a constant");
     let square = mul(graph, x, x);
-    let sum = graph.reduce(Monoid::Add, square, &[1]);
-    let rows = &space[..1];
-    let factor = splat(graph, 1.0 / width as f32, rows);
-    let mean = mul(graph, sum, factor);
-    let epsilon = splat(graph, epsilon, rows);
-    let shifted = add(graph, mean, epsilon);
-    let scale = graph.map(ScalarOp::Rsqrt, &[shifted]);
-    let scale = broadcast(graph, scale, &space, &[0]);
-    let scaled = mul(graph, x, scale);
-    let weight = broadcast(graph, weight, &space, &[1]);
+    let mean = mean(graph, square);
+    let scaled = normalised(graph, x, mean, epsilon);
+    let weight = along_last(graph, weight, scaled);
     mul(graph, scaled, weight)
+}
+
+/// Layer normalisation over the last axis of `x [.., K]`, scaled by `weight [K]`, plus `bias [K]` (Ba et
+/// al., 2016).
+pub fn layer_norm(graph: &mut Graph, x: Node, weight: Node, bias: Node, epsilon: f32) -> Node {
+    let middle = mean(graph, x);
+    let middle = across_last(graph, middle, x);
+    let centred = graph.map(ScalarOp::Sub, &[x, middle]);
+    let square = mul(graph, centred, centred);
+    let variance = mean(graph, square);
+    let scaled = normalised(graph, centred, variance, epsilon);
+    let weight = along_last(graph, weight, scaled);
+    let bias = along_last(graph, bias, scaled);
+    graph.map(ScalarOp::Fma, &[scaled, weight, bias])
+}
+
+/// `x / sqrt(square + epsilon)`, with one `square` for each row of `x`.
+fn normalised(graph: &mut Graph, x: Node, square: Node, epsilon: f32) -> Node {
+    let rows = graph.shape(square).to_vec();
+    let epsilon = splat(graph, epsilon, &rows);
+    let shifted = add(graph, square, epsilon);
+    let scale = graph.map(ScalarOp::Rsqrt, &[shifted]);
+    let scale = across_last(graph, scale, x);
+    mul(graph, x, scale)
+}
+
+/// The means over the last axis.
+fn mean(graph: &mut Graph, x: Node) -> Node {
+    let last = graph.shape(x).len() - 1;
+    let width = graph.shape(x)[last].as_int().expect("the width of a normalised tensor is a constant");
+    let sum = graph.reduce(Monoid::Add, x, &[last]);
+    let rows = graph.shape(sum).to_vec();
+    let factor = splat(graph, 1.0 / width as f32, &rows);
+    mul(graph, sum, factor)
+}
+
+/// A vector at each row of `like`.
+fn along_last(graph: &mut Graph, x: Node, like: Node) -> Node {
+    let space = graph.shape(like).to_vec();
+    let last = space.len() - 1;
+    broadcast(graph, x, &space, &[last])
+}
+
+/// One value for each row of `like`, at each of the row's elements.
+fn across_last(graph: &mut Graph, x: Node, like: Node) -> Node {
+    let space = graph.shape(like).to_vec();
+    let rows: Vec<usize> = (0..space.len() - 1).collect();
+    broadcast(graph, x, &space, &rows)
 }
 
 /// `x / (1 + exp(-x))`.
@@ -91,4 +130,36 @@ pub fn silu(graph: &mut Graph, x: Node) -> Node {
 pub fn swiglu(graph: &mut Graph, gate: Node, up: Node) -> Node {
     let gate = silu(graph, gate);
     mul(graph, gate, up)
+}
+
+/// The Gaussian error linear unit by its `tanh` approximation (Hendrycks and Gimpel, 2016): "gelu_new".
+pub fn gelu_tanh(graph: &mut Graph, x: Node) -> Node {
+    let shape = graph.shape(x).to_vec();
+    let square = mul(graph, x, x);
+    let cubic = splat(graph, 0.044_715, &shape);
+    let one = splat(graph, 1.0, &shape);
+    let inner = graph.map(ScalarOp::Fma, &[square, cubic, one]);
+    let inner = mul(graph, x, inner);
+    let factor = splat(graph, (2.0 / std::f32::consts::PI).sqrt(), &shape);
+    let inner = mul(graph, inner, factor);
+    let curve = graph.map(ScalarOp::Tanh, &[inner]);
+    half_times_one_plus(graph, x, curve)
+}
+
+/// The Gaussian error linear unit: `x * (1 + erf(x / sqrt(2))) / 2`.
+pub fn gelu(graph: &mut Graph, x: Node) -> Node {
+    let shape = graph.shape(x).to_vec();
+    let factor = splat(graph, std::f32::consts::FRAC_1_SQRT_2, &shape);
+    let inner = mul(graph, x, factor);
+    let curve = graph.map(ScalarOp::Erf, &[inner]);
+    half_times_one_plus(graph, x, curve)
+}
+
+fn half_times_one_plus(graph: &mut Graph, x: Node, curve: Node) -> Node {
+    let shape = graph.shape(x).to_vec();
+    let one = splat(graph, 1.0, &shape);
+    let half = splat(graph, 0.5, &shape);
+    let sum = add(graph, curve, one);
+    let scaled = mul(graph, x, half);
+    mul(graph, scaled, sum)
 }

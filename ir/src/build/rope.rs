@@ -60,6 +60,8 @@ pub enum RopeScaling {
     },
     /// One divisor for each frequency, as GGUF files carry them (`rope_freqs.weight`).
     Factors(Vec<f32>),
+    /// Frequencies rounded to binary16, as ChatGLM-6B was trained with.
+    HalfPrecision,
 }
 
 /// The rotation of a model's heads.
@@ -85,6 +87,9 @@ impl Rope {
         match &self.scaling {
             RopeScaling::None | RopeScaling::Dynamic { .. } => (plain, 1.0),
             RopeScaling::Linear { factor } => (plain.into_iter().map(|f| f / *factor as f32).collect(), 1.0),
+            RopeScaling::HalfPrecision => {
+                (plain.into_iter().map(|f| half::f16::from_f32(f).to_f32()).collect(), 1.0)
+            }
             RopeScaling::Factors(factors) => {
                 (plain.into_iter().zip(factors).map(|(f, factor)| f / factor).collect(), 1.0)
             }

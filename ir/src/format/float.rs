@@ -7,7 +7,7 @@ use crate::graph::{Graph, Node};
 use crate::scalar::ScalarOp;
 
 /// IEEE 754 binary32.
-pub(super) static F32: Format = direct("f32", 4, &[Plane { suffix: "", dtype: DType::F32, span: 1 }]);
+pub static F32: Format = direct("f32", 4, &[Plane { suffix: "", dtype: DType::F32, span: 1 }]);
 /// IEEE 754 binary16.
 pub(super) static F16: Format = direct("f16", 2, &[Plane { suffix: "", dtype: DType::F16, span: 1 }]);
 /// The upper half of a binary32.

@@ -33,6 +33,7 @@ pub(crate) fn scalings() -> Vec<(&'static str, RopeScaling)> {
         ("llama3", llama3),
         ("yarn", yarn),
         ("factors", RopeScaling::Factors(vec![1.0, 2.0, 4.0, 8.0])),
+        ("half_precision", RopeScaling::HalfPrecision),
     ]
 }
 
@@ -124,6 +125,7 @@ pub(crate) fn attention(heads: i64, group: i64, width: i64, window: Option<i64>,
         extras: &[position],
         row: &|token| token,
         visible: &visible,
+        slopes: None,
     };
     let out = build::attention(&mut graph, query, &Cache { keys, values, table }, &spec);
     graph.output("out", out);

@@ -110,9 +110,11 @@ impl Checkpoint {
         &self.path
     }
 
-    /// A tensor by its Hugging Face name.
+    /// A tensor by its Hugging Face name. Files of a bare model, without its head, leave out the name's first
+    /// word (`transformer.`, `bert.`), so that counts as the same name if nothing has the whole one.
     pub fn tensor(&self, name: &str) -> Option<&TensorEntry> {
-        self.by_name.get(name).map(|&index| &self.tensors[index])
+        let bare = || name.split_once('.').and_then(|(_, bare)| self.by_name.get(bare));
+        self.by_name.get(name).or_else(bare).map(|&index| &self.tensors[index])
     }
 
     /// A tensor that must be there.

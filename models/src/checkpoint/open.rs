@@ -61,13 +61,7 @@ fn no_weights(folder: &Path) -> LoadError {
 }
 
 fn huggingface_folder(folder: &Path) -> Result<Checkpoint, LoadError> {
-    let config_file = folder.join("config.json");
-    let config = read_small(&config_file, MAX_CONFIG)?.ok_or_else(|| LoadError::Missing {
-        file: folder.to_owned(),
-        what: "files",
-        names: vec!["config.json".to_owned()],
-    })?;
-    let mut config = Config::from_json(&config, &config_file)?;
+    let mut config = configuration(folder)?;
     let generation_file = folder.join("generation_config.json");
     if let Some(generation) = read_small(&generation_file, MAX_CONFIG)? {
         config = config.with_generation(&generation, &generation_file)?;
@@ -81,6 +75,21 @@ fn huggingface_folder(folder: &Path) -> Result<Checkpoint, LoadError> {
         safetensors_shards(folder, &index::parse(&bytes, &file)?)?
     };
     Ok(Checkpoint::new(folder, SideFiles::Folder(folder.to_owned()), config, weights))
+}
+
+/// The hyperparameters of a folder: Hugging Face's `config.json`, or the arguments that PanGu-alpha's Megatron
+/// code was started with.
+fn configuration(folder: &Path) -> Result<Config, LoadError> {
+    let file = folder.join("config.json");
+    if let Some(bytes) = read_small(&file, MAX_CONFIG)? {
+        return Config::from_json(&bytes, &file);
+    }
+    let file = folder.join("args.json");
+    if let Some(bytes) = read_small(&file, MAX_CONFIG)? {
+        return Ok(Config::from_json(&bytes, &file)?.of_architecture("PanguAlpha"));
+    }
+    let names = vec!["config.json".to_owned()];
+    Err(LoadError::Missing { file: folder.to_owned(), what: "files", names })
 }
 
 pub(super) fn safetensors_file(storage: Arc<Storage>) -> Result<Weights, LoadError> {

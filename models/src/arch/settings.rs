@@ -1,0 +1,116 @@
+//! What configurations of several families say alike.
+
+use jtllm_ir::build::{Pairing, Rope, RopeScaling};
+
+use crate::config::{Config, Fields};
+use crate::error::LoadError;
+
+/// The widest layer that is believed.
+pub(super) const SIZE_MAX: u64 = 1 << 20;
+
+/// The most heads, layers, or coordinates of a head that are believed.
+pub(super) const HEADS_MAX: u64 = 4096;
+
+/// The longest context that is believed.
+pub(super) const POSITIONS_MAX: u64 = 1 << 24;
+
+/// How many positions the model was made for.
+pub(super) fn positions(config: &Config) -> Result<i64, LoadError> {
+    Ok(config.optional_count("max_position_embeddings", 1..=POSITIONS_MAX)?.unwrap_or(2048) as i64)
+}
+
+/// How many positions the model was made for, by another name.
+pub(super) fn positions_in(config: &Config, field: &str) -> Result<usize, LoadError> {
+    config.count(field, 1..=POSITIONS_MAX).map(|count| count as usize)
+}
+
+/// A number of coordinates, rows or inner units.
+pub(super) fn size(config: &Config, field: &str) -> Result<i64, LoadError> {
+    config.count(field, 1..=SIZE_MAX).map(|n| n as i64)
+}
+
+/// A number of layers, heads, or coordinates of a head.
+pub(super) fn few(config: &Config, field: &str) -> Result<i64, LoadError> {
+    config.count(field, 1..=HEADS_MAX).map(|n| n as i64)
+}
+
+/// The vocabulary's size.
+pub(super) fn vocabulary(config: &Config, field: &str) -> Result<i64, LoadError> {
+    config.count(field, 1..=1 << 24).map(|n| n as i64)
+}
+
+/// Heads of keys and values: all of `heads`, or a divisor of them.
+pub(super) fn key_heads(config: &Config, field: &str, heads: i64) -> Result<i64, LoadError> {
+    match config.optional_count(field, 1..=HEADS_MAX)? {
+        Some(count) if heads % count as i64 != 0 => {
+            Err(config.wrong(field, format!("a divisor of the number of heads ({heads})")))
+        }
+        Some(count) => Ok(count as i64),
+        None => Ok(heads),
+    }
+}
+
+/// Coordinates of a head, said or by division.
+pub(super) fn head_width(config: &Config, width: i64, heads: i64) -> Result<i64, LoadError> {
+    match config.optional_count("head_dim", 1..=HEADS_MAX)? {
+        Some(width) => Ok(width as i64),
+        None if width % heads == 0 => Ok(width / heads),
+        None => Err(config.wrong("hidden_size", format!("a multiple of the number of heads ({heads})"))),
+    }
+}
+
+/// A norm's epsilon.
+pub(super) fn epsilon(config: &Config, field: &str, default: f64) -> Result<f32, LoadError> {
+    Ok(config.optional_number(field, 0.0..=1.0)?.unwrap_or(default) as f32)
+}
+
+/// The rotation of heads of `head_width` coordinates.
+pub(super) fn rope(config: &Config, head_width: i64) -> Result<Rope, LoadError> {
+    let fraction = config.optional_number("partial_rotary_factor", 0.0..=1.0)?.unwrap_or(1.0);
+    let width = match config.optional_count("rotary_dim", 2..=HEADS_MAX)? {
+        Some(width) => width as i64,
+        None => (head_width as f64 * fraction) as i64,
+    };
+    if width < 2 || width % 2 != 0 || width > head_width {
+        return Err(config.wrong("head_dim", "an even number of coordinates, at least 2"));
+    }
+    let scaling = match config.rope_scaling()? {
+        Some(fields) => scaling(&fields, positions(config)?)?,
+        None => RopeScaling::None,
+    };
+    let pairing = if config.rope_interleaved { Pairing::Interleaved } else { Pairing::HalfSplit };
+    Ok(Rope { width, base: config.rope_theta()?, pairing, scaling })
+}
+
+fn scaling(fields: &Fields, trained: i64) -> Result<RopeScaling, LoadError> {
+    let original = fields.optional_count("original_max_position_embeddings", 1..=POSITIONS_MAX)?;
+    let original = original.map_or(trained, |n| n as i64);
+    let positive = 1e-6..=1e6;
+    let factor = || fields.number("factor", positive.clone());
+    let or = |field: &str, default: f64| {
+        fields.optional_number(field, positive.clone()).map(|value| value.unwrap_or(default))
+    };
+    match fields.text("rope_type")? {
+        "default" | "none" => Ok(RopeScaling::None),
+        "linear" => Ok(RopeScaling::Linear { factor: factor()? }),
+        "dynamic" => Ok(RopeScaling::Dynamic { factor: factor()?, original }),
+        "llama3" => Ok(RopeScaling::Llama3 {
+            factor: factor()?,
+            low: fields.number("low_freq_factor", positive.clone())?,
+            high: fields.number("high_freq_factor", positive.clone())?,
+            original: original as f64,
+        }),
+        "yarn" => Ok(RopeScaling::Yarn {
+            factor: factor()?,
+            beta_fast: or("beta_fast", 32.0)?,
+            beta_slow: or("beta_slow", 1.0)?,
+            original: original as f64,
+            attention_factor: fields.optional_number("attention_factor", positive.clone())?,
+        }),
+        "factors" => {
+            let factors = fields.numbers("factors", positive.clone())?;
+            Ok(RopeScaling::Factors(factors.into_iter().map(|factor| factor as f32).collect()))
+        }
+        _ => Err(fields.wrong("rope_type", "default, linear, dynamic, llama3 or yarn")),
+    }
+}
