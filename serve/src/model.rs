@@ -139,7 +139,17 @@ impl Model {
         options: LoadOptions,
         cache: KernelCache,
     ) -> Result<Model, EngineError> {
-        let architecture: Arc<dyn Architecture> = arch::read(checkpoint.config())?.into();
+        let architecture = arch::read(checkpoint.config())?;
+        Model::with_architecture(checkpoint, architecture.into(), options, cache)
+    }
+
+    /// As [`Model::load`], with an architecture of the caller's own, whatever the configuration names.
+    pub fn with_architecture(
+        checkpoint: Checkpoint,
+        architecture: Arc<dyn Architecture>,
+        options: LoadOptions,
+        cache: KernelCache,
+    ) -> Result<Model, EngineError> {
         let graphs = Box::new(ModelGraphs {
             architecture: architecture.clone(),
             formats: formats(&checkpoint, &*architecture)?,
