@@ -533,6 +533,7 @@ pub(crate) fn head_bucket(count: usize) -> (Bucket, usize) {
     }
 }
 
-fn lines<T: std::fmt::Display>(faults: &[T]) -> String {
+/// Faults, one a line.
+pub(crate) fn lines<T: std::fmt::Display>(faults: &[T]) -> String {
     faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }

@@ -37,6 +37,14 @@ pub struct Source {
 }
 
 impl Source {
+    /// A tensor whose rows stand one after another at the beginning of `bytes`.
+    pub fn whole(format: &'static Format, shape: &[u64], bytes: Bytes) -> Source {
+        let mut source = Source { format, shape: shape.to_vec(), pieces: Vec::new() };
+        let (rows, stride) = (source.matrix().0, source.row_bytes());
+        source.pieces.push(Piece { bytes, offset: 0, rows, stride });
+        source
+    }
+
     /// Rows, and numbers of a row; a vector is one row.
     fn matrix(&self) -> (u64, u64) {
         match self.shape.as_slice() {
