@@ -6,11 +6,10 @@ mod support;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use jtllm_models::chat::{ChatTemplate, Message};
+use jtllm_fuzz::for_seconds;
 use jtllm_models::tokenizer::{
     GgufVocabulary, Passed, Special, Stops, Stream, Tokenizer, TokenizerConfig, TokenizerError,
 };
-use proptest::prelude::*;
 use prost::Message as _;
 use support::{asset, atom_tiny, demo, demo_tokenizer, fixture, gguf_tokenizer, llama2, qwen2_tiny};
 
@@ -26,50 +25,103 @@ fn streamed(tokenizer: &Arc<Tokenizer>, ids: &[u32], skip_special: bool) -> Stri
     text
 }
 
-proptest! {
-    #[test]
-    fn t06_byte_level_text_comes_back(text in any::<String>()) {
-        for tokenizer in [&*DEMO, &*QWEN2] {
-            for special in [Special::Text, Special::Parse] {
-                let ids = tokenizer.encode(&text, special).unwrap();
-                prop_assert_eq!(tokenizer.decode(&ids, false), text.as_str());
-            }
+/// Whatever a vocabulary of bytes encodes, it decodes to the same text.
+fn check_byte_level(text: &str) {
+    for tokenizer in [&*DEMO, &*QWEN2] {
+        for special in [Special::Text, Special::Parse] {
+            let ids = tokenizer.encode(text, special).unwrap();
+            assert_eq!(tokenizer.decode(&ids, false), text);
         }
     }
+}
 
-    #[test]
-    fn t06_sentencepiece_text_comes_back(text in "\\PC{0,40}") {
-        for tokenizer in [&*ATOM, &*LLAMA2] {
-            let ids = tokenizer.encode(&text, Special::Text).unwrap();
-            prop_assert_eq!(tokenizer.decode(&ids, false), text.as_str());
-        }
+/// So does SentencePiece, but for the character that it writes spaces with.
+fn check_pieces(text: &str) {
+    for tokenizer in [&*ATOM, &*LLAMA2] {
+        let ids = tokenizer.encode(text, Special::Text).unwrap();
+        assert_eq!(tokenizer.decode(&ids, false), text.replace('\u{2581}', " "));
     }
+}
 
-    #[test]
-    fn t06_a_stream_emits_what_decode_gives(ids in prop::collection::vec(0u32..1600, 0..60), skip in any::<bool>()) {
+/// A stream emits what decoding of the whole gives.
+fn check_stream(ids: &[u32], skip: bool) {
+    for tokenizer in [&*DEMO, &*QWEN2, &*ATOM, &*LLAMA2] {
+        assert_eq!(streamed(tokenizer, ids, skip), tokenizer.decode(ids, skip), "{ids:?}");
+    }
+}
+
+/// No text of a user is special.
+fn check_plain(text: &str) {
+    for tokenizer in [&*DEMO, &*QWEN2, &*ATOM, &*LLAMA2] {
+        let ids = tokenizer.encode(text, Special::Text).unwrap();
+        assert!(!ids.iter().any(|id| tokenizer.is_special(*id)), "{text:?}: {ids:?}");
+        assert_eq!(tokenizer.decode(&ids, true), text);
+    }
+}
+
+#[test]
+fn t06_text_comes_back() {
+    for text in [
+        "",
+        " ",
+        "  two  spaces  ",
+        "\n\n\t x\r\n",
+        "\0\u{7f}\u{80}\u{ad}",
+        "Grüße, 你好！ مرحبا नमस्ते",
+        "e\u{301} é ﬁ ① \u{212b}",
+        "👨\u{200d}👩\u{200d}👧\u{fe0f} \u{10ffff}\u{fdd0}",
+        "<0x0A><|im_end|></s>",
+        "it's 1234567 a.b",
+    ] {
+        check_byte_level(text);
+        check_pieces(text);
+        check_plain(text);
         for tokenizer in [&*DEMO, &*QWEN2, &*ATOM, &*LLAMA2] {
-            prop_assert_eq!(streamed(tokenizer, &ids, skip), tokenizer.decode(&ids, skip));
+            let ids = tokenizer.encode(text, Special::Text).unwrap();
+            (0..=ids.len()).for_each(|end| check_stream(&ids[..end], false));
         }
     }
+}
 
-    #[test]
-    fn t02_no_text_is_special(text in "(</?s>|<unk>|<\\|im_end\\|>|<|\\||>|s|/|im_|end| ){0,12}") {
-        for tokenizer in [&*DEMO, &*QWEN2, &*ATOM, &*LLAMA2] {
-            let ids = tokenizer.encode(&text, Special::Text).unwrap();
-            prop_assert!(!ids.iter().any(|id| tokenizer.is_special(*id)), "{:?}", ids);
-            prop_assert_eq!(tokenizer.decode(&ids, true), text.as_str());
-        }
-    }
+#[test]
+fn fuzz_byte_level_text_comes_back() {
+    for_seconds("byte-level text", |random| {
+        check_byte_level(&random.value("(?s).{0,40}"));
+        check_byte_level(&random.value("\\PC{0,40}"));
+    });
+}
 
-    #[test]
-    fn stops_do_not_depend_on_the_parts(text in "[ab]{0,24}", cuts in prop::collection::vec(0usize..25, 0..8)) {
-        let stops = || Stops::new(vec!["abba".to_owned(), "bb".to_owned(), "baab".to_owned()]).unwrap();
+#[test]
+fn fuzz_sentencepiece_text_comes_back() {
+    for_seconds("text of pieces", |random| check_pieces(&random.value("\\PC{0,40}")));
+}
+
+#[test]
+fn fuzz_a_stream_emits_what_decode_gives() {
+    for_seconds("streams", |random| {
+        let ids: Vec<u32> = (0..random.below(60)).map(|_| random.below(1600) as u32).collect();
+        check_stream(&ids, random.below(2) == 0);
+    });
+}
+
+#[test]
+fn fuzz_no_text_is_special() {
+    let pieces = ["<s>", "</s>", "<unk>", "<|im_end|>", "<|", "<", "|", ">", "s", "/", "im_", "end", " "];
+    for_seconds("text of special tokens", |random| check_plain(&random.text(&pieces, 12)));
+}
+
+#[test]
+fn fuzz_stops_do_not_depend_on_the_parts() {
+    let stops = || Stops::new(vec!["abba".to_owned(), "bb".to_owned(), "baab".to_owned()]).unwrap();
+    for_seconds("stops", |random| {
+        let text = random.text(&["a", "b"], 24);
         let mut whole = stops();
         let Passed { text: mut want, matched } = whole.push(&text);
         want.push_str(&whole.finish());
         let mut parts = stops();
         let (mut found, mut hit, mut from) = (String::new(), None, 0);
-        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).chain([text.len()]).collect();
+        let mut cuts: Vec<usize> = (0..random.below(8)).map(|_| random.below(text.len() + 1)).collect();
+        cuts.push(text.len());
         cuts.sort_unstable();
         for cut in cuts {
             let passed = parts.push(&text[from..cut]);
@@ -78,10 +130,10 @@ proptest! {
             from = cut;
         }
         found.push_str(&parts.finish());
-        prop_assert_eq!((&found, hit), (&want, matched));
-        prop_assert!(hit.is_some() || found == text);
-        prop_assert!(!found.contains("bb") && !found.contains("baab"));
-    }
+        assert_eq!((&found, hit), (&want, matched));
+        assert!(hit.is_some() || found == text);
+        assert!(!found.contains("bb") && !found.contains("baab"));
+    });
 }
 
 /// The shortest of three runs: what the code needs, without what other processes take.
