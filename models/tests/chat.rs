@@ -412,7 +412,8 @@ fn with_words(random: &mut Random, sources: &[String]) -> String {
     source
 }
 
-/// A template that writes special tokens, beginnings of them, and what users say, in any order.
+/// A template that writes special tokens, beginnings or ends of them, and what users say, in any order. Not
+/// beginnings and ends: one that puts what users say inside of a special token means it.
 fn honest_template(random: &mut Random, specials: &[String]) -> String {
     const FIELDS: &[&str] = &[
         "{{ message.role }}",
@@ -424,9 +425,11 @@ fn honest_template(random: &mut Random, specials: &[String]) -> String {
         "{{ message | tojson }}",
         "{{ tools | tojson(indent=1) }}",
     ];
+    let ends = random.below(2) == 0;
     let part = |random: &mut Random| match random.below(4) {
         0 => random.choice(specials).clone(),
-        // What follows may complete it, and must not.
+        // What users say before or after it could complete it, and must not.
+        1 if ends => random.choice(specials).chars().skip(random.below(8)).collect(),
         1 => random.choice(specials).chars().take(random.below(5)).collect(),
         _ => (*random.choice(FIELDS)).to_owned(),
     };
