@@ -8,7 +8,7 @@ use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::{AddedToken, ModelWrapper};
 
 use super::bytes::Spelling;
-use super::{Engine, Parts, Tokenizer, TokenizerError, contained};
+use super::{Engine, Parts, Tokenizer, TokenizerError, characters, contained};
 
 const FILE: &str = "tokenizer.json";
 
@@ -60,6 +60,11 @@ impl Tokenizer {
             .ok_or_else(|| TokenizerError::format(FILE, "model", "expected an object, found null"))?;
         let unknown = unknown_token(&model);
         let decoder: Option<Value> = section("decoder", sections.decoder)?;
+        let normalizer: Option<Value> = section("normalizer", sections.normalizer)?;
+        normalizer
+            .iter()
+            .try_for_each(characters::check_json)
+            .map_err(|error| TokenizerError::format(FILE, "normalizer", error))?;
         let parts = Parts {
             file: FILE,
             model,
@@ -96,6 +101,11 @@ impl Tokenizer {
         if let Some(last) = dressed.get(at + bare.len()) {
             self.eos = Some(*last);
             self.add_eos = true;
+        }
+        let count = self.vocabulary_size;
+        if let Some(id) = self.bos.into_iter().chain(self.eos).find(|id| *id as usize >= count) {
+            let why = format!("expected ids below {count}, found {id}");
+            return Err(TokenizerError::format(FILE, "post_processor", why));
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{AddedToken, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use super::bytes::{Spelling, byte_piece};
-use super::{AddedText, Parts, Tokenizer, TokenizerConfig, TokenizerError, contained};
+use super::{AddedText, Parts, Tokenizer, TokenizerConfig, TokenizerError, characters, contained};
 
 const FILE: &str = "tokenizer.model";
 
@@ -203,6 +203,7 @@ impl Pieces {
             |error: &dyn std::fmt::Display| TokenizerError::format(self.file, "normalizer_spec", error);
         let mut steps: Vec<NormalizerWrapper> = Vec::new();
         if !self.characters.is_empty() {
+            characters::check(&self.characters).map_err(|error| wrong(&error))?;
             steps.push(Precompiled::from(&self.characters).map_err(|error| wrong(&error))?.into());
         }
         if self.collapse_spaces {
