@@ -21,6 +21,7 @@ mod sentencepiece;
 mod stops;
 mod stream;
 mod wordpiece;
+mod words;
 mod world;
 
 pub use config::{AddedText, TokenizerConfig};

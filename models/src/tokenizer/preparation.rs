@@ -1,15 +1,12 @@
 //! What happens to a text before it is cut into tokens.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use jieba_rs::Jieba;
 use tokenizers::{NormalizedString, Normalizer, NormalizerWrapper};
 
 use super::charsmap::Charsmap;
 use super::chatglm::blanks;
-
-/// Chinese words, by the dictionary that jieba ships; half a second to build, and the same for everyone.
-static WORDS: LazyLock<Jieba> = LazyLock::new(Jieba::new);
+use super::words::words;
 
 /// One change to a text.
 #[derive(Debug, Clone)]
@@ -59,12 +56,4 @@ impl Normalizer for Preparation {
         }
         Ok(())
     }
-}
-
-/// The words of a text with one space between them.
-fn words(text: &str) -> String {
-    let words = WORDS.cut(text, true);
-    let spelt: Vec<String> =
-        words.into_iter().map(|word| word.replace(' ', "\u{2582}").replace('\n', "\u{2583}")).collect();
-    spelt.join(" ")
 }
