@@ -168,8 +168,7 @@ impl ChatTemplate {
         Ok(template)
     }
 
-    /// A built-in template, for models that carry none: `chatml`, `llama2`, `plain`, `atom`, `atom-chat`,
-    /// `belle`.
+    /// A built-in template, for models that carry none; [`ChatTemplate::builtin_names`] lists them.
     pub fn named(name: &str, bos: Option<&str>, eos: Option<&str>) -> Result<Self, ChatError> {
         let source = builtin::source(name).ok_or_else(|| ChatError::Unknown { name: name.to_owned() })?;
         Self::new(source, bos, eos)

@@ -15,7 +15,7 @@ use crate::tokenizer::{GgufVocabulary, Special, Tokenizer, TokenizerConfig, Toke
 
 /// Special tokens that end an answer in some family, under the names that files give them: a model that
 /// has one may emit it although its configuration names another.
-const ENDS: [&str; 9] = [
+const ENDS: [&str; 13] = [
     "<|im_end|>",
     "<|eot_id|>",
     "<|eom_id|>",
@@ -24,6 +24,10 @@ const ENDS: [&str; 9] = [
     "<|endoftext|>",
     "<end_of_turn>",
     "<|eot|>",
+    "<|user|>",
+    "<|observation|>",
+    "<eop>",
+    "<eom>",
     "</s>",
 ];
 
@@ -60,10 +64,8 @@ impl fmt::Display for LanguageError {
             LanguageError::Tokenizer { path, error } => write!(f, "{path}: {error}"),
             LanguageError::Chat { path, error } => write!(f, "{path}: {error}"),
             LanguageError::NoTokenizer { path } => {
-                write!(
-                    f,
-                    "{path} has no tokenizer: expected tokenizer.json, tokenizer.model or GGUF metadata"
-                )
+                let names = VOCABULARIES.map(|(name, _)| name).join(", ");
+                write!(f, "{path} has no tokenizer: expected one of {names}, or GGUF metadata")
             }
         }
     }
@@ -118,7 +120,7 @@ impl Language {
             Some(bytes) => TokenizerConfig::from_json(&bytes).map_err(fault)?,
             None => TokenizerConfig::default(),
         };
-        let tokenizer = tokenizer(checkpoint, &config, &path)?;
+        let tokenizer = tokenizer(checkpoint, &config)?;
         let end_ids = end_ids(checkpoint, &tokenizer)?;
         let mut language = Language { tokenizer: Arc::new(tokenizer), template: None, end_ids, path };
         if let Some((source, origin)) = template_source(checkpoint, &config)? {
@@ -179,21 +181,65 @@ impl Language {
     }
 }
 
-fn tokenizer(
-    checkpoint: &Checkpoint,
+/// What a vocabulary file is read with: its bytes, `tokenizer_config.json` and the checkpoint's other files.
+type Reader = fn(&[u8], &TokenizerConfig, &Checkpoint) -> Result<Tokenizer, LanguageError>;
+
+/// The files that hold a vocabulary, the one that says most first.
+const VOCABULARIES: [(&str, Reader); 8] = [
+    ("tokenizer.json", json),
+    ("20B_tokenizer.json", json),
+    ("ice_text.model", |bytes, config, at| of(at, Tokenizer::from_ice_text(bytes, config))),
+    ("tokenizer.model", sentencepiece),
+    ("vocab.model", |bytes, config, at| of(at, Tokenizer::from_pangu(bytes, config))),
+    ("rwkv_vocab_v20230424.txt", |bytes, _, at| of(at, Tokenizer::from_rwkv_world(bytes))),
+    ("vocab.txt", |bytes, config, at| of(at, Tokenizer::from_wordpiece(bytes, config))),
+    ("vocab.json", merges),
+];
+
+fn of(checkpoint: &Checkpoint, read: Result<Tokenizer, TokenizerError>) -> Result<Tokenizer, LanguageError> {
+    let path = || checkpoint.path().display().to_string();
+    read.map_err(|error| LanguageError::Tokenizer { path: path(), error })
+}
+
+fn json(bytes: &[u8], config: &TokenizerConfig, at: &Checkpoint) -> Result<Tokenizer, LanguageError> {
+    of(at, Tokenizer::from_json(bytes).and_then(|tokenizer| tokenizer.with_config(config)))
+}
+
+/// ChatGLM2 and 3 share the file's name with LLaMA; only the class of the tokenizer tells them apart.
+fn sentencepiece(
+    bytes: &[u8],
     config: &TokenizerConfig,
-    path: &str,
+    at: &Checkpoint,
 ) -> Result<Tokenizer, LanguageError> {
-    let read = if let Some(bytes) = checkpoint.file("tokenizer.json")? {
-        Tokenizer::from_json(&bytes).and_then(|tokenizer| tokenizer.with_config(config))
-    } else if let Some(bytes) = checkpoint.file("tokenizer.model")? {
-        Tokenizer::from_sentencepiece(&bytes, config)
-    } else if let Some(metadata) = checkpoint.gguf() {
-        Tokenizer::from_gguf(vocabulary(metadata))
-    } else {
-        return Err(LanguageError::NoTokenizer { path: path.to_owned() });
+    of(
+        at,
+        match config.class.as_deref() {
+            Some("ChatGLMTokenizer") => Tokenizer::from_chatglm(bytes, config),
+            _ => Tokenizer::from_sentencepiece(bytes, config),
+        },
+    )
+}
+
+fn merges(bytes: &[u8], config: &TokenizerConfig, at: &Checkpoint) -> Result<Tokenizer, LanguageError> {
+    let missing = || TokenizerError::format("merges.txt", "file", "vocab.json needs it, and it is not there");
+    let merges = match at.file("merges.txt")? {
+        Some(merges) => merges,
+        None => return of(at, Err(missing())),
     };
-    read.map_err(|error| LanguageError::Tokenizer { path: path.to_owned(), error })
+    let added = at.file("added_tokens.json")?;
+    of(at, Tokenizer::from_merges(bytes, &merges, added.as_deref(), config))
+}
+
+fn tokenizer(checkpoint: &Checkpoint, config: &TokenizerConfig) -> Result<Tokenizer, LanguageError> {
+    for (name, read) in VOCABULARIES {
+        if let Some(bytes) = checkpoint.file(name)? {
+            return read(&bytes, config, checkpoint);
+        }
+    }
+    match checkpoint.gguf() {
+        Some(metadata) => of(checkpoint, Tokenizer::from_gguf(vocabulary(metadata))),
+        None => Err(LanguageError::NoTokenizer { path: checkpoint.path().display().to_string() }),
+    }
 }
 
 fn vocabulary(metadata: &Metadata) -> GgufVocabulary<'_> {
@@ -268,12 +314,25 @@ fn name_of_template(checkpoint: &Checkpoint) -> Option<&'static str> {
     let names =
         [last(&path.display().to_string()), cached, last(stated), titled.unwrap_or_default().to_lowercase()];
     let has = |parts: &[&str]| names.iter().any(|name| parts.iter().all(|part| name.contains(part)));
-    let rules: [(&[&str], &str); 6] = [
+    let rules: [(&[&str], &str); 19] = [
         (&["atom", "chat"], "atom-chat"),
         (&["atom"], "atom"),
         (&["belle"], "belle"),
+        (&["chatglm3"], "chatglm3"),
+        (&["chatglm2"], "chatglm2"),
+        (&["chatglm"], "chatglm"),
+        (&["pangu"], "pangu"),
+        (&["rwkv", "world"], "rwkv-world"),
+        (&["rwkv"], "rwkv"),
+        (&["moss"], "moss"),
+        (&["internlm2", "chat"], "internlm2"),
+        (&["gemma-3", "-it"], "gemma3"),
+        (&["gemma", "-it"], "gemma"),
         (&["llama-2", "chat"], "llama2"),
         (&["llama2", "chat"], "llama2"),
+        (&["llama-7b"], "llama"),
+        (&["llama-13b"], "llama"),
+        (&["qwen2"], "qwen2"),
         (&["qwen"], "chatml"),
     ];
     rules.iter().find(|(parts, _)| has(parts)).map(|(_, name)| *name)

@@ -74,6 +74,18 @@ fn a_model_without_a_template_is_known_by_its_name() {
         ("BELLE-LLaMA-7B-2M", "belle"),
         ("Llama-2-7b-chat-hf", "llama2"),
         ("Qwen1.5-0.5B-Chat", "chatml"),
+        ("Qwen2.5-0.5B-Instruct", "qwen2"),
+        ("chatglm-6b-int4", "chatglm"),
+        ("chatglm2-6b", "chatglm2"),
+        ("chatglm3-6b-32k", "chatglm3"),
+        ("pangu-alpha-2.6b", "pangu"),
+        ("RWKV-4-Pile-3B-EngChn-test4", "rwkv"),
+        ("rwkv-6-world-1b6", "rwkv-world"),
+        ("llama-7b", "llama"),
+        ("moss-moon-003-sft", "moss"),
+        ("internlm2-chat-7b", "internlm2"),
+        ("gemma-3-1b-it", "gemma3"),
+        ("gemma-7b-it", "gemma"),
     ] {
         let (_parent, folder) = copy(name);
         fs::remove_file(folder.join("chat_template.jinja")).unwrap();
@@ -120,4 +132,37 @@ fn the_caller_may_bring_a_template() {
     assert_eq!(prompt, language.prompt("Hi", Special::Text).unwrap());
     assert!(language.use_named("nonsense").unwrap_err().to_string().contains("chatml"));
     assert!(language.use_source("{% for %}").is_err());
+}
+
+/// Every kind of vocabulary file, beside a model that has nothing else to say.
+#[test]
+fn each_vocabulary_file_is_found_by_its_name() {
+    let tokenizers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tokenizers");
+    let qwen = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/qwen2-gqa-untied-tiny");
+    for (from, name, class, size) in [
+        (tokenizers.join("rwkv4-20b/tokenizer.json"), "20B_tokenizer.json", "", 50_277),
+        (tokenizers.join("chatglm-6b/ice_text.model"), "ice_text.model", "ChatGLMTokenizer", 150_344),
+        (tokenizers.join("chatglm3-6b/tokenizer.model"), "tokenizer.model", "ChatGLMTokenizer", 64_798),
+        (tokenizers.join("chatglm3-6b/tokenizer.model"), "tokenizer.model", "LlamaTokenizer", 64_789),
+        (tokenizers.join("pangu/vocab.model"), "vocab.model", "", 40_000),
+        (tokenizers.join("rwkv-world/rwkv_vocab_v20230424.txt"), "rwkv_vocab_v20230424.txt", "", 65_530),
+        (tokenizers.join("bert-minilm/vocab.txt"), "vocab.txt", "BertTokenizer", 30_522),
+        (qwen.join("vocab.json"), "vocab.json", "Qwen2Tokenizer", 281),
+    ] {
+        let (_parent, folder) = copy("model");
+        fs::remove_file(folder.join("tokenizer.json")).unwrap();
+        fs::remove_file(folder.join("chat_template.jinja")).unwrap();
+        fs::write(folder.join("tokenizer_config.json"), format!(r#"{{"tokenizer_class": "{class}"}}"#))
+            .unwrap();
+        fs::copy(from, folder.join(name)).unwrap();
+        if name == "vocab.json" {
+            assert!(language(&folder).unwrap_err().to_string().contains("merges.txt"));
+            fs::copy(qwen.join("merges.txt"), folder.join("merges.txt")).unwrap();
+        }
+        let found = language(&folder).unwrap();
+        assert_eq!(found.tokenizer.vocab_size(), size, "{name} {class}");
+        let ids = found.prompt("Hello, world!", Special::Text).unwrap();
+        let text = found.tokenizer.decode(&ids, true);
+        assert_eq!(text, if name == "vocab.txt" { "hello, world!" } else { "Hello, world!" }, "{name}");
+    }
 }

@@ -43,16 +43,22 @@ impl<'a> Guard<'a> {
         self.mark
     }
 
-    /// Marks all texts of a value and returns how many marks that took.
+    /// Marks all texts of a value and returns how many marks that took. Names of fields are marked inside
+    /// only: templates look fields up by their names, which may begin or end like a special token.
     pub(super) fn mark(&self, value: &mut Value) -> usize {
         match value {
-            Value::String(text) => self.mark_text(text),
+            Value::String(text) => {
+                let places = self.places(text);
+                self.mark_places(text, &places)
+            }
             Value::Array(items) => items.iter_mut().map(|item| self.mark(item)).sum(),
             Value::Object(fields) => {
                 let mut marks = 0;
                 let old = std::mem::take(fields);
                 for (mut key, mut value) in old {
-                    marks += self.mark_text(&mut key) + self.mark(&mut value);
+                    let mut places = BTreeSet::new();
+                    self.inside(&key, &mut places);
+                    marks += self.mark_places(&mut key, &places) + self.mark(&mut value);
                     fields.insert(key, value);
                 }
                 marks
@@ -61,19 +67,15 @@ impl<'a> Guard<'a> {
         }
     }
 
-    fn mark_text(&self, text: &mut String) -> usize {
-        let places = self.places(text);
+    fn mark_places(&self, text: &mut String, places: &BTreeSet<usize>) -> usize {
         for at in places.iter().rev() {
             text.insert(*at, self.mark);
         }
         places.len()
     }
 
-    fn places(&self, text: &str) -> BTreeSet<usize> {
-        let mut places = BTreeSet::new();
-        let trimmed_end = text.trim_end();
-        let start = text.len() - text.trim_start().len();
-        let inner = &trimmed_end[start.min(trimmed_end.len())..];
+    /// A place inside each special token that the text spells.
+    fn inside(&self, text: &str, places: &mut BTreeSet<usize>) {
         for special in self.specials {
             let mut from = 0;
             while let Some(found) = text[from..].find(special.as_str()) {
@@ -81,6 +83,16 @@ impl<'a> Guard<'a> {
                 from += found + text[from + found..].chars().next().map_or(1, char::len_utf8);
                 places.insert(from);
             }
+        }
+    }
+
+    fn places(&self, text: &str) -> BTreeSet<usize> {
+        let mut places = BTreeSet::new();
+        self.inside(text, &mut places);
+        let trimmed_end = text.trim_end();
+        let start = text.len() - text.trim_start().len();
+        let inner = &trimmed_end[start.min(trimmed_end.len())..];
+        for special in self.specials {
             let mut cuts = special.char_indices().map(|(at, _)| at).skip(1);
             if cuts.clone().any(|at| inner.starts_with(&special[at..])) {
                 places.insert(start);

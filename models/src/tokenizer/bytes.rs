@@ -12,6 +12,8 @@ pub(super) enum Spelling {
     /// SentencePiece: U+2581 is a space, `<0x0A>` is a byte, and `strip` leading spaces of a text are the
     /// encoder's own.
     Pieces { strip: usize },
+    /// PanGu's: U+2581 only separates, U+2582 is a space and U+2583 a line end.
+    Words,
     /// A rule that depends on neighbouring tokens, such as WordPiece's.
     Joined,
 }
@@ -97,6 +99,22 @@ fn alphabet_byte(character: char) -> Option<u8> {
         0x143 => Some(0xad),
         _ => None,
     }
+}
+
+/// GPT-2's `bytes_to_unicode`: the character that stands for a byte.
+pub(super) fn spell_byte(byte: u8) -> char {
+    let code = match byte {
+        0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => u32::from(byte),
+        0x00..=0x20 => u32::from(byte) + 0x100,
+        0x7f..=0xa0 => u32::from(byte) - 0x7f + 0x121,
+        0xad => 0x143,
+    };
+    char::from_u32(code).expect("every code here is below the surrogates")
+}
+
+/// The bytes that a piece of PanGu's vocabulary stands for.
+pub(super) fn word(token: &str) -> Vec<u8> {
+    token.replace('\u{2581}', "").replace('\u{2582}', " ").replace('\u{2583}', "\n").into_bytes()
 }
 
 /// The bytes that a SentencePiece piece stands for.

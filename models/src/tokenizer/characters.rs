@@ -5,14 +5,6 @@
 
 use serde_json::Value;
 
-/// Checks the bytes of a table.
-pub(super) fn check(table: &[u8]) -> Result<(), String> {
-    match table.split_first_chunk() {
-        Some((length, rest)) => check_length(u32::from_le_bytes(*length), rest.len()),
-        None => Err(format!("the table of characters has {} bytes, expected at least 4", table.len())),
-    }
-}
-
 fn check_length(length: u32, room: usize) -> Result<(), String> {
     match usize::try_from(length) {
         Ok(length) if length <= room => Ok(()),

@@ -43,6 +43,16 @@ pub struct TokenizerConfig {
     pub legacy: Option<bool>,
     /// Whether a SentencePiece text gets a leading space at all.
     pub add_prefix_space: Option<bool>,
+    /// The class that reads the vocabulary in transformers: it tells rules that no file states.
+    pub class: Option<String>,
+    /// Whether a BERT vocabulary knows no capital letters; it does not unless this says so.
+    pub lower_case: Option<bool>,
+    /// Whether accents are dropped; `None` does as `lower_case` does.
+    pub strip_accents: Option<bool>,
+    /// Whether each Chinese character is a word of its own.
+    pub chinese_characters: Option<bool>,
+    /// How many ids ChatGLM-6B keeps for images before those of text.
+    pub image_tokens: Option<u32>,
     /// Tokens beside the vocabulary file.
     pub added: Vec<AddedText>,
     /// Chat templates by name; a file with one template calls it `default`.
@@ -63,6 +73,11 @@ impl TokenizerConfig {
             add_eos: flag(&root, "add_eos_token")?,
             legacy: flag(&root, "legacy")?,
             add_prefix_space: flag(&root, "add_prefix_space")?,
+            class: token_text(&root, "tokenizer_class")?,
+            lower_case: flag(&root, "do_lower_case")?,
+            strip_accents: flag(&root, "strip_accents")?,
+            chinese_characters: flag(&root, "tokenize_chinese_chars")?,
+            image_tokens: count(&root, "num_image_tokens")?,
             added: added_tokens(&root)?,
             chat_templates: chat_templates(&root)?,
         })
@@ -78,6 +93,16 @@ fn flag(map: &Map<String, Value>, key: &str) -> Result<Option<bool>, TokenizerEr
         None | Some(Value::Null) => Ok(None),
         Some(Value::Bool(value)) => Ok(Some(*value)),
         Some(_) => Err(wrong(key, "true, false or null")),
+    }
+}
+
+fn count(map: &Map<String, Value>, key: &str) -> Result<Option<u32>, TokenizerError> {
+    match map.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match value.as_u64().and_then(|count| u32::try_from(count).ok()) {
+            Some(count) => Ok(Some(count)),
+            None => Err(wrong(key, "a number of tokens")),
+        },
     }
 }
 

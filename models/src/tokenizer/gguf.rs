@@ -1,5 +1,7 @@
 //! The vocabulary that a GGUF file carries in its metadata.
 
+use std::collections::HashMap;
+
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -8,7 +10,10 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, ModelWrapper, PreTokenizerWrapper, SplitDelimiterBehavior};
 
 use super::bytes::Spelling;
+use super::guarded::Subwords;
+use super::preparation::Preparation;
 use super::sentencepiece::{Kind, Method, Piece, Pieces};
+use super::world::unescape;
 use super::{Parts, Tokenizer, TokenizerError, contained};
 
 const FILE: &str = "gguf";
@@ -16,7 +21,7 @@ const FILE: &str = "gguf";
 /// The values of the `tokenizer.ggml.*` keys, each under its last name.
 #[derive(Debug, Clone, Default)]
 pub struct GgufVocabulary<'a> {
-    /// `model`: `gpt2` for byte-level BPE, `llama` for SentencePiece.
+    /// `model`: `gpt2` for byte-level BPE, `llama` for SentencePiece, `rwkv` for RWKV's World.
     pub model: &'a str,
     /// `pre`: the name of the rule that cuts text into words; empty where the file has none.
     pub pre: &'a str,
@@ -43,7 +48,7 @@ pub struct GgufVocabulary<'a> {
 }
 
 /// How a byte-level vocabulary cuts text into words, by the name in `tokenizer.ggml.pre`.
-struct Words {
+pub(super) struct Words {
     names: &'static [&'static str],
     /// Applied one after the other: each match becomes a word of its own.
     cuts: &'static [&'static str],
@@ -171,14 +176,15 @@ impl Tokenizer {
             (vocabulary.bos, vocabulary.eos, vocabulary.add_bos, vocabulary.add_eos);
         let unknown = vocabulary.unknown;
         let (mut tokenizer, bos_by_kind) = match vocabulary.model {
-            "gpt2" => byte_level(vocabulary)?,
+            "gpt2" => merged(vocabulary)?,
             "llama" => (scored(vocabulary)?, true),
+            "rwkv" => (world(&vocabulary.tokens)?, false),
             other => {
                 return Err(TokenizerError::Unsupported {
                     file: FILE,
                     field: "tokenizer.ggml.model".to_owned(),
                     value: other.to_owned(),
-                    known: "gpt2, llama".to_owned(),
+                    known: "gpt2, llama, rwkv".to_owned(),
                 });
             }
         };
@@ -229,6 +235,9 @@ fn scored(vocabulary: GgufVocabulary<'_>) -> Result<Tokenizer, TokenizerError> {
         collapse_spaces: false,
         characters: Vec::new(),
         added: Vec::new(),
+        first: Vec::new(),
+        spelling: None,
+        spelled: HashMap::new(),
     }
     .assemble()
 }
@@ -239,8 +248,26 @@ fn known_words() -> String {
     names.join(", ")
 }
 
-fn byte_level(vocabulary: GgufVocabulary<'_>) -> Result<(Tokenizer, bool), TokenizerError> {
-    let Some(words) = WORDS.iter().find(|words| words.names.contains(&vocabulary.pre)) else {
+/// The rule of that name.
+pub(super) fn words_named(name: &str) -> Option<&'static Words> {
+    WORDS.iter().find(|words| words.names.contains(&name))
+}
+
+/// Tokens as Python writes bytes; the first one ends a document.
+fn world(tokens: &[String]) -> Result<Tokenizer, TokenizerError> {
+    let (end, rest) = tokens.split_first().map_or(("", &[][..]), |(end, rest)| (end.as_str(), rest));
+    let mut read = Vec::with_capacity(rest.len());
+    for (id, text) in (1..).zip(rest) {
+        let bytes = unescape(text, true).filter(|bytes| !bytes.is_empty()).ok_or_else(|| {
+            TokenizerError::format(FILE, format!("tokenizer.ggml.tokens[{id}]"), "expected escaped bytes")
+        })?;
+        read.push((id, bytes));
+    }
+    Tokenizer::of_world(FILE, &read, end)
+}
+
+fn merged(vocabulary: GgufVocabulary<'_>) -> Result<(Tokenizer, bool), TokenizerError> {
+    let Some(words) = words_named(vocabulary.pre) else {
         return Err(TokenizerError::Unsupported {
             file: FILE,
             field: "tokenizer.ggml.pre".to_owned(),
@@ -266,22 +293,28 @@ fn byte_level(vocabulary: GgufVocabulary<'_>) -> Result<(Tokenizer, bool), Token
         merges.push((left.to_owned(), right.to_owned()));
     }
     let ids: Vocab = vocabulary.tokens.into_iter().zip(0u32..).collect();
+    Ok((byte_level(FILE, words, ids, merges, added)?, words.add_bos))
+}
+
+/// A vocabulary in GPT-2's alphabet, whatever file it came from.
+pub(super) fn byte_level(
+    file: &'static str,
+    words: &Words,
+    ids: Vocab,
+    merges: Merges,
+    added: Vec<(u32, AddedToken)>,
+) -> Result<Tokenizer, TokenizerError> {
+    let wrong = |error: &dyn std::fmt::Display| TokenizerError::format(file, "merges", error);
     let model = BPE::builder().vocab_and_merges(ids, merges).ignore_merges(words.whole_words).build();
-    let tokenizer = Parts {
-        file: FILE,
-        model: ModelWrapper::BPE(
-            model.map_err(|error| TokenizerError::format(FILE, "tokenizer.ggml.merges", error))?,
-        ),
-        normalizer: words.compose.then(|| NFC.into()),
-        pre_tokenizer: Some(
-            words
-                .pre_tokenizer()
-                .map_err(|error| TokenizerError::format(FILE, "tokenizer.ggml.pre", error))?,
-        ),
+    Parts {
+        file,
+        model: Subwords::Listed(ModelWrapper::BPE(model.map_err(|error| wrong(&error))?)),
+        preparation: words.compose.then(|| Preparation::from(NFC)),
+        pre_tokenizer: Some(words.pre_tokenizer().map_err(|error| wrong(&error))?),
         decoder: None,
         spelling: Spelling::ByteLevel,
+        spelled: HashMap::new(),
         added,
     }
-    .assemble()?;
-    Ok((tokenizer, words.add_bos))
+    .assemble()
 }

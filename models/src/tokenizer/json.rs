@@ -1,13 +1,17 @@
 //! Hugging Face's `tokenizer.json`.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokenizers::processors::PostProcessorWrapper;
-use tokenizers::{AddedToken, ModelWrapper};
+use tokenizers::{AddedToken, ModelWrapper, NormalizerWrapper};
 
 use super::bytes::Spelling;
+use super::guarded::Subwords;
+use super::preparation::Preparation;
 use super::{Engine, Parts, Tokenizer, TokenizerError, characters, contained};
 
 const FILE: &str = "tokenizer.json";
@@ -60,18 +64,20 @@ impl Tokenizer {
             .ok_or_else(|| TokenizerError::format(FILE, "model", "expected an object, found null"))?;
         let unknown = unknown_token(&model);
         let decoder: Option<Value> = section("decoder", sections.decoder)?;
-        let normalizer: Option<Value> = section("normalizer", sections.normalizer)?;
-        normalizer
+        let unread: Option<Value> = section("normalizer", sections.normalizer.clone())?;
+        unread
             .iter()
             .try_for_each(characters::check_json)
             .map_err(|error| TokenizerError::format(FILE, "normalizer", error))?;
+        let normalizer: Option<NormalizerWrapper> = section("normalizer", sections.normalizer)?;
         let parts = Parts {
             file: FILE,
-            model,
-            normalizer: section("normalizer", sections.normalizer)?,
+            model: Subwords::Listed(model),
+            preparation: normalizer.map(Preparation::from),
             pre_tokenizer: section("pre_tokenizer", sections.pre_tokenizer)?,
             spelling: spelling(decoder.as_ref()),
             decoder: section("decoder", sections.decoder)?,
+            spelled: HashMap::new(),
             added: added.into_iter().map(|added| (added.id, added.token)).collect(),
         };
         let mut tokenizer = parts.assemble()?;

@@ -1,20 +1,29 @@
 //! Text to token ids and back.
 //!
-//! Three front doors ([`Tokenizer::from_json`], [`Tokenizer::from_sentencepiece`], [`Tokenizer::from_gguf`])
-//! lead to one engine, the `tokenizers` crate. What this module adds to it: user text can never become a
+//! One front door for each kind of file ([`Tokenizer::from_json`], [`Tokenizer::from_sentencepiece`],
+//! [`Tokenizer::from_gguf`] and others) leads to one engine, the `tokenizers` crate. What this module adds to
+//! it: user text can never become a
 //! special token ([`Special::Text`]), decoding that is the same whole or token by token ([`Stream`]), stop
 //! strings ([`Stops`]), and errors that name file and field.
 
 mod bytes;
 mod characters;
+mod charsmap;
+mod chatglm;
 mod config;
 mod error;
 mod gguf;
 mod guarded;
 mod json;
+mod merges;
+mod pangu;
+mod preparation;
 mod sentencepiece;
 mod stops;
 mod stream;
+mod wordpiece;
+mod words;
+mod world;
 
 pub use config::{AddedText, TokenizerConfig};
 pub use error::TokenizerError;
@@ -27,15 +36,15 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::{Spelling, Utf8};
-use guarded::{Added, Guarded};
-use tokenizers::normalizers::{self, Replace};
+use guarded::{Added, Guarded, Subwords};
+use preparation::Preparation;
+use tokenizers::normalizers::Replace;
 use tokenizers::{
-    AddedToken, Decoder, DecoderWrapper, Model, ModelWrapper, NormalizedString, Normalizer,
-    NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+    AddedToken, Decoder, DecoderWrapper, Model, NormalizedString, Normalizer, PostProcessorWrapper,
+    PreTokenizerWrapper, TokenizerImpl,
 };
 
-type Engine =
-    TokenizerImpl<Guarded, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+type Engine = TokenizerImpl<Guarded, Preparation, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
 /// Whether strings such as `<|im_end|>` in a text stand for their token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +62,8 @@ pub struct Tokenizer {
     text: Engine,
     model: Guarded,
     spelling: Spelling,
+    /// The bytes of tokens that the spelling does not tell.
+    spelled: HashMap<u32, Vec<u8>>,
     decoder: Option<DecoderWrapper>,
     added: HashMap<u32, AddedToken>,
     /// Contents of special tokens, longest first.
@@ -63,6 +74,9 @@ pub struct Tokenizer {
     unknown: Option<u32>,
     add_bos: bool,
     add_eos: bool,
+    /// Further tokens before and after each prompt.
+    opening: Vec<u32>,
+    closing: Vec<u32>,
 }
 
 /// No vocabulary comes near this; a higher id is a damaged file, and would make its reader allocate.
@@ -85,11 +99,12 @@ fn contained<T>(
 /// What a front door gathers from its file.
 struct Parts {
     file: &'static str,
-    model: ModelWrapper,
-    normalizer: Option<NormalizerWrapper>,
+    model: Subwords,
+    preparation: Option<Preparation>,
     pre_tokenizer: Option<PreTokenizerWrapper>,
     decoder: Option<DecoderWrapper>,
     spelling: Spelling,
+    spelled: HashMap<u32, Vec<u8>>,
     added: Vec<(u32, AddedToken)>,
 }
 
@@ -98,19 +113,23 @@ impl Parts {
         let mut added = self.added;
         added.retain(|(_, token)| !token.content.is_empty());
         added.sort_by_key(|(id, _)| *id);
-        let highest = self.model.get_vocab().values().copied().chain(added.iter().map(|(id, _)| *id)).max();
+        let highest = self.model.vocabulary().values().copied().chain(added.iter().map(|(id, _)| *id)).max();
         if let Some(id) = highest.filter(|id| *id as usize >= VOCABULARY_MAX) {
             let why = format!("id {id} is not below {VOCABULARY_MAX}");
             return Err(TokenizerError::format(self.file, "vocabulary", why));
         }
         let guards = Added {
             ids: added.iter().map(|(id, token)| (token.content.clone(), *id)).collect(),
-            special: added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect(),
+            special: added
+                .iter()
+                .filter(|(_, token)| token.special)
+                .map(|(id, token)| (*id, token.content.clone()))
+                .collect(),
         };
         let model = Guarded::new(self.model, guards);
         let engine = |parse: bool| -> tokenizers::Result<Engine> {
             let mut engine = Engine::new(model.clone());
-            engine.with_normalizer(self.normalizer.clone())?;
+            engine.with_normalizer(self.preparation.clone())?;
             engine.with_pre_tokenizer(self.pre_tokenizer.clone());
             add_findable(&mut engine, added.iter().map(|(_, token)| token.clone()))?;
             engine.set_encode_special_tokens(!parse);
@@ -126,6 +145,7 @@ impl Parts {
             text,
             model,
             spelling: self.spelling,
+            spelled: self.spelled,
             decoder: self.decoder,
             special_texts,
             vocabulary_size: highest.map_or(0, |id| id as usize + 1),
@@ -135,6 +155,8 @@ impl Parts {
             unknown: None,
             add_bos: false,
             add_eos: false,
+            opening: Vec::new(),
+            closing: Vec::new(),
         })
     }
 }
@@ -157,11 +179,10 @@ impl Tokenizer {
 
     fn encode_around(&self, text: &str, mark: char) -> Result<Vec<u32>, TokenizerError> {
         let failed = |error: tokenizers::Error| TokenizerError::Encode { why: error.to_string() };
-        let mut steps: Vec<NormalizerWrapper> =
-            vec![Replace::new(mark.to_string(), "").map_err(failed)?.into()];
-        steps.extend(self.parse.get_normalizer().cloned());
+        let unmark = Replace::new(mark.to_string(), "").map_err(failed)?;
+        let preparation = self.parse.get_normalizer().cloned().unwrap_or_default();
         let mut engine = Engine::new(self.model.clone());
-        engine.with_normalizer(Some(normalizers::Sequence::new(steps))).map_err(failed)?;
+        engine.with_normalizer(Some(preparation.after(unmark))).map_err(failed)?;
         engine.with_pre_tokenizer(self.parse.get_pre_tokenizer().cloned());
         let mut added: Vec<(&u32, &AddedToken)> = self.added.iter().collect();
         added.sort_by_key(|(id, _)| **id);
@@ -175,11 +196,13 @@ impl Tokenizer {
         encode_by(&engine, text)
     }
 
-    /// The ids of `text` between the begin and end tokens that this vocabulary asks for.
+    /// The ids of `text` between the tokens of begin and end that this vocabulary asks for.
     pub fn encode_prompt(&self, text: &str, special: Special) -> Result<Vec<u32>, TokenizerError> {
-        let mut ids: Vec<u32> = self.bos.filter(|_| self.add_bos).into_iter().collect();
+        let mut ids = self.opening.clone();
+        ids.extend(self.bos.filter(|_| self.add_bos));
         ids.extend(self.encode(text, special)?);
         ids.extend(self.eos.filter(|_| self.add_eos));
+        ids.extend(&self.closing);
         Ok(ids)
     }
 
@@ -213,6 +236,9 @@ impl Tokenizer {
     /// The bytes that a token adds to a text; `None` outside the vocabulary, and for every token of a
     /// vocabulary whose spelling depends on neighbouring tokens.
     pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        if let Some(bytes) = self.spelled.get(&id) {
+            return Some(bytes.clone());
+        }
         if let Some(token) = self.added.get(&id) {
             return (self.spelling != Spelling::Joined).then(|| token.content.clone().into_bytes());
         }
@@ -220,6 +246,7 @@ impl Tokenizer {
         match self.spelling {
             Spelling::ByteLevel => Some(bytes::byte_level(&token).unwrap_or_else(|| token.into_bytes())),
             Spelling::Pieces { .. } => Some(bytes::piece(&token)),
+            Spelling::Words => Some(bytes::word(&token)),
             Spelling::Joined => None,
         }
     }

@@ -1,21 +1,28 @@
 //! SentencePiece's `tokenizer.model`, and the same kind of vocabulary from other files.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use prost::Message;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::models::unigram::Unigram;
-use tokenizers::normalizers::{Precompiled, Prepend, Replace, Sequence, Strip};
+use tokenizers::normalizers::{Prepend, Replace, Sequence, Strip};
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{AddedToken, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use super::bytes::{Spelling, byte_piece};
-use super::{AddedText, Parts, Tokenizer, TokenizerConfig, TokenizerError, characters, contained};
+use super::charsmap::Charsmap;
+use super::guarded::Subwords;
+use super::preparation::{Preparation, Step};
+use super::{AddedText, Parts, Tokenizer, TokenizerConfig, TokenizerError, contained};
 
-const FILE: &str = "tokenizer.model";
+pub(super) const FILE: &str = "tokenizer.model";
 
 /// Longer pieces would make the search for merges quadratic; SentencePiece itself stops far below.
 const PIECE_CHARS_MAX: usize = 1024;
+
+/// The score of pieces that no text spells: below any sum of scores that could be had instead.
+const NEVER: f64 = -1e6;
 
 /// The fields of `sentencepiece_model.proto` that change how text is cut.
 #[derive(Message)]
@@ -110,6 +117,11 @@ pub(super) struct Pieces {
     pub(super) collapse_spaces: bool,
     pub(super) characters: Vec<u8>,
     pub(super) added: Vec<(u32, AddedToken)>,
+    /// Changes to a text before the file's own.
+    pub(super) first: Vec<Step>,
+    /// SentencePiece's own spelling if `None`, and the bytes of tokens that are spelled otherwise.
+    pub(super) spelling: Option<Spelling>,
+    pub(super) spelled: HashMap<u32, Vec<u8>>,
 }
 
 impl Pieces {
@@ -123,18 +135,19 @@ impl Pieces {
             Method::Merges => self.merging_model(unknown)?,
             Method::Unigram => self.unigram_model(unknown)?,
         };
-        let (normalizer, pre_tokenizer) = self.spacing()?;
+        let (preparation, pre_tokenizer) = self.spacing()?;
         let mut added = self.control_tokens();
         // What the configuration says of a token wins over what its kind implies.
         added.retain(|(id, _)| !self.added.iter().any(|(other, _)| other == id));
         added.extend(self.added);
         let mut tokenizer = Parts {
             file,
-            model,
-            normalizer,
+            model: Subwords::Listed(model),
+            preparation: Some(preparation),
             pre_tokenizer,
             decoder: None,
-            spelling: Spelling::Pieces { strip: usize::from(self.leading_space) },
+            spelling: self.spelling.unwrap_or(Spelling::Pieces { strip: usize::from(self.leading_space) }),
+            spelled: self.spelled,
             added,
         }
         .assemble()?;
@@ -143,11 +156,13 @@ impl Pieces {
     }
 
     /// Control and unknown pieces are special; user-defined pieces are found in any text, before all merges.
+    /// A search over all cuts has no such step before it: there their score makes them win.
     fn control_tokens(&self) -> Vec<(u32, AddedToken)> {
         let special = |kind| matches!(kind, Kind::Control | Kind::Unknown);
+        let before = self.method == Method::Merges;
         (0u32..)
             .zip(&self.pieces)
-            .filter(|(_, piece)| special(piece.kind) || piece.kind == Kind::UserDefined)
+            .filter(|(_, piece)| special(piece.kind) || (before && piece.kind == Kind::UserDefined))
             .map(|(id, piece)| {
                 let token = AddedToken::from(piece.text.clone(), special(piece.kind));
                 (id, token.normalized(false))
@@ -191,34 +206,44 @@ impl Pieces {
     }
 
     fn unigram_model(&self, unknown: Option<usize>) -> Result<ModelWrapper, TokenizerError> {
-        let vocabulary =
-            self.pieces.iter().map(|piece| (piece.text.clone(), f64::from(piece.score))).collect();
+        let normal = self.pieces.iter().filter(|piece| piece.kind == Kind::Normal);
+        let best = normal.map(|piece| f64::from(piece.score)).fold(f64::NEG_INFINITY, f64::max);
+        let best = if best.is_finite() { best } else { 0.0 };
+        let score = |piece: &Piece| match piece.kind {
+            Kind::Normal => f64::from(piece.score),
+            // SentencePiece's rule: as good as the best piece for each of its bytes.
+            Kind::UserDefined => piece.text.len() as f64 * best - 0.1,
+            _ => NEVER,
+        };
+        let vocabulary = self.pieces.iter().map(|piece| (piece.text.clone(), score(piece))).collect();
         let model = Unigram::from(vocabulary, unknown, self.byte_fallback)
             .map_err(|error| TokenizerError::format(self.file, "pieces", error))?;
         Ok(ModelWrapper::Unigram(model))
     }
 
-    fn spacing(&self) -> Result<(Option<NormalizerWrapper>, Option<PreTokenizerWrapper>), TokenizerError> {
+    fn spacing(&self) -> Result<(Preparation, Option<PreTokenizerWrapper>), TokenizerError> {
         let wrong =
             |error: &dyn std::fmt::Display| TokenizerError::format(self.file, "normalizer_spec", error);
-        let mut steps: Vec<NormalizerWrapper> = Vec::new();
-        if !self.characters.is_empty() {
-            characters::check(&self.characters).map_err(|error| wrong(&error))?;
-            steps.push(Precompiled::from(&self.characters).map_err(|error| wrong(&error))?.into());
-        }
+        let mut rules: Vec<NormalizerWrapper> = Vec::new();
         if self.collapse_spaces {
             let spaces = tokenizers::normalizers::replace::ReplacePattern::Regex(" {2,}".to_owned());
-            steps.push(Strip::new(true, true).into());
-            steps.push(Replace::new(spaces, " ").map_err(|error| wrong(&error))?.into());
+            rules.push(Strip::new(true, true).into());
+            rules.push(Replace::new(spaces, " ").map_err(|error| wrong(&error))?.into());
         }
         if self.leading_space && self.legacy {
-            steps.push(Prepend::new("\u{2581}".to_owned()).into());
+            rules.push(Prepend::new("\u{2581}".to_owned()).into());
         }
-        steps.push(Replace::new(" ", "\u{2581}").map_err(|error| wrong(&error))?.into());
+        rules.push(Replace::new(" ", "\u{2581}").map_err(|error| wrong(&error))?.into());
         // The newer rule puts the space before the first text only, which needs the position in the whole.
         let first = self.leading_space && !self.legacy;
         let pre_tokenizer = first.then(|| Metaspace::new('\u{2581}', PrependScheme::First, false).into());
-        Ok((Some(Sequence::new(steps).into()), pre_tokenizer))
+        let mut steps = self.first.clone();
+        if !self.characters.is_empty() {
+            let map = Charsmap::new(&self.characters).map_err(|error| wrong(&error))?;
+            steps.push(Step::Characters(Arc::new(map)));
+        }
+        steps.push(Step::Rule(Box::new(Sequence::new(rules).into())));
+        Ok((Preparation::new(steps), pre_tokenizer))
     }
 }
 
@@ -231,6 +256,13 @@ fn added_token(added: &AddedText) -> (u32, AddedToken) {
     (added.id, token)
 }
 
+/// A file's pieces, and its own begin and end tokens.
+pub(super) struct Scored {
+    pub(super) pieces: Pieces,
+    pub(super) bos: Option<u32>,
+    pub(super) eos: Option<u32>,
+}
+
 impl Tokenizer {
     /// Reads a SentencePiece `tokenizer.model` of the BPE or the unigram kind. `config` gives the begin and
     /// end tokens and their use; without it a prompt begins with the file's own begin token, as LLaMA's does.
@@ -240,51 +272,63 @@ impl Tokenizer {
     }
 
     fn read_sentencepiece(bytes: &[u8], config: &TokenizerConfig) -> Result<Tokenizer, TokenizerError> {
-        let proto = ModelProto::decode(bytes).map_err(|error| TokenizerError::format(FILE, "file", error))?;
-        let trainer = proto.trainer_spec.unwrap_or_default();
-        let normalizer = proto.normalizer_spec.unwrap_or_default();
-        let method = match trainer.model_type.unwrap_or(1) {
-            1 => Method::Unigram,
-            2 => Method::Merges,
-            other => {
-                return Err(TokenizerError::Unsupported {
-                    file: FILE,
-                    field: "trainer_spec.model_type".to_owned(),
-                    value: other.to_string(),
-                    known: "1 (unigram), 2 (BPE)".to_owned(),
-                });
-            }
-        };
-        let mut pieces = Vec::with_capacity(proto.pieces.len());
-        for (id, piece) in proto.pieces.into_iter().enumerate() {
-            let number = piece.kind.unwrap_or(1);
-            let kind = Kind::from_number(number).ok_or_else(|| {
-                TokenizerError::format(FILE, format!("pieces[{id}].type"), format!("{number} is no type"))
-            })?;
-            pieces.push(Piece { text: piece.piece, score: piece.score, kind });
-        }
-        let any_byte =
-            pieces.iter().any(|piece| byte_piece(&piece.text).is_some() && piece.kind == Kind::Byte);
-        let own = |id: Option<i32>, default: i32| {
-            let id = usize::try_from(id.unwrap_or(default)).ok()?;
-            pieces.get(id).filter(|piece| piece.kind == Kind::Control)?;
-            u32::try_from(id).ok()
-        };
-        let (bos, eos) = (own(trainer.bos_id, 1), own(trainer.eos_id, 2));
-        let mut tokenizer = Pieces {
-            file: FILE,
-            pieces,
-            method,
-            byte_fallback: trainer.byte_fallback.unwrap_or(any_byte),
-            leading_space: config.add_prefix_space.or(normalizer.add_dummy_prefix).unwrap_or(true),
-            legacy: config.legacy.unwrap_or(true),
-            // LLaMA's converters drop this field, and its own files say false.
-            collapse_spaces: normalizer.remove_extra_whitespaces.unwrap_or(true),
-            characters: normalizer.precompiled_charsmap.unwrap_or_default(),
-            added: config.added.iter().map(added_token).collect(),
-        }
-        .assemble()?;
+        let Scored { pieces, bos, eos } = read(FILE, bytes, config)?;
+        let mut tokenizer = pieces.assemble()?;
         (tokenizer.bos, tokenizer.eos, tokenizer.add_bos) = (bos, eos, bos.is_some());
         tokenizer.with_config(config)
     }
+}
+
+/// Reads the pieces of a SentencePiece file, which users know as `file`.
+pub(super) fn read(
+    file: &'static str,
+    bytes: &[u8],
+    config: &TokenizerConfig,
+) -> Result<Scored, TokenizerError> {
+    let proto = ModelProto::decode(bytes).map_err(|error| TokenizerError::format(file, "file", error))?;
+    let trainer = proto.trainer_spec.unwrap_or_default();
+    let normalizer = proto.normalizer_spec.unwrap_or_default();
+    let method = match trainer.model_type.unwrap_or(1) {
+        1 => Method::Unigram,
+        2 => Method::Merges,
+        other => {
+            return Err(TokenizerError::Unsupported {
+                file,
+                field: "trainer_spec.model_type".to_owned(),
+                value: other.to_string(),
+                known: "1 (unigram), 2 (BPE)".to_owned(),
+            });
+        }
+    };
+    let mut pieces = Vec::with_capacity(proto.pieces.len());
+    for (id, piece) in proto.pieces.into_iter().enumerate() {
+        let number = piece.kind.unwrap_or(1);
+        let kind = Kind::from_number(number).ok_or_else(|| {
+            TokenizerError::format(file, format!("pieces[{id}].type"), format!("{number} is no type"))
+        })?;
+        pieces.push(Piece { text: piece.piece, score: piece.score, kind });
+    }
+    let any_byte = pieces.iter().any(|piece| byte_piece(&piece.text).is_some() && piece.kind == Kind::Byte);
+    let own = |id: Option<i32>, default: i32| {
+        let id = usize::try_from(id.unwrap_or(default)).ok()?;
+        pieces.get(id).filter(|piece| piece.kind == Kind::Control)?;
+        u32::try_from(id).ok()
+    };
+    let (bos, eos) = (own(trainer.bos_id, 1), own(trainer.eos_id, 2));
+    let pieces = Pieces {
+        file,
+        pieces,
+        method,
+        byte_fallback: trainer.byte_fallback.unwrap_or(any_byte),
+        leading_space: config.add_prefix_space.or(normalizer.add_dummy_prefix).unwrap_or(true),
+        legacy: config.legacy.unwrap_or(true),
+        // LLaMA's converters drop this field, and its own files say false.
+        collapse_spaces: normalizer.remove_extra_whitespaces.unwrap_or(true),
+        characters: normalizer.precompiled_charsmap.unwrap_or_default(),
+        added: config.added.iter().map(added_token).collect(),
+        first: Vec::new(),
+        spelling: None,
+        spelled: HashMap::new(),
+    };
+    Ok(Scored { pieces, bos, eos })
 }

@@ -73,6 +73,26 @@ pub(crate) fn llama2() -> Tokenizer {
         .unwrap()
 }
 
+pub(crate) fn ice_text(path: &str, images: u32) -> Tokenizer {
+    let settings = format!(
+        r#"{{"bos_token": "<sop>", "eos_token": "<eop>", "unk_token": "<unk>", "num_image_tokens": {images}}}"#
+    );
+    Tokenizer::from_ice_text(&fixture(path), &config(settings.as_bytes())).unwrap()
+}
+
+pub(crate) fn chatglm(path: &str) -> Tokenizer {
+    let settings = r#"{"tokenizer_class": "ChatGLMTokenizer", "do_lower_case": false}"#;
+    Tokenizer::from_chatglm(&fixture(path), &config(settings.as_bytes())).unwrap()
+}
+
+pub(crate) fn pangu() -> Tokenizer {
+    Tokenizer::from_pangu(&fixture("tokenizers/pangu/vocab.model"), &TokenizerConfig::default()).unwrap()
+}
+
+pub(crate) fn rwkv_world() -> Tokenizer {
+    Tokenizer::from_rwkv_world(&fixture("tokenizers/rwkv-world/rwkv_vocab_v20230424.txt")).unwrap()
+}
+
 /// One metadata value of a GGUF file, as far as vocabularies need it.
 #[derive(Debug)]
 pub(crate) enum Meta {
