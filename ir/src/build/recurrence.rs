@@ -82,7 +82,7 @@ impl Sequences {
             let ok = live.and(&row.less_than(&most));
             ([&[row], &c.axes()[2..]].concat(), Some(ok))
         });
-        let space = [&[self.tokens.clone()], &graph.shape(*place)[1..]].concat();
+        let space = [std::slice::from_ref(&self.tokens), &graph.shape(*place)[1..]].concat();
         graph.view(*place, &space, &[], |c| c.axes().to_vec())
     }
 
