@@ -292,6 +292,59 @@ fn f34_zip_that_leads_out_or_is_packed_is_refused() {
 }
 
 #[test]
+fn zip_of_more_than_4_gb_is_read_by_its_wide_records() {
+    let mut file = TorchFile::default();
+    file.floats("w", &[2, 3], 1.0);
+    let wide = || {
+        let mut zip = Zip::default();
+        zip.entry("archive/data.pkl", &pickle(&file.dict_code(false)));
+        zip.entry("archive/data/0", &file.storages[0].bytes);
+        zip.finish_wide()
+    };
+    let (bytes, tensors) = (wide(), parse(&wide()).unwrap());
+    assert_eq!(bytes[tensors[0].offset as usize..][..24], file.storages[0].bytes);
+    // The record, the locator and the end take 98 bytes at the end of the file.
+    let record = bytes.len() - 98;
+    let change = |at: usize, value: u64| {
+        let mut bytes = wide();
+        bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        fails(&bytes)
+    };
+    says(&change(record + 48, u64::MAX - 5), &["truncated: expected 18446744073709551615"]);
+    says(&change(record + 40, 1 << 60), &["truncated: expected 11529215046068"]);
+    says(&change(record + 32, 1 << 60), &["1152921504606846976 entries, expected at most 131072"]);
+    says(&change(record + 64, u64::MAX), &["no 64-bit end record at byte 18446744073709551615"]);
+}
+
+/// Entries that take little room in the file, and more in memory.
+#[test]
+fn dense_files_stay_within_the_bound() {
+    let shared = |count: u32, name: &dyn Fn(u32) -> String| {
+        let mut file = TorchFile::default();
+        file.floats("w", &[2, 3], 1.0);
+        // Without the dict around it and the key before it.
+        let tensor = file.dict_code(false)[2 + 6..].to_vec();
+        let tensor = &tensor[..tensor.len() - 1];
+        let names = (0..count).map(|at| [text(&name(at)), b"h\0".to_vec()].concat());
+        let mut code = [b"}(", &text("first")[..], tensor, b"q\0"].concat();
+        code.extend(names.flatten());
+        code.extend(b"u");
+        file.zipped_around(&pickle(&code))
+    };
+    for name in [&(|at| format!("{at}")) as &dyn Fn(u32) -> String, &|at| format!("{at:0200}")] {
+        let bytes = shared(30_000, name);
+        let (tensors, peak) = allocated::peak(|| parse(&bytes).unwrap());
+        assert_eq!(tensors.len(), 30_001);
+        assert!(peak <= bytes.len() as u64 + ROOM, "{peak} bytes for a file of {}", bytes.len());
+    }
+    let mut zip = Zip::default();
+    for at in 0..60_000 {
+        zip.entry(&format!("a/{at}"), b"");
+    }
+    fails(&zip.finish());
+}
+
+#[test]
 fn f35_legacy_file_is_read_or_refused_with_its_reason() {
     let mut file = TorchFile::default();
     file.floats("a", &[2, 3], 1.0);

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use jtllm_models::checkpoint::torch;
-use jtllm_models::{Checkpoint, TensorEntry};
+use jtllm_models::{Checkpoint, TensorEntry, arch};
 
 #[path = "support/torch_file.rs"]
 mod torch_file;
@@ -60,6 +60,14 @@ fn copied(name: &str, files: &[&str]) -> tempfile::TempDir {
     folder
 }
 
+/// The architecture that the configuration names finds all that it reads.
+fn architecture_is_served(checkpoint: &Checkpoint) {
+    let architecture = arch::read(checkpoint.config()).unwrap();
+    for (name, shape) in arch::tensors(&*architecture).unwrap() {
+        assert_eq!(checkpoint.locate(&name).unwrap().shape, shape, "{name}");
+    }
+}
+
 /// Both checkpoints have the same tensors, bit by bit.
 fn same_tensors(pickled: &Checkpoint, safe: &Checkpoint, rename: impl Fn(&str) -> String) {
     assert_eq!(pickled.tensors().count(), safe.tensors().count());
@@ -78,6 +86,7 @@ fn hugging_face_pickles_equal_their_safetensors() {
         let pickled = Checkpoint::open(folder.path()).unwrap_or_else(|error| panic!("{name}: {error}"));
         let safe = Checkpoint::open(&fixture(name)).unwrap();
         same_tensors(&pickled, &safe, str::to_owned);
+        architecture_is_served(&pickled);
         assert_eq!(pickled.config().architecture().unwrap(), safe.config().architecture().unwrap());
         let file = |checkpoint: &Checkpoint| {
             checkpoint.tensors().next().unwrap().pieces[0].storage.path().extension().unwrap().to_owned()
@@ -119,6 +128,39 @@ fn metas_llama_equals_hugging_faces() {
     ] {
         assert_eq!(ours.raw(field), theirs.raw(field), "{field}");
     }
+}
+
+#[test]
+fn what_metas_parameters_leave_out_comes_from_shapes() {
+    let folder = copied("llama-7b-tiny/original", &["consolidated.00.pth"]);
+    let open = |params: &str| {
+        std::fs::write(folder.path().join("params.json"), params).unwrap();
+        Checkpoint::open(folder.path())
+    };
+    let old = r#"{"dim":64,"multiple_of":256,"n_heads":4,"n_layers":2,"norm_eps":1e-05,"vocab_size":-1}"#;
+    let config = open(old).unwrap().config().clone();
+    let count = |field: &str| config.count(field, 1..=1 << 20).unwrap();
+    let fields = ["vocab_size", "intermediate_size", "num_key_value_heads", "max_position_embeddings"];
+    assert_eq!(fields.map(count), [259, 172, 4, 4096]);
+    assert_eq!(config.rope_theta().unwrap(), 10_000.0);
+    let new = r#"{"dim":64,"n_heads":4,"n_kv_heads":2,"n_layers":2,"norm_eps":1e-05,"rope_theta":500000.0,"use_scaled_rope":true}"#;
+    let config = open(new).unwrap().config().clone();
+    assert_eq!(config.count("num_key_value_heads", 1..=4).unwrap(), 2);
+    assert_eq!(config.rope_theta().unwrap(), 500_000.0);
+    let scaling = config.rope_scaling().unwrap().unwrap();
+    assert_eq!(
+        (scaling.text("rope_type").unwrap(), scaling.number("factor", 1.0..=9.0).unwrap()),
+        ("llama3", 8.0)
+    );
+    let fails = |params: &str| {
+        let error = open(params).unwrap_err();
+        assert_eq!(error.exit_code(), 4, "{error}");
+        error.to_string()
+    };
+    says(&fails("{"), &["params.json", "invalid JSON"]);
+    says(&fails(&old.replace(":64", ":-1")), &["params.json: field dim", "found -1"]);
+    says(&fails(&old.replace("n_heads", "heads")), &["field n_heads", "found nothing"]);
+    says(&fails(&new.replace("use_scaled_rope", "moe")), &["field moe", "not supported"]);
 }
 
 /// Splits LLaMA's tensors as Meta's code does for two devices.
@@ -166,6 +208,7 @@ fn llama_in_two_files_is_put_together() {
         write(1, two.legacy());
         let split = Checkpoint::open(folder.path()).unwrap();
         same_tensors(&split, &whole, str::to_owned);
+        architecture_is_served(&split);
         assert_eq!(split.locate("model.layers.1.mlp.down_proj.weight").unwrap().pieces.len(), 2);
         assert_eq!(split.config().raw("intermediate_size"), whole.config().raw("intermediate_size"));
         write(3, two.legacy());
@@ -208,6 +251,7 @@ fn pangus_megatron_folder_equals_its_safetensors() {
     for path in [folder.path().to_owned(), folder.path().join("checkpoint")] {
         let pickled = Checkpoint::open(&path).unwrap();
         same_tensors(&pickled, &safe, str::to_owned);
+        architecture_is_served(&pickled);
         for field in [
             "architectures",
             "num_layers",
@@ -329,6 +373,11 @@ fn rwkv_generations_are_told_by_their_tensors() {
         std::fs::write(&path, file.zipped()).unwrap();
         says(&Checkpoint::open(&path).unwrap_err().to_string(), &["1 tensors missing: \"emb.weight\""]);
     }
+    let mut file = TorchFile::default();
+    file.floats("blocks.0.att.time_first", &[6], 0.0);
+    file.floats("blocks.1.tiny_q.weight", &[6, 6], 0.0);
+    std::fs::write(&path, file.zipped()).unwrap();
+    says(&Checkpoint::open(&path).unwrap_err().to_string(), &["RWKV-4a or 4b", "\"blocks.1.tiny_q.weight\""]);
     let mut file = TorchFile::default();
     file.floats("model.norm.weight", &[6], 0.0);
     std::fs::write(&path, file.zipped()).unwrap();

@@ -185,6 +185,38 @@ impl Zip {
         self.count += 1;
     }
 
+    /// The file as one beyond 4 GB has it: numbers stand in 64-bit records, and the 32-bit fields are full.
+    pub(crate) fn finish_wide(self) -> Vec<u8> {
+        let mut directory = Vec::new();
+        let mut rest = &self.directory[..];
+        while let Some((head, after)) = rest.split_at_checked(46) {
+            let number = |at: usize| u64::from(u32::from_le_bytes(head[at..at + 4].try_into().unwrap()));
+            let (name, after) = after.split_at(usize::from(u16::from_le_bytes([head[28], head[29]])));
+            let mut head = head.to_vec();
+            let fields = [number(24), number(20), number(42)].map(u64::to_le_bytes).concat();
+            // Another field comes before the one that counts.
+            let extra = [b"\x55\x54\x01\0x\x01\0\x18\0", &fields[..]].concat();
+            head[20..28].fill(0xff);
+            head[42..46].fill(0xff);
+            head[30..32].copy_from_slice(&(extra.len() as u16).to_le_bytes());
+            directory.extend([&head[..], name, &extra].concat());
+            rest = after;
+        }
+        let start = self.bytes.len() as u64;
+        let (len, end) = (directory.len() as u64, start + directory.len() as u64);
+        let mut bytes = [self.bytes, directory].concat();
+        bytes.extend(b"PK\x06\x06\x2c\0\0\0\0\0\0\0\x2d\0\x2d\0\0\0\0\0\0\0\0\0");
+        bytes.extend(
+            [u64::from(self.count), u64::from(self.count), len, start].map(u64::to_le_bytes).concat(),
+        );
+        bytes.extend(b"PK\x06\x07\0\0\0\0");
+        bytes.extend(end.to_le_bytes());
+        bytes.extend(b"\x01\0\0\0PK\x05\x06\0\0\0\0");
+        bytes.extend([0xff; 12]);
+        bytes.extend([0, 0]);
+        bytes
+    }
+
     pub(crate) fn finish(self) -> Vec<u8> {
         let (start, len) = (self.bytes.len() as u32, self.directory.len() as u32);
         let mut bytes = [self.bytes, self.directory].concat();

@@ -9,7 +9,7 @@ use super::{checkpoint, layers, shape, weights};
 use crate::checkpoint::open::Weights;
 use crate::checkpoint::{Checkpoint, Storage, torch};
 use crate::config::{Config, Fields};
-use crate::error::LoadError;
+use crate::error::{LoadError, quoted};
 
 /// A generation, told by a tensor of its first block that those above it in the table do not have.
 struct Generation {
@@ -70,6 +70,14 @@ fn config(file: &Path, weights: &Weights) -> Result<Config, LoadError> {
                     latest_checkpointed_iteration.txt"
             .to_owned(),
     })?;
+    // A layer of attention that later generations dropped, and that no reader of RWKV-4 has.
+    if let Some(entry) = weights.tensors.iter().find(|entry| entry.name.contains(".tiny_")) {
+        return Err(LoadError::Unsupported {
+            file: file.to_owned(),
+            what: format!("RWKV-4a or 4b (it has tensor {})", quoted(&entry.name)),
+            supported: "RWKV-4, 5, 5.2, 6 and 7 are".to_owned(),
+        });
+    }
     let telling = shape(weights, generation.tensor, generation.dimensions)?;
     let heads = match generation.architecture {
         _ if generation.heads => Some(telling[0]),
