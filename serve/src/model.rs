@@ -127,6 +127,7 @@ fn source(entry: &TensorEntry) -> Option<Source> {
         bytes: piece.storage.clone() as Bytes,
         offset: piece.offset,
         rows: piece.rows,
+        cols: piece.cols,
         stride: piece.stride,
     });
     Some(Source {

@@ -3,7 +3,7 @@
 //!
 //! There are two forms (`torch/serialization.py`): the zip form since 1.6, and the legacy form before it,
 //! pickles one after another and then the storages, each behind its length. A pickle is a program; the reader
-//! in [`pickle`] runs none of it: it knows the names that tensors and plain values need, and refuses a file
+//! in `pickle` runs none of it: it knows the names that tensors and plain values need, and refuses a file
 //! that mentions any other. Storages are found, not read.
 
 use std::collections::{HashMap, HashSet};

@@ -22,11 +22,12 @@ struct Generation {
 }
 
 /// From the latest to the first: 7 alone has `r_k`; 6 mixes by what it sees (`time_maa_x`); 5.2 keeps a decay
-/// for each coordinate of a head, 5.1 and before one for each head.
+/// for each coordinate of a head, 5.1 and before one for each head; 5.1 has a gate.
 static GENERATIONS: &[Generation] = &[
     Generation { architecture: "Rwkv7", tensor: "blocks.0.att.r_k", dimensions: 2, heads: true },
     Generation { architecture: "Rwkv6", tensor: "blocks.0.att.time_maa_x", dimensions: 3, heads: false },
     Generation { architecture: "Rwkv5_2", tensor: "blocks.0.att.time_faaaa", dimensions: 2, heads: true },
+    Generation { architecture: "Rwkv5_1", tensor: "blocks.0.att.gate.weight", dimensions: 2, heads: false },
     Generation { architecture: "Rwkv5", tensor: "blocks.0.att.ln_x.weight", dimensions: 1, heads: false },
     Generation { architecture: "Rwkv4", tensor: "blocks.0.att.time_first", dimensions: 1, heads: false },
 ];
@@ -60,6 +61,21 @@ pub(super) fn open(path: &Path, folder: &Path, file: &Path) -> Result<Checkpoint
     Ok(checkpoint(path, folder, config, weights))
 }
 
+/// The inner widths of pairs of narrow matrices: the field, the first matrix of the pair, and how many stand side
+/// by side in it.
+fn ranks(architecture: &str) -> &'static [(&'static str, &'static str, u64)] {
+    match architecture {
+        "Rwkv6" => &[("rank_mixture", "time_maa_w1", 5), ("rank_decay", "time_decay_w1", 1)],
+        "Rwkv7" => &[
+            ("rank_decay", "w1", 1),
+            ("rank_rate", "a1", 1),
+            ("rank_value", "v1", 1),
+            ("rank_gate", "g1", 1),
+        ],
+        _ => &[],
+    }
+}
+
 fn config(file: &Path, weights: &Weights) -> Result<Config, LoadError> {
     let has = |name: &str| weights.tensors.iter().any(|entry| entry.name == name);
     let generation = GENERATIONS.iter().find(|generation| has(generation.tensor));
@@ -75,14 +91,14 @@ fn config(file: &Path, weights: &Weights) -> Result<Config, LoadError> {
         return Err(LoadError::Unsupported {
             file: file.to_owned(),
             what: format!("RWKV-4a or 4b (it has tensor {})", quoted(&entry.name)),
-            supported: "RWKV-4, 5, 5.2, 6 and 7 are".to_owned(),
+            supported: "RWKV-4, 5, 5.1, 5.2, 6 and 7 are".to_owned(),
         });
     }
     let telling = shape(weights, generation.tensor, generation.dimensions)?;
     let heads = match generation.architecture {
         _ if generation.heads => Some(telling[0]),
         "Rwkv6" => Some(shape(weights, "blocks.0.att.time_faaaa", 2)?[0]),
-        "Rwkv5" => Some(shape(weights, "blocks.0.att.time_decay", 1)?[0]),
+        "Rwkv5" | "Rwkv5_1" => Some(shape(weights, "blocks.0.att.time_decay", 1)?[0]),
         _ => None,
     };
     let embedding = shape(weights, "emb.weight", 2)?;
@@ -100,6 +116,10 @@ fn config(file: &Path, weights: &Weights) -> Result<Config, LoadError> {
     let mut fields = Fields::new(file, fields);
     if let Some(heads) = heads {
         fields = fields.with("n_head", heads.into());
+    }
+    for (field, tensor, parts) in ranks(generation.architecture) {
+        let rank = shape(weights, &format!("blocks.0.att.{tensor}"), 2)?[1] / parts;
+        fields = fields.with(field, rank.into());
     }
     Ok(Config::from_fields(fields, false))
 }
