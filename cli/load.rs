@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use jtllm_models::arch::POSITIONS;
 use jtllm_models::{Checkpoint, LoadError, hub};
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::target::Caps;
@@ -70,7 +71,7 @@ pub(crate) fn model(checkpoint: Checkpoint, machine: &MachineArgs) -> Result<Mod
     let trained = architecture.positions();
     let context = match machine.ctx_size {
         None => trained.min(CONTEXT),
-        Some(0) => trained,
+        Some(0) => trained.min(POSITIONS),
         Some(asked) if asked > trained && architecture.positions_are_learned() => {
             say(
                 Style::Plain,

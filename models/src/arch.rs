@@ -33,6 +33,9 @@ pub const SEQUENCES: i64 = 16;
 /// The most tokens of a chunk.
 pub const CHUNK: i64 = 512;
 
+/// The most positions of a sequence.
+pub const POSITIONS: usize = 1 << 20;
+
 /// The most tokens of a pass of any model.
 const TOKENS_MAX: i64 = 1 << 16;
 
@@ -235,7 +238,7 @@ pub struct BodyInputs {
 impl BodyInputs {
     /// Declares the inputs in `graph`.
     pub fn declare(graph: &mut Graph, rows: Rows, vocabulary: i64) -> BodyInputs {
-        BodyInputs::declare_within(graph, rows, vocabulary, 1 << 20)
+        BodyInputs::declare_within(graph, rows, vocabulary, POSITIONS as i64)
     }
 
     /// Declares the inputs, for a model of that many positions.

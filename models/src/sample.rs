@@ -145,6 +145,12 @@ impl Sampler {
         &self.sampling
     }
 
+    /// Forgets which tokens were seen, for a text that begins anew; draws go on where they are.
+    pub fn forget(&mut self) {
+        self.history.clear();
+        self.counts.clear();
+    }
+
     /// Tells the sampler which token became part of the sequence, prompt tokens included.
     pub fn accept(&mut self, id: u32) {
         self.history.push(id);

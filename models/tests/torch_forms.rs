@@ -343,12 +343,21 @@ fn rwkv_4_is_read_by_itself_and_as_the_only_one_of_a_folder() {
 #[test]
 fn rwkv_generations_are_told_by_their_tensors() {
     type Generation = (&'static str, &'static [(&'static str, &'static [i32])]);
-    let generations: [Generation; 5] = [
+    let generations: [Generation; 6] = [
         ("Rwkv4", &[("time_decay", &[6]), ("time_first", &[6])]),
         ("Rwkv5", &[("time_decay", &[3]), ("time_first", &[3]), ("ln_x.weight", &[6])]),
+        ("Rwkv5_1", &[("time_decay", &[3]), ("gate.weight", &[6, 6]), ("ln_x.weight", &[6])]),
         ("Rwkv5_2", &[("time_decay", &[3, 2]), ("time_faaaa", &[3, 2]), ("ln_x.weight", &[6])]),
-        ("Rwkv6", &[("time_maa_x", &[1, 1, 6]), ("time_faaaa", &[3, 2]), ("ln_x.weight", &[6])]),
-        ("Rwkv7", &[("r_k", &[3, 2]), ("x_r", &[1, 1, 6]), ("ln_x.weight", &[6])]),
+        (
+            "Rwkv6",
+            &[
+                ("time_maa_x", &[1, 1, 6]),
+                ("time_faaaa", &[3, 2]),
+                ("time_maa_w1", &[6, 10]),
+                ("time_decay_w1", &[6, 2]),
+            ],
+        ),
+        ("Rwkv7", &[("r_k", &[3, 2]), ("w1", &[6, 2]), ("a1", &[6, 2]), ("v1", &[6, 2]), ("g1", &[6, 4])]),
     ];
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.pth");
@@ -369,6 +378,8 @@ fn rwkv_generations_are_told_by_their_tensors() {
             (architecture != "Rwkv4").then_some(3)
         );
         assert_eq!(config.count("n_layer", 1..=9).unwrap(), 4);
+        let ranked = matches!(architecture, "Rwkv6" | "Rwkv7");
+        assert_eq!(config.raw("rank_decay").and_then(|rank| rank.as_u64()), ranked.then_some(2));
         file.tensors.retain(|tensor| tensor.name != "emb.weight");
         std::fs::write(&path, file.zipped()).unwrap();
         says(&Checkpoint::open(&path).unwrap_err().to_string(), &["1 tensors missing: \"emb.weight\""]);

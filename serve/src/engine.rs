@@ -33,6 +33,13 @@ pub enum EngineError {
         /// Tokens that were to be kept.
         need: usize,
     },
+    /// A context of more positions than passes can count.
+    ContextTooLong {
+        /// Positions that were asked for.
+        asked: usize,
+        /// The most there may be.
+        most: usize,
+    },
     /// A prompt without tokens.
     EmptyPrompt,
     /// A token that the vocabulary does not have.
@@ -53,6 +60,9 @@ impl fmt::Display for EngineError {
             EngineError::Stop(error) => error.fmt(f),
             EngineError::ContextFull { context, need } => {
                 write!(f, "the context is full: {need} tokens do not fit in {context} positions")
+            }
+            EngineError::ContextTooLong { asked, most } => {
+                write!(f, "a context of {asked} positions: at most {most} are possible")
             }
             EngineError::EmptyPrompt => f.write_str("the prompt has no tokens"),
             EngineError::NoSuchToken { id, vocabulary } => {
@@ -285,6 +295,8 @@ impl Engine {
         timings.cached_tokens = reused;
         timings.prompt_tokens = request.prompt.len() - timings.cached_tokens;
         timings.prompt_time = begin.elapsed();
+        // The prompt holds all earlier turns; what the sampler has seen of them counts once.
+        sampler.forget();
         request.prompt.iter().for_each(|id| sampler.accept(*id));
 
         let begin = Instant::now();
@@ -339,7 +351,9 @@ impl Engine {
         let drop = ((held.len() - keep) / 2).max(1);
         let kept = [&held[..keep], &held[keep + drop..]].concat();
         self.truncate(keep);
-        self.feed(&kept, false)?;
+        if !kept.is_empty() {
+            self.feed(&kept, false)?;
+        }
         Ok(())
     }
 }

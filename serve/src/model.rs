@@ -155,6 +155,9 @@ impl Model {
         options: LoadOptions,
         cache: KernelCache,
     ) -> Result<Model, EngineError> {
+        if options.context > arch::POSITIONS {
+            return Err(EngineError::ContextTooLong { asked: options.context, most: arch::POSITIONS });
+        }
         let checkpoint = Arc::new(checkpoint);
         let formats = Formats(checkpoint.clone());
         check(&formats, &*architecture)?;

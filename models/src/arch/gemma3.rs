@@ -6,7 +6,7 @@ use jtllm_ir::{Graph, Node};
 
 use super::build::{Build, Gain, Layer, Sight};
 use super::settings::{
-    POSITIONS_MAX, epsilon, few, head_width, key_heads, positions, rope, size, vocabulary,
+    POSITIONS_MAX, epsilon, few, head_width, key_heads, local_layers, positions, rope, size, vocabulary,
 };
 use super::{Architecture, BodyInputs, Pass, Weights, head_rows};
 use crate::config::Config;
@@ -67,26 +67,15 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>, LoadError> 
         local_rope: Rope { base, scaling: RopeScaling::None, ..rope.clone() },
         rope,
         window: config.count("sliding_window", 1..=POSITIONS_MAX)? as i64,
-        local: local_layers(config, layers)?,
+        local: local(config, layers)?,
         positions: positions(config)? as usize,
     }))
 }
 
 /// Layer by layer (`layer_types`), or all but every n-th (`sliding_window_pattern`).
-fn local_layers(config: &Config, layers: i64) -> Result<Vec<bool>, LoadError> {
-    if let Some(types) = config.optional_list("layer_types")? {
-        let local: Option<Vec<bool>> = types
-            .iter()
-            .map(|kind| match kind.as_str()? {
-                "sliding_attention" => Some(true),
-                "full_attention" => Some(false),
-                _ => None,
-            })
-            .collect();
-        return local.filter(|local| local.len() as i64 == layers).ok_or_else(|| {
-            let expected = format!("{layers} times sliding_attention or full_attention");
-            config.wrong("layer_types", expected)
-        });
+fn local(config: &Config, layers: i64) -> Result<Vec<bool>, LoadError> {
+    if let Some(local) = local_layers(config, layers)? {
+        return Ok(local);
     }
     let pattern = config.optional_count("sliding_window_pattern", 1..=4096)?.unwrap_or(6) as i64;
     Ok((1..=layers).map(|number| number % pattern != 0).collect())

@@ -8,7 +8,7 @@ use jtllm_ir::{Graph, Node};
 
 use super::build::{Build, Layer, Sight};
 use super::settings::{
-    POSITIONS_MAX, epsilon, few, head_width, key_heads, positions, rope, size, vocabulary,
+    POSITIONS_MAX, epsilon, few, head_width, key_heads, local_layers, positions, rope, size, vocabulary,
 };
 use super::{Architecture, BodyInputs, Pass, Weights, head_rows};
 use crate::config::Config;
@@ -29,7 +29,8 @@ struct Llama {
     inner_bias: bool,
     /// Whether the heads of queries and keys are normalised before they turn (Qwen 3).
     head_norms: bool,
-    window: Option<i64>,
+    /// The window of each layer that has one.
+    windows: Vec<Option<i64>>,
     positions: usize,
 }
 
@@ -72,17 +73,30 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>, LoadError> 
         attention_bias,
         inner_bias: config.optional_flag("mlp_bias")?.unwrap_or(false),
         head_norms: qwen3,
-        window: window(config, qwen2 || qwen3)?,
+        windows: windows(config, few(config, "num_hidden_layers")?)?,
         positions: positions(config)? as usize,
     }))
 }
 
-/// Qwen names a window that it uses only on request.
-fn window(config: &Config, qwen: bool) -> Result<Option<i64>, LoadError> {
-    if qwen && !config.optional_flag("use_sliding_window")?.unwrap_or(false) {
-        return Ok(None);
-    }
-    Ok(config.optional_count("sliding_window", 1..=POSITIONS_MAX)?.map(|n| n as i64))
+/// The window of each layer: Mistral has one for all; Qwen has one on request, for the layers that `layer_types`
+/// says, or from `max_window_layers` on; the others have none, whatever their configuration carries along.
+fn windows(config: &Config, layers: i64) -> Result<Vec<Option<i64>>, LoadError> {
+    let name = config.architecture()?;
+    let qwen = name.starts_with("Qwen");
+    let on_request = qwen && config.optional_flag("use_sliding_window")?.unwrap_or(false);
+    let window = match name.starts_with("Mistral") || on_request {
+        true => config.optional_count("sliding_window", 1..=POSITIONS_MAX)?.map(|n| n as i64),
+        false => None,
+    };
+    let first = match qwen {
+        true => config.optional_count("max_window_layers", 0..=POSITIONS_MAX)?.unwrap_or(28) as i64,
+        false => 0,
+    };
+    let local = match local_layers(config, layers)? {
+        Some(local) if qwen => local,
+        _ => (0..layers).map(|layer| layer >= first).collect(),
+    };
+    Ok(local.into_iter().map(|local| window.filter(|_| local)).collect())
 }
 
 impl Llama {
@@ -117,7 +131,7 @@ impl Llama {
             key_heads: self.key_heads,
             width: self.head_width,
             scale: 1.0 / (self.head_width as f32).sqrt(),
-            sight: self.window.map_or(Sight::Past, Sight::Window),
+            sight: self.windows[layer as usize].map_or(Sight::Past, Sight::Window),
             slopes: None,
         };
         let mixed = build.attention(&layer, inputs, [q, k, v]);

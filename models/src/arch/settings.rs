@@ -59,6 +59,20 @@ pub(super) fn head_width(config: &Config, width: i64, heads: i64) -> Result<i64,
     }
 }
 
+/// Which layers look at a window alone, if `layer_types` says so.
+pub(super) fn local_layers(config: &Config, layers: i64) -> Result<Option<Vec<bool>>, LoadError> {
+    let Some(types) = config.optional_list("layer_types")? else { return Ok(None) };
+    let kind = |kind: &serde_json::Value| match kind.as_str()? {
+        "sliding_attention" => Some(true),
+        "full_attention" => Some(false),
+        _ => None,
+    };
+    let local: Option<Vec<bool>> = types.iter().map(kind).collect();
+    let local = local.filter(|local| local.len() as i64 == layers);
+    let expected = format!("{layers} times sliding_attention or full_attention");
+    local.map(Some).ok_or_else(|| config.wrong("layer_types", expected))
+}
+
 /// A norm's epsilon.
 pub(super) fn epsilon(config: &Config, field: &str, default: f64) -> Result<f32, LoadError> {
     Ok(config.optional_number(field, 0.0..=1.0)?.unwrap_or(default) as f32)
@@ -75,14 +89,14 @@ pub(super) fn rope(config: &Config, head_width: i64) -> Result<Rope, LoadError> 
         return Err(config.wrong("head_dim", "an even number of coordinates, at least 2"));
     }
     let scaling = match config.rope_scaling()? {
-        Some(fields) => scaling(&fields, positions(config)?)?,
+        Some(fields) => scaling(&fields, positions(config)?, width / 2)?,
         None => RopeScaling::None,
     };
     let pairing = if config.rope_interleaved { Pairing::Interleaved } else { Pairing::HalfSplit };
     Ok(Rope { width, base: config.rope_theta()?, pairing, scaling })
 }
 
-fn scaling(fields: &Fields, trained: i64) -> Result<RopeScaling, LoadError> {
+fn scaling(fields: &Fields, trained: i64, pairs: i64) -> Result<RopeScaling, LoadError> {
     let original = fields.optional_count("original_max_position_embeddings", 1..=POSITIONS_MAX)?;
     let original = original.map_or(trained, |n| n as i64);
     let positive = 1e-6..=1e6;
@@ -109,6 +123,9 @@ fn scaling(fields: &Fields, trained: i64) -> Result<RopeScaling, LoadError> {
         }),
         "factors" => {
             let factors = fields.numbers("factors", positive.clone())?;
+            if factors.len() as i64 != pairs {
+                return Err(fields.wrong("factors", format!("{pairs} numbers, one for each pair of a head")));
+            }
             Ok(RopeScaling::Factors(factors.into_iter().map(|factor| factor as f32).collect()))
         }
         _ => Err(fields.wrong("rope_type", "default, linear, dynamic, llama3 or yarn")),

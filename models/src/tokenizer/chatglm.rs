@@ -133,7 +133,7 @@ pub(super) fn blanks(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
-        let run = rest.len() - rest.trim_start_matches(' ').len();
+        let run = rest.bytes().take(BLANKS_MAX).take_while(|byte| *byte == b' ').count();
         let taken = match first {
             '\n' => {
                 out.push_str("<n>");
@@ -144,9 +144,8 @@ pub(super) fn blanks(text: &str) -> String {
                 1
             }
             ' ' if run > 1 => {
-                let length = run.min(BLANKS_MAX);
-                out.push_str(&format!("<|blank_{length}|>"));
-                length
+                out.push_str(&format!("<|blank_{run}|>"));
+                run
             }
             _ => {
                 out.push(first);

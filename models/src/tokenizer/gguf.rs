@@ -304,11 +304,12 @@ pub(super) fn byte_level(
     merges: Merges,
     added: Vec<(u32, AddedToken)>,
 ) -> Result<Tokenizer, TokenizerError> {
-    let wrong = |error: &dyn std::fmt::Display| TokenizerError::format(file, "merges", error);
+    let field = if file == FILE { "tokenizer.ggml.merges" } else { "merges" };
+    let wrong = |error: &dyn std::fmt::Display| TokenizerError::format(file, field, error);
     let model = BPE::builder().vocab_and_merges(ids, merges).ignore_merges(words.whole_words).build();
     Parts {
         file,
-        model: Subwords::Listed(ModelWrapper::BPE(model.map_err(|error| wrong(&error))?)),
+        model: Subwords::Listed(Box::new(ModelWrapper::BPE(model.map_err(|error| wrong(&error))?))),
         preparation: words.compose.then(|| Preparation::from(NFC)),
         pre_tokenizer: Some(words.pre_tokenizer().map_err(|error| wrong(&error))?),
         decoder: None,

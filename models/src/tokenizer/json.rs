@@ -64,7 +64,7 @@ impl Tokenizer {
             .ok_or_else(|| TokenizerError::format(FILE, "model", "expected an object, found null"))?;
         let unknown = unknown_token(&model);
         let decoder: Option<Value> = section("decoder", sections.decoder)?;
-        let unread: Option<Value> = section("normalizer", sections.normalizer.clone())?;
+        let unread: Option<Value> = section("normalizer", sections.normalizer)?;
         unread
             .iter()
             .try_for_each(characters::check_json)
@@ -72,7 +72,7 @@ impl Tokenizer {
         let normalizer: Option<NormalizerWrapper> = section("normalizer", sections.normalizer)?;
         let parts = Parts {
             file: FILE,
-            model: Subwords::Listed(model),
+            model: Subwords::Listed(Box::new(model)),
             preparation: normalizer.map(Preparation::from),
             pre_tokenizer: section("pre_tokenizer", sections.pre_tokenizer)?,
             spelling: spelling(decoder.as_ref()),
