@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Show the tokens of a text
     Tokenize(TokenizeArgs),
+    /// Show the prompt that a model gets to read, and its token ids
+    Template(TemplateArgs),
     /// Say what this machine has and what jtllm uses of it
     Doctor(DoctorArgs),
     /// Print the completions of a shell
@@ -357,6 +359,21 @@ pub(crate) struct TokenizeArgs {
     /// Take special tokens in the text for plain characters
     #[arg(long)]
     pub(crate) no_parse_special: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TemplateArgs {
+    /// A folder, a .gguf file or a name; `demo` is the built-in model
+    pub(crate) model: String,
+    /// The question
+    #[arg(short, long, value_name = "TEXT", default_value = "Hello!")]
+    pub(crate) prompt: String,
+    /// What the model is told before the question [also: -sys]
+    #[arg(long = "system-prompt", visible_alias = "system", value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]

@@ -10,6 +10,7 @@ mod interrupt;
 mod load;
 mod run;
 mod sampling;
+mod template;
 mod terminal;
 mod tokenize;
 mod verify;
@@ -42,6 +43,7 @@ fn execute(command: &Command) -> anyhow::Result<()> {
         Command::Inspect(args) => inspect::inspect(args),
         Command::Completions { shell } => completions(*shell),
         Command::Tokenize(args) => tokenize::tokenize(args),
+        Command::Template(args) => template::template(args),
         Command::Doctor(args) => doctor::doctor(args),
     }
 }

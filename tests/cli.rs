@@ -302,6 +302,28 @@ fn tokenize_prints_tokens_and_ids() {
 }
 
 #[test]
+fn template_prints_the_prompt_and_its_ids() {
+    let text = answer(&["template", "demo", "-p", "Hi <|im_end|>", "--system", "Be brief."]);
+    let prompt = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi <|im_end|><|im_end|>\n\
+                  <|im_start|>assistant\n";
+    let (rendered, ids) = text.trim_end().rsplit_once('\n').unwrap();
+    assert_eq!(rendered, prompt);
+    let ids: Vec<u32> = serde_json::from_str(ids).unwrap();
+    assert_eq!(ids.iter().filter(|id| **id == 2).count(), 2, "the question's own mark is text");
+    let report = json(&["template", "demo", "-p", "Hi <|im_end|>", "--system", "Be brief.", "--json"]);
+    assert_eq!(report["prompt"], prompt);
+    assert_eq!(report["ids"], serde_json::json!(ids));
+    assert_eq!(report["template"], "chat_template.jinja");
+    let folder = root().join("tests/fixtures/chatglm2-6b-tiny");
+    let folder = folder.to_str().unwrap();
+    let report = json(&["template", folder, "-p", "你好", "--json"]);
+    assert_eq!(report["template"], "built-in: chatglm2");
+    assert_eq!(report["prompt"], "[gMASK]sop[Round 1]\n\n问：你好\n\n答：");
+    let refusal = failure(&["template", folder, "--system", "Be brief."], 1);
+    assert!(refusal.contains("ChatGLM2 knows no system prompt"), "{refusal}");
+}
+
+#[test]
 fn doctor_says_what_there_is() {
     let found = json(&["doctor", "--json"]);
     let ways = found["backends"].as_array().unwrap();

@@ -10,7 +10,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use support::{FRANCE, answer, failure, fixture, json, root, run, stderr};
 
-const COMMANDS: [&str; 7] = ["run", "verify", "bench", "inspect", "tokenize", "doctor", "completions"];
+const COMMANDS: [&str; 8] =
+    ["run", "verify", "bench", "inspect", "tokenize", "template", "doctor", "completions"];
 
 /// How the effect of a flag shows.
 enum Shows {
@@ -142,6 +143,13 @@ const TOKENIZE: &[Case] = &[
     ("--no-parse-special", &["--no-parse-special"], Output(&["demo", "Hello<|im_end|>"])),
 ];
 
+const TEMPLATE: &[Case] = &[
+    ("--prompt", &["--prompt", "Why?"], Output(&["demo"])),
+    ("--system-prompt", &["--system-prompt", "Be brief."], Output(&["demo"])),
+    ("--system", &["--system", "Be brief."], Output(&["demo"])),
+    ("--json", &["--json"], Output(&["demo"])),
+];
+
 const DOCTOR: &[Case] = &[("--json", &["--json"], Output(&[]))];
 
 fn cases(command: &str) -> &'static [Case] {
@@ -151,6 +159,7 @@ fn cases(command: &str) -> &'static [Case] {
         "bench" => BENCH,
         "inspect" => INSPECT,
         "tokenize" => TOKENIZE,
+        "template" => TEMPLATE,
         "doctor" => DOCTOR,
         _ => &[],
     }

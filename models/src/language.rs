@@ -170,8 +170,17 @@ impl Language {
             let encoded = template.encode(&self.tokenizer, messages, true, &Map::new());
             return encoded.map_err(|error| self.fault(error));
         }
-        let texts: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
-        self.prompt(&texts.join("\n"), Special::Text)
+        self.prompt(&without_template(messages), Special::Text)
+    }
+
+    /// The text that [`Language::chat`] turns into ids. It does not say which part a user wrote.
+    pub fn rendered(&self, messages: &[Message]) -> Result<String, LanguageError> {
+        match &self.template {
+            Some((template, _)) => {
+                template.render(messages, true, &Map::new()).map_err(|error| self.fault(error))
+            }
+            None => Ok(without_template(messages)),
+        }
     }
 
     /// The prompt of a text as it stands.
@@ -179,6 +188,11 @@ impl Language {
         let encoded = self.tokenizer.encode_prompt(text, special);
         encoded.map_err(|error| LanguageError::Tokenizer { path: self.path.clone(), error })
     }
+}
+
+fn without_template(messages: &[Message]) -> String {
+    let texts: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
+    texts.join("\n")
 }
 
 /// What a vocabulary file is read with: its bytes, `tokenizer_config.json` and the checkpoint's other files.
@@ -211,10 +225,13 @@ fn sentencepiece(
     config: &TokenizerConfig,
     at: &Checkpoint,
 ) -> Result<Tokenizer, LanguageError> {
-    of(at, match config.class.as_deref() {
-        Some("ChatGLMTokenizer") => Tokenizer::from_chatglm(bytes, config),
-        _ => Tokenizer::from_sentencepiece(bytes, config),
-    })
+    of(
+        at,
+        match config.class.as_deref() {
+            Some("ChatGLMTokenizer") => Tokenizer::from_chatglm(bytes, config),
+            _ => Tokenizer::from_sentencepiece(bytes, config),
+        },
+    )
 }
 
 fn merges(bytes: &[u8], config: &TokenizerConfig, at: &Checkpoint) -> Result<Tokenizer, LanguageError> {

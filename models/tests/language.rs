@@ -145,19 +145,15 @@ fn each_vocabulary_file_is_found_by_its_name() {
         (tokenizers.join("chatglm3-6b/tokenizer.model"), "tokenizer.model", "ChatGLMTokenizer", 64_798),
         (tokenizers.join("chatglm3-6b/tokenizer.model"), "tokenizer.model", "LlamaTokenizer", 64_789),
         (tokenizers.join("pangu/vocab.model"), "vocab.model", "", 40_000),
-        (
-            tokenizers.join("rwkv-world/rwkv_vocab_v20230424.txt"),
-            "rwkv_vocab_v20230424.txt",
-            "",
-            65_530,
-        ),
+        (tokenizers.join("rwkv-world/rwkv_vocab_v20230424.txt"), "rwkv_vocab_v20230424.txt", "", 65_530),
         (tokenizers.join("bert-minilm/vocab.txt"), "vocab.txt", "BertTokenizer", 30_522),
         (qwen.join("vocab.json"), "vocab.json", "Qwen2Tokenizer", 281),
     ] {
         let (_parent, folder) = copy("model");
         fs::remove_file(folder.join("tokenizer.json")).unwrap();
         fs::remove_file(folder.join("chat_template.jinja")).unwrap();
-        fs::write(folder.join("tokenizer_config.json"), format!(r#"{{"tokenizer_class": "{class}"}}"#)).unwrap();
+        fs::write(folder.join("tokenizer_config.json"), format!(r#"{{"tokenizer_class": "{class}"}}"#))
+            .unwrap();
         fs::copy(from, folder.join(name)).unwrap();
         if name == "vocab.json" {
             assert!(language(&folder).unwrap_err().to_string().contains("merges.txt"));

@@ -12,12 +12,25 @@ use jtllm_models::tokenizer::{
 };
 use proptest::prelude::*;
 use prost::Message as _;
-use support::{asset, atom_tiny, demo, demo_tokenizer, fixture, gguf_tokenizer, llama2, qwen2_tiny};
+use support::{
+    asset, atom_tiny, chatglm, config, demo, demo_tokenizer, fixture, gguf_tokenizer, ice_text, llama2,
+    pangu, qwen2_tiny, rwkv_world,
+};
 
 static DEMO: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| Arc::new(demo_tokenizer()));
 static QWEN2: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| Arc::new(qwen2_tiny()));
 static ATOM: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| Arc::new(atom_tiny()));
 static LLAMA2: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| Arc::new(llama2()));
+static ICE: LazyLock<Arc<Tokenizer>> =
+    LazyLock::new(|| Arc::new(ice_text("chatglm-6b-tiny/ice_text.model", 0)));
+static CHATGLM: LazyLock<Arc<Tokenizer>> =
+    LazyLock::new(|| Arc::new(chatglm("chatglm3-6b-tiny/tokenizer.model")));
+static WORLD: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| Arc::new(rwkv_world()));
+static PANGU: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| Arc::new(pangu()));
+static BERT: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| {
+    let settings = config(&fixture("tokenizers/bert-minilm/tokenizer_config.json"));
+    Arc::new(Tokenizer::from_wordpiece(&fixture("tokenizers/bert-minilm/vocab.txt"), &settings).unwrap())
+});
 
 fn streamed(tokenizer: &Arc<Tokenizer>, ids: &[u32], skip_special: bool) -> String {
     let mut stream = Stream::new(Arc::clone(tokenizer), skip_special);
@@ -29,7 +42,7 @@ fn streamed(tokenizer: &Arc<Tokenizer>, ids: &[u32], skip_special: bool) -> Stri
 proptest! {
     #[test]
     fn t06_byte_level_text_comes_back(text in any::<String>()) {
-        for tokenizer in [&*DEMO, &*QWEN2] {
+        for tokenizer in [&*DEMO, &*QWEN2, &*WORLD] {
             for special in [Special::Text, Special::Parse] {
                 let ids = tokenizer.encode(&text, special).unwrap();
                 prop_assert_eq!(tokenizer.decode(&ids, false), text.as_str());
@@ -39,7 +52,7 @@ proptest! {
 
     #[test]
     fn t06_sentencepiece_text_comes_back(text in "\\PC{0,40}") {
-        for tokenizer in [&*ATOM, &*LLAMA2] {
+        for tokenizer in [&*ATOM, &*LLAMA2, &*CHATGLM] {
             let ids = tokenizer.encode(&text, Special::Text).unwrap();
             prop_assert_eq!(tokenizer.decode(&ids, false), text.as_str());
         }
@@ -47,14 +60,14 @@ proptest! {
 
     #[test]
     fn t06_a_stream_emits_what_decode_gives(ids in prop::collection::vec(0u32..1600, 0..60), skip in any::<bool>()) {
-        for tokenizer in [&*DEMO, &*QWEN2, &*ATOM, &*LLAMA2] {
+        for tokenizer in [&*DEMO, &*QWEN2, &*ATOM, &*LLAMA2, &*ICE, &*CHATGLM, &*WORLD, &*PANGU] {
             prop_assert_eq!(streamed(tokenizer, &ids, skip), tokenizer.decode(&ids, skip));
         }
     }
 
     #[test]
     fn t02_no_text_is_special(text in "(</?s>|<unk>|<\\|im_end\\|>|<|\\||>|s|/|im_|end| ){0,12}") {
-        for tokenizer in [&*DEMO, &*QWEN2, &*ATOM, &*LLAMA2] {
+        for tokenizer in [&*DEMO, &*QWEN2, &*ATOM, &*LLAMA2, &*CHATGLM, &*WORLD] {
             let ids = tokenizer.encode(&text, Special::Text).unwrap();
             prop_assert!(!ids.iter().any(|id| tokenizer.is_special(*id)), "{:?}", ids);
             prop_assert_eq!(tokenizer.decode(&ids, true), text.as_str());
@@ -88,8 +101,43 @@ proptest! {
         let _ = Tokenizer::from_json(&bytes);
         let _ = Tokenizer::from_sentencepiece(&bytes, &TokenizerConfig::default());
         let _ = TokenizerConfig::from_json(&bytes);
+        let none = TokenizerConfig::default();
+        let _ = Tokenizer::from_ice_text(&bytes, &none);
+        let _ = Tokenizer::from_chatglm(&bytes, &none);
+        let _ = Tokenizer::from_pangu(&bytes, &none);
+        let _ = Tokenizer::from_wordpiece(&bytes, &none);
+        let _ = Tokenizer::from_rwkv_world(&bytes);
+        let _ = Tokenizer::from_merges(&bytes, &bytes, Some(&bytes), &none);
         let _ = ChatTemplate::new(&String::from_utf8_lossy(&bytes), None, None)
             .and_then(|template| template.render(&[Message::new("user", "x")], true, &Default::default()));
+    }
+
+    #[test]
+    fn t07_no_text_of_the_new_families_is_special(
+        text in "(\\[|\\]|g|MASK|<|>|sop|eop|\\||user|assistant|unk|UNK|CLS|SEP|</?s>|pad|\u{2582}| ){0,12}",
+    ) {
+        for tokenizer in [&*ICE, &*CHATGLM, &*WORLD, &*PANGU, &*BERT] {
+            let ids = tokenizer.encode(&text, Special::Text).unwrap();
+            let unknown = tokenizer.unknown();
+            prop_assert!(!ids.iter().any(|id| tokenizer.is_special(*id) && Some(*id) != unknown), "{:?}", ids);
+        }
+    }
+
+    #[test]
+    fn t06_no_stream_shows_a_broken_character(text in "[a-z 你好世界，。\u{1f600}\u{1f680}é한\n\t]{0,30}") {
+        for tokenizer in [&*ICE, &*CHATGLM, &*WORLD] {
+            let mut stream = Stream::new(Arc::clone(tokenizer), false);
+            for id in tokenizer.encode(&text, Special::Text).unwrap() {
+                let part = stream.push(id);
+                prop_assert!(!part.contains('\u{fffd}'), "{:?}", part);
+            }
+            prop_assert_eq!(stream.finish(), "");
+        }
+        // A WordPiece text is put together from words, and a PanGu text from what it has pieces for.
+        for tokenizer in [&*BERT, &*PANGU] {
+            let ids = tokenizer.encode(&text, Special::Text).unwrap();
+            prop_assert_eq!(streamed(tokenizer, &ids, false), tokenizer.decode(&ids, false));
+        }
     }
 
     #[test]
@@ -123,7 +171,8 @@ fn shortest(work: impl Fn()) -> Duration {
 
 #[test]
 fn t08_a_megabyte_is_encoded_in_a_second() {
-    let mut tokenizers = vec![Arc::clone(&DEMO), Arc::clone(&QWEN2), Arc::clone(&ATOM), Arc::clone(&LLAMA2)];
+    let mut tokenizers =
+        [&*DEMO, &*QWEN2, &*ATOM, &*LLAMA2, &*ICE, &*CHATGLM, &*WORLD, &*PANGU].map(Arc::clone).to_vec();
     for name in ["llama3", "qwen3"] {
         if let Some(file) = asset(&format!("{name}/tokenizer.json")) {
             tokenizers.push(Arc::new(Tokenizer::from_json(&file).unwrap()));
@@ -299,7 +348,7 @@ fn faults_of_gguf_vocabularies_name_their_key() {
         change(&mut vocabulary);
         fault(Tokenizer::from_gguf(vocabulary))
     };
-    assert!(with(|it| it.model = "rwkv").starts_with("gguf: tokenizer.ggml.model: \"rwkv\" is not known"));
+    assert!(with(|it| it.model = "t5").starts_with("gguf: tokenizer.ggml.model: \"t5\" is not known"));
     assert!(with(|it| it.scores.truncate(3)).starts_with("gguf: tokenizer.ggml.scores: 3 entries"));
     assert!(with(|it| it.types.truncate(3)).starts_with("gguf: tokenizer.ggml.token_type: 3 entries"));
     assert!(with(|it| it.types[5] = 9).starts_with("gguf: tokenizer.ggml.token_type[5]: 9 is no type"));
@@ -490,4 +539,80 @@ fn strange_json_files_do_not_panic() {
         model_file(r#"{"type": "BPE", "vocab": {"a": 4294967295}, "merges": []}"#).as_bytes(),
     ));
     assert!(error.starts_with("tokenizer.json: vocabulary: id 4294967295"), "{error}");
+}
+
+#[test]
+fn the_first_release_of_chatglm_lists_no_control_tokens() {
+    // The final release's file is the first one's, and after its text what the code adds to that.
+    let file = fixture("tokenizers/chatglm-6b/ice_text.model");
+    let marker = b"\x0a\x06[MASK]";
+    let at = file.windows(marker.len()).position(|window| window == marker).unwrap() - 2;
+    let spec = file.windows(20).rposition(|window| window == b"/root/train_cn_en.js").unwrap();
+    let spec = file[..spec].iter().rposition(|byte| *byte == 0x12).unwrap();
+    let first: Vec<u8> = [&file[..at], &file[spec..]].concat();
+    let (short, whole) = (
+        Tokenizer::from_ice_text(&first, &TokenizerConfig::default()).unwrap(),
+        Tokenizer::from_ice_text(&file, &TokenizerConfig::default()).unwrap(),
+    );
+    assert_eq!((short.vocab_size(), whole.vocab_size()), (150_344, 150_344));
+    for id in 149_998..150_344 {
+        assert_eq!(short.token_text(id), whole.token_text(id));
+    }
+    let text = "def f():\n    return\t\u{1f600}";
+    let ids = short.encode_prompt(text, Special::Text).unwrap();
+    assert_eq!(ids, whole.encode_prompt(text, Special::Text).unwrap());
+    assert_eq!(ids[ids.len() - 2..], [150_001, 150_004]);
+}
+
+#[test]
+fn faults_of_the_new_vocabularies_are_named() {
+    let none = TokenizerConfig::default();
+    let world = |text: &str| Tokenizer::from_rwkv_world(text.as_bytes()).unwrap_err().to_string();
+    assert_eq!(world(""), "rwkv_vocab.txt: vocabulary: the vocabulary is empty");
+    assert!(world("1 'a' 1\n2 'b'\n").contains("line 2"));
+    assert!(world("1 'a' 2\n").contains("line 1: the literal has 1 bytes, not 2"));
+    assert!(world("x 'a' 1\n").contains("line 1: the id is no number"));
+    assert!(world("0 'a' 1\n").contains("token 0 is not the end"));
+    assert!(world("1 '\\q' 1\n").contains("line 1: expected a Python literal"));
+    let part = Tokenizer::from_rwkv_world(b"1 'a' 1\n2 b'\\xff' 1\n3 '\\xe9\\u4f60\\n' 6\n").unwrap();
+    assert_eq!(part.encode("aé你\n", Special::Text).unwrap(), [1, 3]);
+    assert_eq!(part.token_bytes(2), Some(vec![0xff]));
+    assert!(part.encode("b", Special::Text).unwrap_err().to_string().contains("0x62"));
+    let words = Tokenizer::from_wordpiece(b"a\nb\n", &none).unwrap_err();
+    assert_eq!(words.to_string(), "vocab.txt: file: the vocabulary has no [UNK]");
+    let ice = fixture("atom-7b-tiny/tokenizer.model");
+    let error = Tokenizer::from_chatglm(b"", &none).unwrap_err();
+    assert!(error.to_string().contains("the vocabulary is empty"));
+    let many = config(br#"{"num_image_tokens": 4000000000}"#);
+    let error = Tokenizer::from_ice_text(&ice, &many).unwrap_err();
+    assert!(error.to_string().contains("num_image_tokens: 4000000000 is more than"));
+    let error = Tokenizer::from_merges(br#"{"a": 0}"#, b"#version: 0.2\nab\n", None, &none).unwrap_err();
+    assert_eq!(error.to_string(), "merges.txt: line 2: expected two tokens and a space between them");
+}
+
+#[test]
+fn rwkv_vocabularies_in_gguf_are_escaped_bytes() {
+    let tokens = ["<s>", "a", "\\n", "\\xe4\\xbd", "\\xa0"].map(str::to_owned).to_vec();
+    let vocabulary = GgufVocabulary { model: "rwkv", tokens, ..GgufVocabulary::default() };
+    let tokenizer = Arc::new(Tokenizer::from_gguf(vocabulary).unwrap());
+    let ids = tokenizer.encode("a\n你", Special::Text).unwrap();
+    assert_eq!(ids, [1, 2, 3, 4]);
+    assert_eq!(streamed(&tokenizer, &ids, false), "a\n你");
+    let tokens = vec!["<s>".to_owned(), "\\q".to_owned()];
+    let error = Tokenizer::from_gguf(GgufVocabulary { model: "rwkv", tokens, ..GgufVocabulary::default() });
+    assert!(error.unwrap_err().to_string().contains("tokens[1]: expected escaped bytes"));
+}
+
+/// BERT's uncased models drop accents with case; cased ones keep both, and Chinese characters part always.
+#[test]
+fn bert_settings_come_from_the_configuration() {
+    let vocabulary = "[UNK]\n[CLS]\n[SEP]\ncafe\nCafé\n你\n好\n你好\n".as_bytes();
+    let encode = |settings: &str, text: &str| {
+        let tokenizer = Tokenizer::from_wordpiece(vocabulary, &config(settings.as_bytes())).unwrap();
+        tokenizer.encode_prompt(text, Special::Text).unwrap()
+    };
+    assert_eq!(encode("{}", "Café 你好"), [1, 3, 5, 6, 2]);
+    assert_eq!(encode(r#"{"do_lower_case": false}"#, "Café 你好"), [1, 4, 5, 6, 2]);
+    assert_eq!(encode(r#"{"tokenize_chinese_chars": false}"#, "Café 你好"), [1, 3, 7, 2]);
+    assert_eq!(encode(r#"{"strip_accents": false}"#, "Café"), [1, 0, 2]);
 }

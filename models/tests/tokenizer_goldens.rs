@@ -8,8 +8,8 @@ use std::sync::Arc;
 use jtllm_models::tokenizer::{Special, Stream, Tokenizer};
 use serde_json::Value;
 use support::{
-    asset, atom_tiny, chatglm, config, demo, demo_tokenizer, fixture, gguf_tokenizer, ice_text, ids, json, llama2,
-    pangu, qwen2_tiny,
+    asset, atom_tiny, chatglm, config, demo, demo_tokenizer, fixture, gguf_tokenizer, ice_text, ids, json,
+    llama2, pangu, qwen2_tiny,
 };
 
 /// Compares all cases and all streams of one golden file; lists what differs.
@@ -244,8 +244,7 @@ fn t06_the_tiny_embedders_read_texts_as_the_reference_does() {
             Tokenizer::from_wordpiece(&fixture(&format!("{folder}/vocab.txt")), &settings).unwrap();
         let golden = json(&fixture(&format!("{folder}/golden.json")));
         for item in golden["items"].as_array().unwrap() {
-            let mut found =
-                tokenizer.encode_prompt(item["text"].as_str().unwrap(), Special::Text).unwrap();
+            let mut found = tokenizer.encode_prompt(item["text"].as_str().unwrap(), Special::Text).unwrap();
             let want = ids(&item["input_ids"]);
             // These models read 48 tokens, and the last of a longer text is its end.
             if found.len() > 48 {
@@ -303,8 +302,12 @@ fn t06_rwkv4_equals_the_golden_ids_from_one_file_and_from_two() {
 fn t06_qwen2_from_two_files_equals_the_golden_ids() {
     let file = |name: &str| fixture(&format!("qwen2-gqa-untied-tiny/{name}"));
     let settings = config(&file("tokenizer_config.json"));
-    let added: Vec<String> = json(&file("tokenizer.json"))["added_tokens"].as_array().unwrap().iter()
-        .map(|token| format!("{}: {}", token["content"], token["id"])).collect();
+    let added: Vec<String> = json(&file("tokenizer.json"))["added_tokens"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|token| format!("{}: {}", token["content"], token["id"]))
+        .collect();
     let added = format!("{{{}}}", added.join(", "));
     let tokenizer =
         Tokenizer::from_merges(&file("vocab.json"), &file("merges.txt"), Some(added.as_bytes()), &settings)

@@ -52,7 +52,9 @@ impl Charsmap {
         let mut found = None;
         for (index, byte) in text.bytes().enumerate().take_while(|(_, byte)| *byte != 0) {
             at ^= usize::from(byte);
-            let Some(unit) = self.units.get(at).filter(|unit| **unit & LABEL == u32::from(byte)) else { break };
+            let Some(unit) = self.units.get(at).filter(|unit| **unit & LABEL == u32::from(byte)) else {
+                break;
+            };
             at ^= offset(*unit);
             if unit & LEAF != 0 {
                 found = self.units.get(at).map(|leaf| (index + 1, (leaf & VALUE) as usize)).or(found);

@@ -95,7 +95,9 @@ impl Tokenizer {
     fn named(&self, file: &'static str, texts: &[&str]) -> Result<Vec<u32>, TokenizerError> {
         let id = |text: &&str| {
             let found = self.token_id(text).filter(|id| self.is_special(*id));
-            found.ok_or_else(|| TokenizerError::format(file, *text, "the vocabulary has no such control token"))
+            found.ok_or_else(|| {
+                TokenizerError::format(file, *text, "the vocabulary has no such control token")
+            })
         };
         texts.iter().map(id).collect()
     }
@@ -131,7 +133,7 @@ pub(super) fn blanks(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
-        let run = rest.len() - rest.trim_start_matches(' ').len();
+        let run = rest.bytes().take(BLANKS_MAX).take_while(|byte| *byte == b' ').count();
         let taken = match first {
             '\n' => {
                 out.push_str("<n>");
@@ -142,9 +144,8 @@ pub(super) fn blanks(text: &str) -> String {
                 1
             }
             ' ' if run > 1 => {
-                let length = run.min(BLANKS_MAX);
-                out.push_str(&format!("<|blank_{length}|>"));
-                length
+                out.push_str(&format!("<|blank_{run}|>"));
+                run
             }
             _ => {
                 out.push(first);

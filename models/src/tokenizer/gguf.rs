@@ -304,7 +304,8 @@ pub(super) fn byte_level(
     merges: Merges,
     added: Vec<(u32, AddedToken)>,
 ) -> Result<Tokenizer, TokenizerError> {
-    let wrong = |error: &dyn std::fmt::Display| TokenizerError::format(file, "merges", error);
+    let field = if file == FILE { "tokenizer.ggml.merges" } else { "merges" };
+    let wrong = |error: &dyn std::fmt::Display| TokenizerError::format(file, field, error);
     let model = BPE::builder().vocab_and_merges(ids, merges).ignore_merges(words.whole_words).build();
     Parts {
         file,

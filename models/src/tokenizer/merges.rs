@@ -79,9 +79,10 @@ fn added_tokens(file: Option<&[u8]>) -> Result<Vec<(String, u32)>, TokenizerErro
 fn pairs(file: &[u8]) -> Result<Merges, TokenizerError> {
     const FILE: &str = "merges.txt";
     let text = std::str::from_utf8(file).map_err(|error| TokenizerError::format(FILE, "file", error))?;
-    let lines = text.lines().enumerate().filter(|(index, line)| {
-        !line.is_empty() && !(*index == 0 && line.starts_with("#version"))
-    });
+    let lines = text
+        .lines()
+        .enumerate()
+        .filter(|(index, line)| !line.is_empty() && !(*index == 0 && line.starts_with("#version")));
     let pair = |(index, line): (usize, &str)| match line.split_once(' ') {
         Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
         None => {

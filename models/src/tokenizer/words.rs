@@ -76,12 +76,14 @@ fn numbers<'a>(text: &'a str, found: &mut Vec<&'a str>) {
     let mut rest = text;
     while !rest.is_empty() {
         let bytes = rest.as_bytes();
-        let count = |from: usize, is: fn(&u8) -> bool| bytes[from..].iter().take_while(|byte| is(byte)).count();
+        let count =
+            |from: usize, is: fn(&u8) -> bool| bytes[from..].iter().take_while(|byte| is(byte)).count();
         let mut length = count(0, u8::is_ascii_alphanumeric);
         if length == 0 {
             length = count(0, |byte| !byte.is_ascii_alphanumeric());
         } else {
-            let digits = if bytes.get(length) == Some(&b'.') { count(length + 1, u8::is_ascii_digit) } else { 0 };
+            let digits =
+                if bytes.get(length) == Some(&b'.') { count(length + 1, u8::is_ascii_digit) } else { 0 };
             length += if digits > 0 { 1 + digits } else { 0 };
             length += usize::from(bytes.get(length) == Some(&b'%'));
         }

@@ -36,8 +36,7 @@ struct Node {
 
 impl World {
     fn new(tokens: &[(u32, Vec<u8>)]) -> Self {
-        let mut world =
-            World { nodes: vec![Node::default()], texts: HashMap::new(), ids: HashMap::new() };
+        let mut world = World { nodes: vec![Node::default()], texts: HashMap::new(), ids: HashMap::new() };
         for (id, bytes) in tokens {
             let mut at = 0;
             for byte in bytes {
