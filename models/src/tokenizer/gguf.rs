@@ -309,7 +309,7 @@ pub(super) fn byte_level(
     let model = BPE::builder().vocab_and_merges(ids, merges).ignore_merges(words.whole_words).build();
     Parts {
         file,
-        model: Subwords::Listed(ModelWrapper::BPE(model.map_err(|error| wrong(&error))?)),
+        model: Subwords::Listed(Box::new(ModelWrapper::BPE(model.map_err(|error| wrong(&error))?))),
         preparation: words.compose.then(|| Preparation::from(NFC)),
         pre_tokenizer: Some(words.pre_tokenizer().map_err(|error| wrong(&error))?),
         decoder: None,

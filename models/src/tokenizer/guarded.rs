@@ -17,7 +17,7 @@ use super::world::World;
 /// How words become tokens.
 pub(super) enum Subwords {
     /// An algorithm of the `tokenizers` crate.
-    Listed(ModelWrapper),
+    Listed(Box<ModelWrapper>),
     /// The longest token first.
     World(World),
 }

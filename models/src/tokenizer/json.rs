@@ -67,7 +67,7 @@ impl Tokenizer {
         let normalizer: Option<NormalizerWrapper> = section("normalizer", sections.normalizer)?;
         let parts = Parts {
             file: FILE,
-            model: Subwords::Listed(model),
+            model: Subwords::Listed(Box::new(model)),
             preparation: normalizer.map(Preparation::from),
             pre_tokenizer: section("pre_tokenizer", sections.pre_tokenizer)?,
             spelling: spelling(decoder.as_ref()),

@@ -82,7 +82,7 @@ fn pairs(file: &[u8]) -> Result<Merges, TokenizerError> {
     let lines = text
         .lines()
         .enumerate()
-        .filter(|(index, line)| !line.is_empty() && !(*index == 0 && line.starts_with("#version")));
+        .filter(|(index, line)| !line.is_empty() && (*index > 0 || !line.starts_with("#version")));
     let pair = |(index, line): (usize, &str)| match line.split_once(' ') {
         Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
         None => {

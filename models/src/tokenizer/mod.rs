@@ -234,7 +234,12 @@ impl Tokenizer {
             return Some(bytes.clone());
         }
         if let Some(token) = self.added.get(&id) {
-            return (self.spelling != Spelling::Joined).then(|| token.content.clone().into_bytes());
+            return match self.spelling {
+                Spelling::Joined => None,
+                // Gemma lists runs of spaces as tokens beside the vocabulary, spelled like its pieces.
+                Spelling::Pieces { .. } if !token.special => Some(bytes::piece(&token.content)),
+                _ => Some(token.content.clone().into_bytes()),
+            };
         }
         let token = self.model.id_to_token(id)?;
         match self.spelling {

@@ -142,7 +142,7 @@ impl Pieces {
         added.extend(self.added);
         let mut tokenizer = Parts {
             file,
-            model: Subwords::Listed(model),
+            model: Subwords::Listed(Box::new(model)),
             preparation: Some(preparation),
             pre_tokenizer,
             decoder: None,

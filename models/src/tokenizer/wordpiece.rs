@@ -55,7 +55,7 @@ impl Tokenizer {
             BertNormalizer::new(true, config.chinese_characters.unwrap_or(true), config.strip_accents, cased);
         let mut tokenizer = Parts {
             file: FILE,
-            model: Subwords::Listed(ModelWrapper::WordPiece(model)),
+            model: Subwords::Listed(Box::new(ModelWrapper::WordPiece(model))),
             preparation: Some(normalizer.into()),
             pre_tokenizer: Some(BertPreTokenizer.into()),
             decoder: Some(Joiner::new("##".to_owned(), true).into()),

@@ -155,12 +155,12 @@ pub(super) fn literal_bytes(literal: &str) -> Option<Vec<u8>> {
 /// Resolves Python's escapes. In text `\x41` is a character, in bytes a byte.
 pub(super) fn unescape(body: &str, raw: bool) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(body.len());
-    let mut push = |code: u32| match u8::try_from(code) {
-        Ok(byte) if raw => Some(out.push(byte)),
-        _ => {
-            let character = char::from_u32(code)?;
-            Some(out.extend(character.encode_utf8(&mut [0; 4]).as_bytes()))
+    let mut push = |code: u32| -> Option<()> {
+        match u8::try_from(code) {
+            Ok(byte) if raw => out.push(byte),
+            _ => out.extend(char::from_u32(code)?.encode_utf8(&mut [0; 4]).as_bytes()),
         }
+        Some(())
     };
     let mut rest = body.chars();
     while let Some(character) = rest.next() {
