@@ -41,11 +41,13 @@ fn every_vendored_model_passes_on_the_processor() {
         let is_model = folder.join("golden.safetensors").exists();
         if is_model {
             let table = answer(&["verify", folder.to_str().unwrap()]);
-            assert!(table.contains("greedy tokens") && !table.contains("FAILED"), "{table}");
+            let compared =
+                ["greedy tokens", "hidden vectors of text"].iter().any(|what| table.contains(what));
+            assert!(compared && !table.contains("FAILED"), "{table}");
             count += 1;
         }
     }
-    assert!(count >= 9);
+    assert!(count >= 27);
 }
 
 #[test]

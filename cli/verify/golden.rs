@@ -108,6 +108,13 @@ impl Golden {
         let number = number.ok_or_else(|| self.wrong(&format!("f32_vs_f64.{what}"), "a number", error))?;
         Ok((20.0 * number as f32).min(1e-3))
     }
+
+    /// The difference that is allowed between hidden vectors. Where the reference's own error was not measured
+    /// (their largest value is given as 0), it is that of logits.
+    pub(super) fn hidden_bound(&self) -> Result<f32, LoadError> {
+        let measured = self.json["f32_vs_f64"]["hidden_max_abs_value"].as_f64() != Some(0.0);
+        self.bound(if measured { "hidden_max_abs" } else { "logits_max_abs" })
+    }
 }
 
 fn read(file: &Path) -> Result<Option<Vec<u8>>, LoadError> {

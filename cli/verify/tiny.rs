@@ -38,7 +38,7 @@ pub(super) fn checks(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<C
 /// The hidden vectors of an encoder, text by text.
 fn embeddings(golden: &Golden, engine: &mut Engine) -> anyhow::Result<Vec<Check>> {
     let items = golden.list(&golden.json()["items"]);
-    let bound = if items.is_empty() { 0.0 } else { golden.bound("hidden_max_abs")? };
+    let bound = if items.is_empty() { 0.0 } else { golden.hidden_bound()? };
     let mut checks = Vec::new();
     for (number, item) in items.iter().enumerate() {
         let ids = golden.ids("items.input_ids", &item["input_ids"])?;
@@ -99,7 +99,7 @@ fn agreement(found: &[f32], expected: &[f32], width: usize, bound: f32) -> (usiz
 
 fn hidden(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<Check>> {
     let hidden = &golden.json()["hidden"];
-    let bound = golden.bound("hidden_max_abs")?;
+    let bound = golden.hidden_bound()?;
     let rows = hidden_rows(golden, hidden)?;
     let mut engine = engine(args, rows.iter().map(Vec::len).max().unwrap_or(0).max(16), true)?;
     let mut checks = Vec::new();

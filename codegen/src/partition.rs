@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use jtllm_ir::graph::axes;
+use jtllm_ir::graph::{Scan, axes};
 use jtllm_ir::{Expr, Graph, Node, Op, ScalarOp};
 
 use crate::classify;
@@ -39,6 +39,7 @@ enum GroupKind {
     Rows { full: Vec<Expr> },
     Contraction(Contraction),
     Attend(Attend),
+    Scan(Node),
 }
 
 struct Group {
@@ -128,6 +129,11 @@ impl<'g> Cut<'g> {
                 Op::Reduce { .. } => self.place_reduce(node),
                 Op::Map { .. } if !reach.is_empty() => self.place_map(node),
                 Op::Write { value, .. } => self.place_write(node, *value),
+                Op::Scan(scan) => self.place_scan(node, scan),
+                Op::Result { scan, .. } => {
+                    let group = self.group_of(*scan).expect("a scan is placed before its results");
+                    self.join(node, group);
+                }
                 _ => {}
             }
         }
@@ -292,7 +298,7 @@ impl<'g> Cut<'g> {
         let shaped = match kind {
             GroupKind::Rows { full } => shape == space || shape == full,
             GroupKind::Contraction(_) => shape == space,
-            GroupKind::Attend(_) => false,
+            GroupKind::Attend(_) | GroupKind::Scan(_) => false,
         };
         let epilogue = matches!(kind, GroupKind::Contraction(_));
         shaped
@@ -361,9 +367,41 @@ impl<'g> Cut<'g> {
     fn place_write(&mut self, node: Node, value: Node) {
         let Some(group) = self.group_of(value) else { return };
         let Group { kind, space, .. } = &self.groups[group];
-        let joins = matches!(kind, GroupKind::Contraction(_)) && self.graph.shape(value) == space.as_slice();
+        let joins = match kind {
+            GroupKind::Contraction(_) => self.graph.shape(value) == space.as_slice(),
+            GroupKind::Scan(_) => matches!(self.graph.op(value), Op::Result { .. }),
+            GroupKind::Rows { .. } | GroupKind::Attend(_) => false,
+        };
         if joins && self.independent(node, group) {
             self.join(node, group);
+        }
+    }
+
+    /// A loop has a kernel of its own, over the axes of its results. What it reads in each step is computed
+    /// before, not in the loop.
+    fn place_scan(&mut self, node: Node, scan: &Scan) {
+        let graph = self.graph;
+        let rank = |carry: &Node| graph.shape(*carry).len();
+        let space = match scan.result(graph, scan.carries.len()) {
+            Some((mut shape, _)) => {
+                shape.remove(scan.axis);
+                shape
+            }
+            None => {
+                let least = scan.carries.iter().copied().min_by_key(rank);
+                graph.shape(least.expect("a loop without results carries something")).to_vec()
+            }
+        };
+        self.open(node, GroupKind::Scan(node), space, Vec::new());
+        for x in &scan.xs {
+            let mut x = *x;
+            while let Op::View { x: inner, .. } = graph.op(x) {
+                x = *inner;
+            }
+            let map = matches!(graph.op(x), Op::Map { .. }) && !self.group.contains_key(&x);
+            if map && !self.fixed[x.0 as usize] {
+                self.stored_maps.insert(x);
+            }
         }
     }
 
@@ -387,7 +425,8 @@ impl<'g> Cut<'g> {
     }
 
     /// What a Write replaces is read into a buffer of its own before, so that no kernel reads what it or an
-    /// earlier one has written over. Attention reads its cache in place: it needs no later version.
+    /// earlier one has written over. Attention reads its cache in place: it needs no later version. So does a loop
+    /// whose carry begins where it is written at the end: each element is one lane's own.
     fn store_replaced_versions(&mut self) {
         let graph = self.graph;
         let writes = graph.nodes().filter_map(|node| match graph.op(node) {
@@ -397,8 +436,36 @@ impl<'g> Cut<'g> {
         let readers = writes.flat_map(|version| self.users[version.0 as usize].iter().copied());
         let views =
             readers.filter(|node| matches!(graph.op(*node), Op::View { .. }) && !self.claimed.contains(node));
-        let views: Vec<Node> = views.collect();
+        let views: Vec<Node> = views.filter(|view| !self.is_own_carry(*view)).collect();
         self.stored_maps.extend(views);
+    }
+
+    /// Whether a View of a state is the beginning of a loop's carry alone, and the carry's end is written to just
+    /// those places.
+    fn is_own_carry(&self, view: Node) -> bool {
+        let graph = self.graph;
+        let Op::View { x: state, at, ok: None, extras } = graph.op(view) else { return false };
+        let mut carry = view;
+        let (scan, index) = loop {
+            let [user] = self.users[carry.0 as usize].as_slice() else { return false };
+            match graph.op(*user) {
+                Op::Map { .. } if !self.is_output(*user) => carry = *user,
+                Op::Scan(scan) => match scan.carries.iter().position(|x| *x == carry) {
+                    Some(index) if !scan.xs.contains(&carry) => break (*user, index),
+                    _ => return false,
+                },
+                _ => return false,
+            }
+        };
+        graph.nodes().any(|node| match graph.op(node) {
+            Op::Write { state: old, at: to, extras: by, value, .. } => {
+                old == state
+                    && to == at
+                    && by.starts_with(extras)
+                    && *graph.op(*value) == (Op::Result { scan, index })
+            }
+            _ => false,
+        })
     }
 
     /// How often an element of `node` is read: by how many readers, and how often by each at most.
@@ -649,6 +716,7 @@ impl<'c, 'g> Assembly<'c, 'g> {
             GroupKind::Contraction(c) if many(c) => Work::Gemm(c.clone()),
             GroupKind::Contraction(c) => Work::Gemv(c.clone()),
             GroupKind::Attend(attend) => Work::Attend(attend.clone()),
+            GroupKind::Scan(scan) => Work::Scan(*scan),
         };
         Region { roots, reduces: group.reduces.clone(), space: group.space.clone(), work }
     }

@@ -32,6 +32,8 @@ pub enum Work {
     Gemm(Contraction),
     /// A softmax-weighted sum over the past.
     Attend(Attend),
+    /// A loop in time.
+    Scan(Node),
 }
 
 impl Work {
@@ -43,6 +45,7 @@ impl Work {
             Work::Gemv(_) => "gemv",
             Work::Gemm(_) => "gemm",
             Work::Attend(_) => "attend",
+            Work::Scan(_) => "scan",
         }
     }
 }

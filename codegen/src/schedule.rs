@@ -10,6 +10,7 @@ mod contract;
 mod lower;
 mod pointwise;
 mod rows;
+mod scan;
 
 use jtllm_ir::{Expr, Graph, Layout, Node};
 use std::collections::HashSet;
@@ -37,6 +38,7 @@ pub fn schedule(graph: &Graph, stored: &HashSet<Node>, region: &Region, caps: &C
         Work::Rows => rows::schedule(lower),
         Work::Gemv(contraction) | Work::Gemm(contraction) => contract::schedule(lower, contraction),
         Work::Attend(attend) => attend::schedule(lower, attend),
+        Work::Scan(scan) => scan::schedule(lower, *scan),
     }
 }
 

@@ -97,6 +97,9 @@ impl Walk<'_> {
                 self.graph.op(node).map_operands(&mut |x| Node(places.get(&x).copied().unwrap_or(u32::MAX)))
             }
             op => {
+                if let Op::Scan(scan) = op {
+                    scan.body.to_string().hash(&mut self.hasher);
+                }
                 op.operands().into_iter().for_each(|x| self.visit(x));
                 let places = &self.places;
                 op.map_operands(&mut |x| Node(places[&x]))

@@ -14,7 +14,8 @@
 //! # Invariants
 //!
 //! * A case depends on its seed alone.
-//! * At least one case runs, and a case that takes longer than [`CASE_SECONDS_MAX`] fails.
+//! * At least one case runs, and a case that takes longer than [`CASE_SECONDS_MAX`] fails; one that still
+//!   runs after twice that time ends the process, since nothing else ends an endless loop.
 //!
 //! # What this crate does not know
 //!
@@ -22,6 +23,10 @@
 
 use std::fmt::Debug;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use proptest::strategy::{Strategy, ValueTree};
@@ -127,11 +132,30 @@ pub fn for_seconds(name: &str, property: impl Fn(&mut Random)) {
     println!("{name}: {cases} cases from JTLLM_FUZZ_SEED={first}");
 }
 
+/// Ends the process when a case does not end.
+fn watch(name: &str, current: &AtomicU64, ended: &Receiver<()>) {
+    let mut before = None;
+    while ended.recv_timeout(Duration::from_secs(CASE_SECONDS_MAX)) == Err(RecvTimeoutError::Timeout) {
+        let seed = current.load(Ordering::Relaxed);
+        if before.replace(seed) == Some(seed) {
+            // Not by `eprintln!`: what a test prints is lost when its process ends.
+            let _ = writeln!(std::io::stderr(), "{name}: does not end with JTLLM_FUZZ_SEED={seed}");
+            std::process::exit(101);
+        }
+    }
+}
+
 fn run(name: &str, first: u64, time: Duration, property: impl Fn(&mut Random)) -> u64 {
     let start = Instant::now();
+    let current = Arc::new(AtomicU64::new(first));
+    // Closed when this function is left in any way, which ends the watch.
+    let (_running, ended) = channel();
+    let watched = (name.to_owned(), Arc::clone(&current));
+    std::thread::spawn(move || watch(&watched.0, &watched.1, &ended));
     let mut cases = 0;
     while cases == 0 || start.elapsed() < time {
         let case = Case { name, seed: first.wrapping_add(cases) };
+        current.store(case.seed, Ordering::Relaxed);
         let begin = Instant::now();
         property(&mut Random::new(case.seed));
         let taken = begin.elapsed();

@@ -19,6 +19,7 @@ fn frequencies(scaling: &RopeScaling, length: f64) -> (Vec<f64>, f64) {
         RopeScaling::None => (plain, 1.0),
         RopeScaling::Linear { factor } => (map(&|_, x| x / factor), 1.0),
         RopeScaling::Factors(factors) => (map(&|i, x| x / f64::from(factors[i])), 1.0),
+        RopeScaling::HalfPrecision => (map(&|_, x| half::f16::from_f64(x).to_f64()), 1.0),
         RopeScaling::Dynamic { factor, original } => {
             let original = *original as f64;
             let growth = factor * length.max(original) / original - (factor - 1.0);

@@ -15,6 +15,7 @@ mod internlm2;
 mod llama;
 mod moss;
 mod pangu;
+mod rwkv;
 mod settings;
 
 use std::cell::RefCell;
@@ -140,6 +141,11 @@ pub trait Architecture: Send + Sync {
         LooksAhead::No
     }
 
+    /// Whether what is kept of a sequence is a state without a past: then a sequence goes on or begins anew.
+    fn is_recurrent(&self) -> bool {
+        false
+    }
+
     /// The most tokens of a chunk: a multiple of [`TILE`].
     fn chunk(&self) -> usize {
         CHUNK as usize
@@ -182,6 +188,8 @@ pub static ARCHITECTURES: &[Row] = &[
     Row { names: &["GPT2LMHeadModel"], read: gpt2::read },
     Row { names: &["PanguAlpha"], read: pangu::read },
     Row { names: &["BertModel"], read: bert::read },
+    Row { names: &["Rwkv4", "Rwkv5", "Rwkv5_1", "Rwkv5_2", "Rwkv6", "Rwkv7"], read: rwkv::read },
+    Row { names: &["RwkvForCausalLM"], read: rwkv::read_huggingface },
 ];
 
 /// ChatGLM-6B and its successors go by one name; only the latter pad their vocabulary.

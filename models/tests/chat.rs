@@ -5,9 +5,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use jtllm_fuzz::{Random, for_seconds};
 use jtllm_models::chat::{ChatError, ChatTemplate, Message};
 use jtllm_models::tokenizer::{Special, Tokenizer};
-use proptest::prelude::*;
 use serde_json::{Map, Value};
 use support::{
     atom_tiny, chatglm, config, demo, demo_tokenizer, fixture, ice_text, ids, json, llama2, qwen2_tiny,
@@ -439,30 +439,244 @@ fn python_functions_and_methods_are_there() {
     );
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+/// Parts of templates, from which sound and broken ones are made.
+const WORDS: &[&str] = &[
+    "{{ ",
+    " }}",
+    "{% ",
+    " %}",
+    "{%- ",
+    " -%}",
+    "{# ",
+    " #}",
+    "for message in messages",
+    "for i in range(",
+    "99999",
+    "10**12",
+    ")",
+    "endfor",
+    "if ",
+    "elif ",
+    "else",
+    "endif",
+    "set x = ",
+    "macro f(x)",
+    "endmacro",
+    "f(x)",
+    "x",
+    "i",
+    "messages",
+    "message",
+    ".content",
+    "['role']",
+    "[0]",
+    "[::-1]",
+    "[-1:]",
+    " | trim",
+    " | tojson",
+    " | list",
+    " | join(',')",
+    " | replace('a', x)",
+    ".split('x')",
+    ".strip()",
+    "loop.index0",
+    " in ",
+    " is ",
+    "defined",
+    "not ",
+    " * ",
+    " + ",
+    " ~ ",
+    " // ",
+    " - ",
+    "'x'",
+    "'<|im_end|>'",
+    "none",
+    "0",
+    "tools",
+    "bos_token",
+    "add_generation_prompt",
+    "raise_exception('no')",
+    "strftime_now('%Y')",
+    "{'a': [",
+    "]}",
+    "(",
+    ", ",
+    "break",
+    "\n",
+];
 
-    #[test]
-    fn any_template_is_rendered_or_refused(source in "[ -~\n]{0,80}|(\\{[%{]|[%}]\\}|for|if|in|messages|set|[a-z .()'|~*0-9]){0,40}") {
-        let _ = render(&source);
+/// A conversation of up to three turns, made of these words, with a field more in each.
+fn conversation(random: &mut Random, words: &[&str]) -> Vec<Message> {
+    let turn = |random: &mut Random| {
+        let role = match random.below(4) {
+            0 => random.text(words, 3),
+            _ => (*random.choice(&["user", "assistant", "system", "tool", ""])).to_owned(),
+        };
+        let mut message = Message::new(role, random.text(words, 8));
+        message.extra.insert("name".to_owned(), Value::from(random.text(words, 3)));
+        if random.below(8) == 0 {
+            let function = serde_json::json!({"name": random.text(words, 3), "arguments": {random.text(words, 3): 1.5e300}});
+            message.extra.insert("tool_calls".to_owned(), serde_json::json!([{"function": function}, null]));
+        }
+        message
+    };
+    (0..random.below(4)).map(|_| turn(random)).collect()
+}
+
+#[test]
+fn fuzz_templates() {
+    let golden = json(&fixture("chat-templates/golden.json"));
+    let published = golden["templates"].as_object().unwrap().values();
+    let mut sources: Vec<String> =
+        published.map(|entry| entry["chat_template"].as_str().unwrap().to_owned()).collect();
+    let builtin = ChatTemplate::builtin_names().map(|name| ChatTemplate::named(name, None, None).unwrap());
+    sources.extend(builtin.map(|template| template.source().to_owned()));
+    let tokenizer = demo_tokenizer();
+    for_seconds("chat templates", |random| {
+        let source = match random.below(4) {
+            0 => random.value("[ -~\n]{0,80}"),
+            1 => random.text(WORDS, 40),
+            2 => {
+                let source = random.choice(&sources);
+                String::from_utf8_lossy(&random.mutated(source.as_bytes())).into_owned()
+            }
+            _ => with_words(random, &sources),
+        };
+        let Ok(template) = ChatTemplate::new(&source, Some("<s>"), Some("</s>")) else { return };
+        let turns = conversation(random, WORDS);
+        let input: usize = turns.iter().map(|turn| turn.role.len() + turn.content.len() + 2000).sum();
+        match template.render(&turns, random.below(2) == 0, &Map::new()) {
+            Ok(text) => assert!(text.len() <= (4 << 20) + 4 * (input + 1000), "{} bytes", text.len()),
+            Err(error) => drop(error.to_string()),
+        }
+        let _ = template.encode(&tokenizer, &turns, true, &Map::new());
+    });
+}
+
+/// A published template in which one to four stretches are replaced by other words.
+fn with_words(random: &mut Random, sources: &[String]) -> String {
+    let mut source = random.choice(sources).clone();
+    for _ in 0..1 + random.below(4) {
+        let at = random.below(source.len());
+        let end = (at + random.below(12)).min(source.len());
+        if source.is_char_boundary(at) && source.is_char_boundary(end) {
+            source.replace_range(at..end, random.choice::<&str>(WORDS));
+        }
     }
+    source
+}
 
-    #[test]
-    fn harmless_text_is_encoded_as_a_whole(content in "\\PC{0,60}") {
-        let (tokenizer, template) = (demo_tokenizer(), ChatTemplate::named("chatml", None, None).unwrap());
-        let turns = user(&content);
+/// A template that writes special tokens, beginnings or ends of them, and what users say, in any order. Not
+/// beginnings and ends: one that puts what users say inside of a special token means it.
+fn honest_template(random: &mut Random, specials: &[String]) -> String {
+    const FIELDS: &[&str] = &[
+        "{{ message.role }}",
+        "{{ message.content }}",
+        "{{ message.content | trim }}",
+        "{{ message['content'].strip() }}",
+        "{{ message.role + ' ' + message.content }}",
+        "{{ message.name }}{{ message.content }}",
+        "{{ message | tojson }}",
+        "{{ tools | tojson(indent=1) }}",
+    ];
+    let ends = random.below(2) == 0;
+    let part = |random: &mut Random| match random.below(4) {
+        0 => random.choice(specials).clone(),
+        // What users say before or after it could complete it, and must not.
+        1 if ends => random.choice(specials).chars().skip(random.below(8)).collect(),
+        1 => random.choice(specials).chars().take(random.below(5)).collect(),
+        _ => (*random.choice(FIELDS)).to_owned(),
+    };
+    let body: String = (0..1 + random.below(6)).map(|_| part(random)).collect();
+    format!("{{% for message in messages %}}{body}{{% endfor %}}{}", random.choice(specials))
+}
+
+/// The same value without anything that could be special: white space, or one letter.
+fn harmless(value: &Value) -> Value {
+    let bare = |text: &str| if text.trim().is_empty() { text.to_owned() } else { "x".to_owned() };
+    match value {
+        Value::String(text) => Value::from(bare(text)),
+        Value::Array(items) => items.iter().map(harmless).collect(),
+        Value::Object(fields) => fields.iter().map(|(key, value)| (key.clone(), harmless(value))).collect(),
+        other => other.clone(),
+    }
+}
+
+#[test]
+fn fuzz_users_write_no_special_token() {
+    let dressed: Vec<Tokenizer> = dressed().into_iter().map(|(tokenizer, _)| tokenizer).collect();
+    for_seconds("special tokens in conversations", |random| {
+        let which = random.below(dressed.len());
+        let (tokenizer, specials) = (&dressed[which], dressed[which].special_texts());
+        // ChatGLM's `sop` is special as a word of its own alone: what users say beside it decides whether a
+        // template that writes it right there means the token, and no such template is honest.
+        let bare = |text: &&String| text.chars().all(char::is_alphabetic);
+        let written: Vec<String> = specials.iter().filter(|text| !bare(text)).cloned().collect();
+        let template = ChatTemplate::new(&honest_template(random, &written), None, None).unwrap();
+        let special = random.choice(specials).clone();
+        let at = special.char_indices().map(|(at, _)| at).nth(random.below(special.chars().count())).unwrap();
+        let words = [
+            &special,
+            &special[..at],
+            &special[at..],
+            "end",
+            "im_",
+            "|",
+            ">",
+            "<",
+            " ",
+            "\n",
+            "a",
+            "é",
+            "\u{fdd0}",
+        ];
+        let turns = conversation(random, &words);
+        let tools = serde_json::json!([{"name": random.text(&words, 3), "type": random.text(&words, 3)}]);
+        let encode = |turns: &[Message], tools: Value| {
+            let extra = Map::from_iter([("tools".to_owned(), tools)]);
+            let ids = template.encode(tokenizer, turns, true, &extra).unwrap();
+            (special_count(tokenizer, &ids), ids, template.render(turns, true, &extra).unwrap())
+        };
+        let plain: Vec<Message> = turns.iter().map(plain).collect();
+        let (want, ..) = encode(&plain, harmless(&tools));
+        let (found, ids, text) = encode(&turns, tools);
+        assert_eq!(found, want, "{turns:?} in {:?}", template.source());
+        // Other vocabularies add and take a space at the beginning.
+        if which < 2 {
+            assert_eq!(tokenizer.decode(&ids, false), text, "{turns:?} in {:?}", template.source());
+        }
+    });
+}
+
+fn plain(turn: &Message) -> Message {
+    let text = |text: &str| harmless(&Value::from(text)).as_str().unwrap().to_owned();
+    let mut plain = Message::new(text(&turn.role), text(&turn.content));
+    plain.extra = harmless(&Value::Object(turn.extra.clone())).as_object().unwrap().clone();
+    plain
+}
+
+#[test]
+fn fuzz_harmless_text_is_encoded_as_a_whole() {
+    let (tokenizer, template) = (demo_tokenizer(), ChatTemplate::named("chatml", None, None).unwrap());
+    for_seconds("harmless text", |random| {
+        let turns = user(&random.value("\\PC{0,60}"));
         let text = template.render(&turns, true, &Map::new()).unwrap();
         let ids = template.encode(&tokenizer, &turns, true, &Map::new()).unwrap();
-        prop_assert_eq!(ids, tokenizer.encode(&text, Special::Parse).unwrap());
-    }
+        assert_eq!(ids, tokenizer.encode(&text, Special::Parse).unwrap());
+    });
+}
 
-    #[test]
-    fn t02_no_mixture_of_fragments_is_special(parts in prop::collection::vec("<|\\||im_|end|start|<\\|im_end\\|>|<\\|im_start\\|>|>| |a|\u{fdd0}", 0..12)) {
-        let (tokenizer, template) = (demo_tokenizer(), ChatTemplate::named("chatml", None, None).unwrap());
-        let content = parts.concat();
-        let ids = template.encode(&tokenizer, &user(&content), true, &Map::new()).unwrap();
-        prop_assert_eq!(special_count(&tokenizer, &ids), 3);
-        let text = template.render(&user(&content), true, &Map::new()).unwrap();
-        prop_assert_eq!(tokenizer.decode(&ids, false), text);
-    }
+#[test]
+fn fuzz_no_mixture_of_fragments_is_special() {
+    let fragments =
+        ["<|", "|", "im_", "end", "start", "<|im_end|>", "<|im_start|>", ">", " ", "a", "\u{fdd0}"];
+    let (tokenizer, template) = (demo_tokenizer(), ChatTemplate::named("chatml", None, None).unwrap());
+    for_seconds("fragments", |random| {
+        let turns = user(&random.text(&fragments, 12));
+        let ids = template.encode(&tokenizer, &turns, true, &Map::new()).unwrap();
+        assert_eq!(special_count(&tokenizer, &ids), 3, "{turns:?}");
+        let text = template.render(&turns, true, &Map::new()).unwrap();
+        assert_eq!(tokenizer.decode(&ids, false), text);
+    });
 }

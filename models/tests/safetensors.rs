@@ -244,8 +244,7 @@ fn f15_index_path_leads_out_of_the_folder() {
 #[test]
 fn folders_without_weights_say_what_is_missing() {
     says(&open_fails(&folder(&[])), &["model.safetensors", "*.gguf"]);
-    let pickles = folder(&[("pytorch_model.bin", vec![0])]);
-    says(&open_fails(&pickles), &["pickles", "safetensors and GGUF are"]);
+    says(&open_fails(&folder(&[])), &["pytorch_model.bin", "params.json", "*.pth"]);
     let bare = folder(&[("model.safetensors", shard("a"))]);
     std::fs::remove_file(bare.path().join("config.json")).unwrap();
     says(&open_fails(&bare), &["config.json"]);

@@ -3,8 +3,8 @@
 
 mod support;
 
+use jtllm_fuzz::{Random, for_seconds};
 use jtllm_models::sample::{SampleError, Sampler, Sampling, Stage};
-use proptest::prelude::*;
 
 /// No stage does anything: the plain softmax.
 fn open() -> Sampling {
@@ -391,28 +391,38 @@ fn faults_name_their_field() {
     assert!(Stage::list("top_k;nucleus").unwrap_err().to_string().contains("nucleus"));
 }
 
-proptest! {
-    #[test]
-    fn any_valid_parameters_give_a_token(
-        logits in prop::collection::vec(prop_oneof![-20.0f32..20.0, Just(0.0f32), Just(f32::MAX), Just(f32::MIN)], 1..40),
-        history in prop::collection::vec(0u32..50, 0..30),
-        temperature in prop_oneof![Just(0.0f32), Just(1e-30f32), 0.01f32..5.0, Just(1e30f32)],
-        (top_p, typical_p, min_p) in (0.001f32..=1.0, 0.001f32..=1.0, 0.0f32..=1.0),
-        (top_k, top_n_sigma, mirostat) in (-1i32..50, -1.0f32..3.0, 0u8..3),
-        (repeat_penalty, dry_multiplier) in (prop_oneof![0.5f32..2.0, Just(1e30f32)], prop_oneof![0.0f32..2.0, Just(1e30f32)]),
-        (xtc_probability, xtc_threshold, seed) in (0.0f32..=1.0, 0.0f32..=1.0, any::<u64>()),
-    ) {
+#[test]
+fn fuzz_any_valid_parameters_give_a_token() {
+    for_seconds("sampling", |random| {
+        let logit = |random: &mut Random| match random.below(4) {
+            0 => *random.choice(&[0.0, f32::MAX, f32::MIN]),
+            _ => random.value(-20.0f32..20.0),
+        };
+        let logits: Vec<f32> = (0..1 + random.below(39)).map(|_| logit(random)).collect();
+        let temperature = random.value(0.01f32..5.0);
         let sampling = Sampling {
-            temperature, top_p, typical_p, min_p, top_k, top_n_sigma, mirostat, repeat_penalty, dry_multiplier,
-            xtc_probability, xtc_threshold, seed: Some(seed), dry_allowed_length: 1, ..Sampling::default()
+            temperature: *random.choice(&[0.0, 1e-30, temperature, temperature, 1e30]),
+            top_p: random.value(0.001f32..=1.0),
+            typical_p: random.value(0.001f32..=1.0),
+            min_p: random.value(0.0f32..=1.0),
+            top_k: random.value(-1i32..50),
+            top_n_sigma: random.value(-1.0f32..3.0),
+            mirostat: random.value(0u8..3),
+            repeat_penalty: if random.below(8) == 0 { 1e30 } else { random.value(0.5f32..2.0) },
+            dry_multiplier: if random.below(8) == 0 { 1e30 } else { random.value(0.0f32..2.0) },
+            xtc_probability: random.value(0.0f32..=1.0),
+            xtc_threshold: random.value(0.0f32..=1.0),
+            seed: Some(random.value(0..=u64::MAX)),
+            dry_allowed_length: 1,
+            ..Sampling::default()
         };
         let mut sampler = Sampler::new(sampling, logits.len()).unwrap();
-        history.iter().for_each(|id| sampler.accept(*id));
+        (0..random.below(30)).for_each(|_| sampler.accept(random.below(50) as u32));
         for _ in 0..5 {
             let found = sampler.sample(&mut logits.clone()).unwrap();
-            prop_assert!((found.id as usize) < logits.len());
-            prop_assert!(!found.logprob.is_nan());
+            assert!((found.id as usize) < logits.len());
+            assert!(!found.logprob.is_nan());
             sampler.accept(found.id);
         }
-    }
+    });
 }

@@ -2,7 +2,8 @@
 //!
 //! A [`Network`](network::Network) is a model on a device: its weights, its states (keys and values in
 //! pages), and a [`Plan`](plan::Plan) for each number of rows that passes have asked for. A plan is built
-//! once and serves every position: sizes reach kernels through a symbol block in memory.
+//! once and serves every position: sizes reach kernels through a symbol block in memory. A
+//! [`Single`](single::Single) is one graph without a model around it.
 //!
 //! # Invariants
 //!
@@ -28,6 +29,7 @@ pub mod plan;
 pub mod probe;
 pub mod reference;
 pub mod runner;
+pub mod single;
 pub mod trace;
 pub mod weights;
 

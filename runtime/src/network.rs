@@ -350,10 +350,10 @@ impl Network {
             self.upload(plan, name, values)?;
         }
         self.upload(plan, "table", &inputs.table)?;
-        for (name, values) in inputs.facts {
-            self.upload(plan, name, &values)?;
+        for (name, values) in &inputs.facts {
+            self.upload(plan, name, values)?;
         }
-        self.gather(plan, &inputs.ids.iter().map(|id| *id as u32).collect::<Vec<u32>>())?;
+        self.gather(plan, &inputs)?;
         let sizes = self.sizes(&[("T", count)]);
         plan.run(&*self.device, &sizes, trace)?;
         self.last = Some((bucket, count));
@@ -386,11 +386,15 @@ impl Network {
         Ok(self.device.write(span, &bytes)?)
     }
 
-    fn gather(&self, plan: &Plan, ids: &[u32]) -> Result<(), Error> {
+    fn gather(&self, plan: &Plan, inputs: &Inputs) -> Result<(), Error> {
         for gather in plan.gathers() {
             let Some(span) = plan.input(&gather.input) else { continue };
+            let unknown = || Error::Pass { why: format!("rows are gathered by {}, no column", gather.ids) };
+            let ids =
+                inputs.columns().into_iter().find(|(name, _)| *name == gather.ids).ok_or_else(unknown)?;
+            let ids: Vec<u32> = ids.1.iter().map(|id| *id as u32).collect();
             let mut rows = vec![0u8; ids.len() * gather.width as usize * gather.dtype.size()];
-            self.weights.gather(&gather.weight, ids, &mut rows)?;
+            self.weights.gather(&gather.weight, &ids, &mut rows)?;
             self.device.write(span, &rows)?;
         }
         Ok(())
@@ -453,6 +457,9 @@ pub(crate) struct Inputs {
     sequence: Vec<i32>,
     slot: Vec<i32>,
     lengths: Vec<i32>,
+    start: Vec<i32>,
+    count: Vec<i32>,
+    home: Vec<i32>,
     pub(crate) table: Vec<i32>,
     /// Further inputs, with a value for each of the 16 sequences.
     pub(crate) facts: Vec<(&'static str, Vec<i32>)>,
@@ -477,6 +484,7 @@ impl Inputs {
         }
         let mut lengths: Vec<i32> = batch.lengths.iter().map(|n| *n as i32).collect();
         lengths.resize(SEQUENCES, 0);
+        let (start, count) = runs(&rows);
         let mut facts = batch.facts.clone();
         facts.iter_mut().for_each(|(_, values)| values.resize(SEQUENCES, 0));
         Inputs {
@@ -485,21 +493,39 @@ impl Inputs {
             sequence: rows.iter().map(|row| row.sequence as i32).collect(),
             slot: rows.iter().map(|row| row.slot).collect(),
             lengths,
+            start,
+            count,
+            home: (0..SEQUENCES as i32).collect(),
             table,
             facts,
         }
     }
 
     /// The inputs of one axis, by name.
-    pub(crate) fn columns(&self) -> [(&'static str, &[i32]); 5] {
+    pub(crate) fn columns(&self) -> [(&'static str, &[i32]); 8] {
         [
             ("ids", &self.ids),
             ("pos", &self.position),
             ("seq", &self.sequence),
             ("slot", &self.slot),
             ("lens", &self.lengths),
+            ("start", &self.start),
+            ("count", &self.count),
+            ("home", &self.home),
         ]
     }
+}
+
+/// The first row of each sequence, and how many it has.
+fn runs(rows: &[Row]) -> (Vec<i32>, Vec<i32>) {
+    let (mut start, mut count) = (vec![0; SEQUENCES], vec![0; SEQUENCES]);
+    for (at, row) in rows.iter().enumerate().filter(|(_, row)| row.slot >= 0) {
+        if count[row.sequence] == 0 {
+            start[row.sequence] = at as i32;
+        }
+        count[row.sequence] += 1;
+    }
+    (start, count)
 }
 
 /// Pages of a table's row for a cache of `pages` pages.
@@ -529,6 +555,7 @@ pub(crate) fn head_bucket(count: usize) -> (Bucket, usize) {
     }
 }
 
-fn lines<T: std::fmt::Display>(faults: &[T]) -> String {
+/// Faults, one a line.
+pub(crate) fn lines<T: std::fmt::Display>(faults: &[T]) -> String {
     faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }

@@ -60,7 +60,8 @@ pub struct Bindings<'a> {
     pub shared: &'a HashMap<String, Span>,
 }
 
-struct Values<'a>(&'a Sizes);
+/// Sizes as expressions ask for them.
+pub(crate) struct Values<'a>(pub(crate) &'a Sizes);
 
 impl Environment for Values<'_> {
     fn axis(&self, _: u16) -> i64 {
@@ -77,8 +78,24 @@ impl Environment for Values<'_> {
 }
 
 /// The bytes of a tensor when sizes are at their limits.
-fn bytes_of(shape: &[Expr], dtype: DType, limits: &Sizes) -> u64 {
+pub(crate) fn bytes_of(shape: &[Expr], dtype: DType, limits: &Sizes) -> u64 {
     element_count(shape).evaluate(&Values(limits)).max(0) as u64 * dtype.size() as u64
+}
+
+/// The value of a symbol, if `sizes` has one that keeps the symbol's bounds.
+pub(crate) fn size(symbol: &Symbol, sizes: &Sizes) -> Result<i32, Error> {
+    let wrong = |why: String| Error::Pass { why };
+    let value = sizes.get(symbol.name()).copied();
+    let value = value.ok_or_else(|| wrong(format!("no value for size {}", symbol.name())))?;
+    let fits = value >= symbol.low() && value <= symbol.high() && value % symbol.divisor() == 0;
+    if !fits {
+        let (low, high, step) = (symbol.low(), symbol.high(), symbol.divisor());
+        return Err(wrong(format!(
+            "size {} is {value}, planned for {low}..={high} in steps of {step}",
+            symbol.name()
+        )));
+    }
+    i32::try_from(value).map_err(|_| wrong(format!("size {} is {value}", symbol.name())))
 }
 
 impl Plan {
@@ -91,9 +108,9 @@ impl Plan {
     ) -> Result<Plan, Error> {
         let mut builder =
             Builder { device, compilation: &compilation, bindings, values: HashMap::new(), fixed_bytes: 0 };
-        let outputs = builder.outputs()?;
-        let arena_bytes = builder.arena()?;
         let inputs = builder.inputs()?;
+        let outputs = builder.outputs(&inputs)?;
+        let arena_bytes = builder.arena()?;
         let constants = builder.constants()?;
         let mut steps = Vec::new();
         for step in &compilation.steps {
@@ -150,7 +167,7 @@ impl Plan {
     pub fn run(&self, device: &dyn Device, sizes: &Sizes, trace: Option<&mut Trace>) -> Result<(), Error> {
         let mut block = [0u8; SYMBOL_BLOCK as usize];
         for (slot, symbol) in self.compilation.graph.symbols.iter().enumerate() {
-            let value = self.size(symbol, sizes)?;
+            let value = size(symbol, sizes)?;
             block[slot * 4..][..4].copy_from_slice(&value.to_le_bytes());
         }
         device.write(&self.symbols, &block)?;
@@ -167,21 +184,6 @@ impl Plan {
             }
         }
         Ok(())
-    }
-
-    fn size(&self, symbol: &Symbol, sizes: &Sizes) -> Result<i32, Error> {
-        let wrong = |why: String| Error::Pass { why };
-        let value = sizes.get(symbol.name()).copied();
-        let value = value.ok_or_else(|| wrong(format!("no value for size {}", symbol.name())))?;
-        let fits = value >= symbol.low() && value <= symbol.high() && value % symbol.divisor() == 0;
-        if !fits {
-            let (low, high, step) = (symbol.low(), symbol.high(), symbol.divisor());
-            return Err(wrong(format!(
-                "size {} is {value}, planned for {low}..={high} in steps of {step}",
-                symbol.name()
-            )));
-        }
-        i32::try_from(value).map_err(|_| wrong(format!("size {} is {value}", symbol.name())))
     }
 
     fn groups(&self, step: &Step, sizes: &Sizes) -> [u32; 3] {
@@ -218,20 +220,57 @@ impl Builder<'_> {
         Ok(self.device.alloc(len)?.span())
     }
 
-    /// Outputs have buffers of their own: they are read after the pass.
-    fn outputs(&mut self) -> Result<BTreeMap<String, (Span, Vec<Expr>)>, Error> {
+    /// Outputs have buffers of their own, since they are read after the pass; those that no kernel stores
+    /// stay where they lie.
+    fn outputs(
+        &mut self,
+        inputs: &HashMap<String, (Span, DType)>,
+    ) -> Result<BTreeMap<String, (Span, Vec<Expr>)>, Error> {
         let graph = &self.compilation.graph;
         let mut outputs = BTreeMap::new();
         for (name, node) in &graph.outputs {
             let shape = graph.shape(*node).to_vec();
-            let span = match self.values.get(node) {
-                Some(span) => span.clone(),
+            let known = match self.values.get(node) {
+                Some(span) => Some(span.clone()),
+                None => self.lying(name, *node, inputs)?,
+            };
+            let span = match known {
+                Some(span) => span,
                 None => self.alloc(bytes_of(&shape, graph.dtype(*node), self.bindings.limits))?,
             };
             self.values.insert(*node, span.clone());
             outputs.insert(name.clone(), (span, shape));
         }
         Ok(outputs)
+    }
+
+    /// Where an output lies that no kernel stores: an input, or what a state is after the pass.
+    fn lying(
+        &self,
+        output: &str,
+        node: Node,
+        inputs: &HashMap<String, (Span, DType)>,
+    ) -> Result<Option<Span>, Error> {
+        let graph = &self.compilation.graph;
+        let replaced = || {
+            graph.nodes().any(|other| matches!(graph.op(other), Op::Write { state, .. } if *state == node))
+        };
+        let refused = |what: &str| Error::Pass {
+            why: format!("output {output} is {what}, which a pass does not leave behind"),
+        };
+        if let Some((leaf, _)) = graph.state_of(node) {
+            let Op::State { name } = graph.op(leaf) else { return Ok(None) };
+            return match self.bindings.states.get(name) {
+                Some(mem) if !replaced() => Ok(Some(mem.span())),
+                _ => Err(refused(&format!("a version of state {name}"))),
+            };
+        }
+        match graph.op(node) {
+            Op::Input { name, .. } => Ok(inputs.get(name).map(|(span, _)| span.clone())),
+            Op::Weight { name } => Err(refused(&format!("weight {name}"))),
+            Op::Const(_) => Err(refused("a constant")),
+            _ => Ok(None),
+        }
     }
 
     /// Lays out the other stored nodes: two may share bytes if no step needs both.

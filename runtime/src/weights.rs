@@ -1,6 +1,7 @@
 //! Weights in memory: adopted from a mapped file where they lie as kernels want them, else taken apart into
 //! planes once.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Mutex;
 
@@ -12,7 +13,7 @@ use rayon::prelude::*;
 use crate::device::{Bytes, Device, Mem, Span};
 use crate::error::Error;
 
-/// Consecutive rows of a tensor in a file.
+/// Consecutive rows of a tensor in a file, or as many columns of them as one of several files has.
 #[derive(Clone)]
 pub struct Piece {
     /// The file's bytes.
@@ -21,6 +22,8 @@ pub struct Piece {
     pub offset: u64,
     /// How many rows.
     pub rows: u64,
+    /// How many numbers of each row.
+    pub cols: u64,
     /// Bytes from one row to the next.
     pub stride: u64,
 }
@@ -32,11 +35,20 @@ pub struct Source {
     pub format: &'static Format,
     /// Its shape in numbers, outermost first.
     pub shape: Vec<u64>,
-    /// Its rows, in order.
+    /// The rectangles that cover it: those beside each other from left to right, then those below.
     pub pieces: Vec<Piece>,
 }
 
 impl Source {
+    /// A tensor whose rows stand one after another at the beginning of `bytes`.
+    pub fn whole(format: &'static Format, shape: &[u64], bytes: Bytes) -> Source {
+        let mut source = Source { format, shape: shape.to_vec(), pieces: Vec::new() };
+        let (rows, stride) = (source.matrix().0, source.row_bytes());
+        let cols = source.matrix().1;
+        source.pieces.push(Piece { bytes, offset: 0, rows, cols, stride });
+        source
+    }
+
     /// Rows, and numbers of a row; a vector is one row.
     fn matrix(&self) -> (u64, u64) {
         match self.shape.as_slice() {
@@ -50,18 +62,37 @@ impl Source {
         self.matrix().1 / self.format.block as u64 * self.format.block_bytes as u64
     }
 
-    /// The bytes of one row in its file.
-    fn row(&self, mut row: u64) -> Option<&[u8]> {
+    /// The bytes of one row, put together from those of all files that have a part of it.
+    fn row(&self, mut row: u64) -> Option<Cow<'_, [u8]>> {
+        let (_, columns) = self.matrix();
+        let mut found: Option<Cow<'_, [u8]>> = None;
+        let mut left = 0;
         for piece in &self.pieces {
             if row < piece.rows {
-                let start = usize::try_from(piece.offset + row * piece.stride).ok()?;
-                let end = start.checked_add(usize::try_from(self.row_bytes()).ok()?)?;
-                let all: &[u8] = (*piece.bytes).as_ref();
-                return all.get(start..end);
+                let part = self.row_of(piece, row)?;
+                match &mut found {
+                    None => found = Some(Cow::Borrowed(part)),
+                    Some(before) => before.to_mut().extend_from_slice(part),
+                }
             }
-            row -= piece.rows;
+            left += piece.cols;
+            if left == columns && found.is_some() {
+                return found;
+            }
+            if left == columns {
+                left = 0;
+                row = row.checked_sub(piece.rows)?;
+            }
         }
         None
+    }
+
+    fn row_of<'a>(&self, piece: &'a Piece, row: u64) -> Option<&'a [u8]> {
+        let len = piece.cols / self.format.block as u64 * self.format.block_bytes as u64;
+        let start = usize::try_from(piece.offset + row * piece.stride).ok()?;
+        let end = start.checked_add(usize::try_from(len).ok()?)?;
+        let all: &[u8] = (*piece.bytes).as_ref();
+        all.get(start..end)
     }
 
     /// Whether all rows stand one after another.
@@ -156,7 +187,7 @@ impl Weights {
         for (place, row) in rows.iter().enumerate() {
             let bytes = source.row(u64::from(*row));
             let bytes = bytes.ok_or_else(|| wrong(format!("its file ends before row {row}")))?;
-            buffers.unpack(format, bytes);
+            buffers.unpack(format, &bytes);
             out[place * width..][..width].copy_from_slice(&buffers.rows[which]);
         }
         Ok(())
@@ -275,7 +306,7 @@ fn unpack_group(
 ) -> Result<(), u64> {
     let mut buffers = Buffers::new(source.format, columns);
     for (place, row) in rows.enumerate() {
-        buffers.unpack(source.format, source.row(row).ok_or(row)?);
+        buffers.unpack(source.format, &source.row(row).ok_or(row)?);
         for ((chunk, bytes), plane) in chunks.iter_mut().zip(&buffers.rows).zip(source.format.planes) {
             let size = plane.dtype.size();
             for (column, element) in bytes.chunks_exact(size).enumerate() {

@@ -230,6 +230,10 @@ impl Engine {
         let common = self.held.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let architecture = self.model.architecture();
         let keeps = match architecture.looks_ahead() {
+            // A state has no past to go back to.
+            LooksAhead::No if architecture.is_recurrent() => {
+                common == self.held.len() && common < tokens.len()
+            }
             LooksAhead::No => true,
             // What a longer answer is appended to stays as it is; a longer prompt changes all of it.
             LooksAhead::Prefix => common == self.held.len() && architecture.facts(&self.held) == facts,

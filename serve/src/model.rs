@@ -127,6 +127,7 @@ fn source(entry: &TensorEntry) -> Option<Source> {
         bytes: piece.storage.clone() as Bytes,
         offset: piece.offset,
         rows: piece.rows,
+        cols: piece.cols,
         stride: piece.stride,
     });
     Some(Source {
@@ -143,8 +144,18 @@ impl Model {
         options: LoadOptions,
         cache: KernelCache,
     ) -> Result<Model, EngineError> {
+        let architecture = arch::read(checkpoint.config())?;
+        Model::with_architecture(checkpoint, architecture.into(), options, cache)
+    }
+
+    /// As [`Model::load`], with an architecture of the caller's own, whatever the configuration names.
+    pub fn with_architecture(
+        checkpoint: Checkpoint,
+        architecture: Arc<dyn Architecture>,
+        options: LoadOptions,
+        cache: KernelCache,
+    ) -> Result<Model, EngineError> {
         let checkpoint = Arc::new(checkpoint);
-        let architecture: Arc<dyn Architecture> = arch::read(checkpoint.config())?.into();
         let formats = Formats(checkpoint.clone());
         check(&formats, &*architecture)?;
         let graphs = Box::new(ModelGraphs {

@@ -13,7 +13,7 @@ use jtllm_runtime::pages::PageTable;
 use jtllm_serve::{Backend, Engine, LoadOptions, Model};
 use serde_json::Value;
 
-const FIXTURES: [&str; 9] = [
+const FIXTURES: [&str; 24] = [
     "llama-7b-tiny",
     "llama2-gqa-tiny",
     "llama3.1-ropescale-tiny",
@@ -23,6 +23,21 @@ const FIXTURES: [&str; 9] = [
     "mistral-swa-tiny",
     "qwen1.5-tied-tiny",
     "qwen2-gqa-untied-tiny",
+    "qwen3-tied-tiny",
+    "chatglm2-6b-tiny",
+    "chatglm3-6b-tiny",
+    "internlm2-tiny",
+    "gemma3-text-tiny",
+    "bloom-belle-tiny",
+    "moss-tiny",
+    "gpt2-tiny",
+    "pangu-alpha-tiny",
+    "chatglm-6b-tiny",
+    "rwkv-4-tiny",
+    "rwkv-5-tiny",
+    "rwkv-5.2-tiny",
+    "rwkv-6-tiny",
+    "rwkv-7-tiny",
 ];
 
 fn folder(name: &str) -> PathBuf {
@@ -130,6 +145,18 @@ fn the_loop_interpreter_agrees_with_the_references() {
     }
     check("llama2-gqa-tiny", Backend::Interp(Box::new(Caps::threads(32))));
     check("mistral-swa-tiny", Backend::Interp(Box::new(Caps::vector(16))));
+    for name in [
+        "gemma3-text-tiny",
+        "bloom-belle-tiny",
+        "gpt2-tiny",
+        "moss-tiny",
+        "pangu-alpha-tiny",
+        "chatglm-6b-tiny",
+        "rwkv-4-tiny",
+        "rwkv-7-tiny",
+    ] {
+        check(name, Backend::Interp(Box::new(Caps::threads(32))));
+    }
 }
 
 /// The logits of a sequence's last token when `count` sequences are decoded together, on `threads` threads.
@@ -173,7 +200,14 @@ fn batched(name: &str, prompts: &[Vec<u32>], threads: usize) -> Vec<Vec<f32>> {
 fn a_row_has_the_same_bits_in_any_company() {
     let prompts: Vec<Vec<u32>> =
         (0..16).map(|s| (0..5 + s * 2).map(|i| (i * 7 + s * 3) % 250).collect()).collect();
-    for name in ["llama2-gqa-tiny", "belle-llama-tiny"] {
+    for name in [
+        "llama2-gqa-tiny",
+        "belle-llama-tiny",
+        "bloom-belle-tiny",
+        "gemma3-text-tiny",
+        "rwkv-4-tiny",
+        "rwkv-7-tiny",
+    ] {
         let mut engine = engine(name, Backend::Cpu);
         let chunked: Vec<Vec<f32>> = prompts.iter().map(|p| engine.feed(p, false).unwrap()).collect();
         for (count, threads) in [(1, 1), (1, 2), (2, 1), (3, 2), (16, 1), (16, 2)] {

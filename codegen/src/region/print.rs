@@ -51,6 +51,7 @@ impl fmt::Display for Printer<'_> {
 fn work(work: &Work, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match work {
         Work::Pointwise | Work::Rows => writeln!(f),
+        Work::Scan(scan) => writeln!(f, "; loop {scan}"),
         Work::Gemv(contraction) | Work::Gemm(contraction) => sums(contraction, f),
         Work::Attend(a) => {
             writeln!(f, "; query {}, key {}, value {}, visible {}", a.query, a.key, a.value, a.visible)

@@ -217,7 +217,8 @@ impl<'a> Lower<'a> {
         }
     }
 
-    fn store_root(&mut self, root: Node, at: &[Expr], alone: bool) {
+    /// Stores a root's element at `at`.
+    pub(super) fn store_root(&mut self, root: Node, at: &[Expr], alone: bool) {
         let graph = self.graph;
         let shape = graph.shape(root);
         let len = element_count(shape);

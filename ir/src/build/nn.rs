@@ -82,6 +82,22 @@ pub fn layer_norm(graph: &mut Graph, x: Node, weight: Node, bias: Node, epsilon:
     graph.map(ScalarOp::Fma, &[scaled, weight, bias])
 }
 
+/// Layer normalisation of each head of `x [T, heads, K]`, then scaled by `weight [heads * K]`, plus
+/// `bias [heads * K]` (Wu and He, 2018).
+pub fn group_norm(graph: &mut Graph, x: Node, weight: Node, bias: Node, epsilon: f32) -> Node {
+    let space = graph.shape(x).to_vec();
+    let width = space[2].as_int().expect("the width of a head is a constant");
+    let middle = mean(graph, x);
+    let middle = across_last(graph, middle, x);
+    let centred = graph.map(ScalarOp::Sub, &[x, middle]);
+    let square = mul(graph, centred, centred);
+    let variance = mean(graph, square);
+    let scaled = normalised(graph, centred, variance, epsilon);
+    let [weight, bias] =
+        [weight, bias].map(|v| graph.view(v, &space, &[], |c| vec![c.axis(1) * width + c.axis(2)]));
+    graph.map(ScalarOp::Fma, &[scaled, weight, bias])
+}
+
 /// `x / sqrt(square + epsilon)`, with one `square` for each row of `x`.
 fn normalised(graph: &mut Graph, x: Node, square: Node, epsilon: f32) -> Node {
     let rows = graph.shape(square).to_vec();

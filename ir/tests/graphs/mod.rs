@@ -33,6 +33,7 @@ pub(crate) fn scalings() -> Vec<(&'static str, RopeScaling)> {
         ("llama3", llama3),
         ("yarn", yarn),
         ("factors", RopeScaling::Factors(vec![1.0, 2.0, 4.0, 8.0])),
+        ("half_precision", RopeScaling::HalfPrecision),
     ]
 }
 

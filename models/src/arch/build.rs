@@ -59,7 +59,7 @@ impl<'a> Build<'a> {
     }
 
     /// A tensor of the checkpoint as numbers, `f32` of that shape.
-    fn weight(&mut self, name: &str, shape: &[i64]) -> Result<Node, LoadError> {
+    pub(super) fn weight(&mut self, name: &str, shape: &[i64]) -> Result<Node, LoadError> {
         let sizes: Vec<u64> = shape.iter().map(|n| *n as u64).collect();
         let format = self.weights.format(name, &sizes)?;
         let shape: Vec<Expr> = shape.iter().map(|n| Expr::int(*n)).collect();

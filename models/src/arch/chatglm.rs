@@ -16,6 +16,10 @@ use crate::error::LoadError;
 /// The vocabulary of the first revision, whose image tokens came first and whose positions differed.
 const FIRST_VOCABULARY: i64 = 150_528;
 
+/// The square of what a norm's output is multiplied by on its way around a layer: twice the 28 layers of the
+/// model. The reference takes this number whatever the configuration says.
+const RESIDUAL: f32 = 56.0;
+
 struct ChatGlm {
     vocabulary: i64,
     width: i64,
@@ -147,7 +151,7 @@ impl Architecture for ChatGlm {
         let (places, prefix) = self.positions(&mut build.graph, &inputs);
         let [first, second] = places.map(|x| rotary_table(&mut build.graph, &self.rope(), x, None));
         let table = [build.beside(first[0], second[0]), build.beside(first[1], second[1])];
-        let alpha = (2.0 * self.layers as f32).sqrt();
+        let alpha = RESIDUAL.sqrt();
         for layer in 0..self.layers {
             let norm = |part: &str| format!("transformer.layers.{layer}.{part}");
             let x = build.layer_norm(hidden, &norm("input_layernorm"), self.epsilon)?;

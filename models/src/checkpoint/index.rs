@@ -1,4 +1,4 @@
-//! `model.safetensors.index.json`: which of several safetensors files holds each tensor.
+//! `model.safetensors.index.json`, or `pytorch_model.bin.index.json`: which of several files holds each tensor.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path, PathBuf};
@@ -6,10 +6,14 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use super::json::{self, Members};
+use super::storage::read_small;
 use crate::error::{LoadError, quoted};
 
 /// The name under which the index stands in a model's folder.
 pub const FILE: &str = "model.safetensors.index.json";
+
+/// The longest index that is read; that of a model of 600 billion parameters has 9 MB.
+const LEN_MAX: u64 = 64_000_000;
 
 #[derive(Deserialize)]
 struct Raw {
@@ -25,6 +29,16 @@ pub struct Index {
     pub shard_of: HashMap<String, String>,
     /// The shards' file names with one of their tensors each, in alphabetical order.
     pub shards: BTreeMap<String, String>,
+}
+
+/// Reads an index that must be there.
+pub(super) fn read(file: &Path) -> Result<Index, LoadError> {
+    let bytes = read_small(file, LEN_MAX)?.ok_or_else(|| LoadError::Missing {
+        file: file.to_owned(),
+        what: "files",
+        names: vec![file.display().to_string()],
+    })?;
+    parse(&bytes, file)
 }
 
 /// Reads an index. Shard names must stay inside the model's folder.

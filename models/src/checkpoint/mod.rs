@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::error::LoadError;
 
 mod demo;
+mod forms;
 pub mod gguf;
 pub mod index;
 pub(crate) mod json;
@@ -19,6 +20,7 @@ pub mod names;
 mod open;
 pub mod safetensors;
 pub mod storage;
+pub mod torch;
 
 pub use storage::Storage;
 
@@ -31,9 +33,9 @@ pub struct Piece {
     pub offset: u64,
     /// Its length in bytes, from the first byte of the first row to the last byte of the last.
     pub len: u64,
-    /// Rows: the product of all dimensions but the last.
+    /// Rows: of a tensor in one piece, the product of all dimensions but the last.
     pub rows: u64,
-    /// Elements of a row: the last dimension.
+    /// Elements of a row: the last dimension, or a part of it.
     pub cols: u64,
     /// Bytes from the beginning of a row to that of the next.
     pub stride: u64,
@@ -62,7 +64,7 @@ pub struct TensorEntry {
     pub encoding: &'static str,
     /// Dimensions in elements, outermost first; empty for a scalar.
     pub shape: Vec<u64>,
-    /// The bytes, in the order of the rows.
+    /// The rectangles that cover the tensor: those beside each other from left to right, then those below.
     pub pieces: Vec<Piece>,
 }
 
@@ -90,7 +92,9 @@ enum SideFiles {
 impl Checkpoint {
     /// Opens a folder in Hugging Face's layout (`config.json` and `model.safetensors`, or shards with their
     /// index), a `.gguf` file (any file of a split set stands for all), or a folder with exactly one GGUF
-    /// model.
+    /// model. A folder without those may have PyTorch's files instead: `pytorch_model.bin` or its shards,
+    /// LLaMA's `params.json` and `consolidated.NN.pth`, PanGu-alpha's Megatron state, or one `.pth` file of
+    /// RWKV, which can also be named by itself.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         open::open(path)
     }

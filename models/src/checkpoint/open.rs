@@ -8,13 +8,11 @@ use super::gguf::{self, Split};
 use super::index::{self, Index};
 use super::names::{self, Architecture};
 use super::storage::read_small;
-use super::{Checkpoint, Piece, SideFiles, Storage, TensorEntry, safetensors};
+use super::{Checkpoint, Piece, SideFiles, Storage, TensorEntry, forms, safetensors};
 use crate::config::{Config, MAX_CONFIG};
 use crate::error::LoadError;
 
 const SAFETENSORS: &str = "model.safetensors";
-/// The longest index that is read; that of a model of 600 billion parameters has 9 MB.
-const MAX_INDEX: u64 = 64_000_000;
 
 /// Tensors with the files that they lie in.
 pub(super) struct Weights {
@@ -31,6 +29,9 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, LoadError> {
             supported: "name the folder that has config.json as well".to_owned(),
         });
     }
+    if !metadata.is_dir() && forms::is_torch(path) {
+        return forms::open_file(path);
+    }
     if !metadata.is_dir() {
         return gguf_model(path, path, SideFiles::None);
     }
@@ -40,41 +41,41 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, LoadError> {
     }
     match gguf_of_folder(path)? {
         Some(file) => gguf_model(path, &file, SideFiles::Folder(path.to_owned())),
-        None => Err(no_weights(path)),
+        None => forms::open_folder(path)?.ok_or_else(|| no_weights(path)),
     }
 }
 
 fn no_weights(folder: &Path) -> LoadError {
-    let pickles = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
-    if pickles.iter().any(|name| folder.join(name).exists()) {
-        return LoadError::Unsupported {
-            file: folder.to_owned(),
-            what: "a folder with PyTorch pickles alone".to_owned(),
-            supported: "safetensors and GGUF are".to_owned(),
-        };
-    }
     LoadError::Missing {
         file: folder.to_owned(),
         what: "files (one of them is needed)",
-        names: [SAFETENSORS, index::FILE, "*.gguf"].map(str::to_owned).to_vec(),
+        names: [SAFETENSORS, index::FILE, "*.gguf"]
+            .into_iter()
+            .chain(forms::files())
+            .map(str::to_owned)
+            .collect(),
     }
 }
 
 fn huggingface_folder(folder: &Path) -> Result<Checkpoint, LoadError> {
-    let mut config = configuration(folder)?;
-    let generation_file = folder.join("generation_config.json");
-    if let Some(generation) = read_small(&generation_file, MAX_CONFIG)? {
-        config = config.with_generation(&generation, &generation_file)?;
-    }
+    let config = configured(folder)?;
     let single = folder.join(SAFETENSORS);
     let weights = if single.exists() {
         safetensors_file(Arc::new(Storage::open(&single)?))?
     } else {
-        let file = folder.join(index::FILE);
-        let bytes = read_small(&file, MAX_INDEX)?.ok_or_else(|| no_weights(folder))?;
-        safetensors_shards(folder, &index::parse(&bytes, &file)?)?
+        shards(folder, &index::read(&folder.join(index::FILE))?, safetensors_file)?
     };
     Ok(Checkpoint::new(folder, SideFiles::Folder(folder.to_owned()), config, weights))
+}
+
+/// The hyperparameters of a folder, with the sampling that its authors recommend.
+pub(super) fn configured(folder: &Path) -> Result<Config, LoadError> {
+    let config = configuration(folder)?;
+    let generation_file = folder.join("generation_config.json");
+    match read_small(&generation_file, MAX_CONFIG)? {
+        Some(generation) => config.with_generation(&generation, &generation_file),
+        None => Ok(config),
+    }
 }
 
 /// The hyperparameters of a folder: Hugging Face's `config.json`, or the arguments that PanGu-alpha's Megatron
@@ -119,7 +120,12 @@ fn rows_piece(storage: &Arc<Storage>, shape: &[u64], offset: u64, len: u64) -> P
     Piece { storage: Arc::clone(storage), offset, len, rows, cols, stride }
 }
 
-fn safetensors_shards(folder: &Path, index: &Index) -> Result<Weights, LoadError> {
+/// The tensors of all shards that an index names; `read` gives those of one.
+pub(super) fn shards(
+    folder: &Path,
+    index: &Index,
+    read: fn(Arc<Storage>) -> Result<Weights, LoadError>,
+) -> Result<Weights, LoadError> {
     let absent: Vec<String> =
         index.shards.keys().filter(|shard| !folder.join(shard).exists()).cloned().collect();
     if !absent.is_empty() {
@@ -130,7 +136,7 @@ fn safetensors_shards(folder: &Path, index: &Index) -> Result<Weights, LoadError
     let mut elsewhere = Vec::new();
     for shard in index.shards.keys() {
         let storage = Arc::new(Storage::open(&folder.join(shard))?);
-        let part = safetensors_file(storage)?;
+        let part = read(storage)?;
         weights.storages.extend(part.storages);
         for entry in part.tensors {
             match index.shard_of.get(&entry.name) {

@@ -26,7 +26,10 @@ impl Charsmap {
         let (length, rest) = bytes.split_first_chunk().ok_or("the map has no length")?;
         let length = u32::from_le_bytes(*length) as usize;
         let trie = rest.get(..length).filter(|trie| trie.len() % 4 == 0);
-        let trie = trie.ok_or_else(|| format!("a trie of {length} bytes in {}", rest.len()))?;
+        let trie = trie.ok_or_else(|| {
+            let room = rest.len();
+            format!("the table of characters has a trie of {length} bytes, but room for {room}")
+        })?;
         let unit = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("chunks of four bytes"));
         Ok(Charsmap { units: trie.chunks_exact(4).map(unit).collect(), texts: rest[length..].to_vec() })
     }

@@ -12,7 +12,7 @@ use tokenizers::{AddedToken, ModelWrapper, NormalizerWrapper};
 use super::bytes::Spelling;
 use super::guarded::Subwords;
 use super::preparation::Preparation;
-use super::{Engine, Parts, Tokenizer, TokenizerError, contained};
+use super::{Engine, Parts, Tokenizer, TokenizerError, characters, contained};
 
 const FILE: &str = "tokenizer.json";
 
@@ -64,6 +64,11 @@ impl Tokenizer {
             .ok_or_else(|| TokenizerError::format(FILE, "model", "expected an object, found null"))?;
         let unknown = unknown_token(&model);
         let decoder: Option<Value> = section("decoder", sections.decoder)?;
+        let unread: Option<Value> = section("normalizer", sections.normalizer)?;
+        unread
+            .iter()
+            .try_for_each(characters::check_json)
+            .map_err(|error| TokenizerError::format(FILE, "normalizer", error))?;
         let normalizer: Option<NormalizerWrapper> = section("normalizer", sections.normalizer)?;
         let parts = Parts {
             file: FILE,
@@ -102,6 +107,11 @@ impl Tokenizer {
         if let Some(last) = dressed.get(at + bare.len()) {
             self.eos = Some(*last);
             self.add_eos = true;
+        }
+        let count = self.vocabulary_size;
+        if let Some(id) = self.bos.into_iter().chain(self.eos).find(|id| *id as usize >= count) {
+            let why = format!("expected ids below {count}, found {id}");
+            return Err(TokenizerError::format(FILE, "post_processor", why));
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 //! strings ([`Stops`]), and errors that name file and field.
 
 mod bytes;
+mod characters;
 mod charsmap;
 mod chatglm;
 mod config;
@@ -39,7 +40,8 @@ use guarded::{Added, Guarded, Subwords};
 use preparation::Preparation;
 use tokenizers::normalizers::Replace;
 use tokenizers::{
-    AddedToken, Decoder, DecoderWrapper, Model, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+    AddedToken, Decoder, DecoderWrapper, Model, NormalizedString, Normalizer, PostProcessorWrapper,
+    PreTokenizerWrapper, TokenizerImpl,
 };
 
 type Engine = TokenizerImpl<Guarded, Preparation, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
@@ -129,7 +131,7 @@ impl Parts {
             let mut engine = Engine::new(model.clone());
             engine.with_normalizer(self.preparation.clone())?;
             engine.with_pre_tokenizer(self.pre_tokenizer.clone());
-            engine.add_tokens(added.iter().map(|(_, token)| token.clone()))?;
+            add_findable(&mut engine, added.iter().map(|(_, token)| token.clone()))?;
             engine.set_encode_special_tokens(!parse);
             Ok(engine)
         };
@@ -172,6 +174,10 @@ impl Tokenizer {
     /// The ids of a text in which `mark` keeps parts of user text from being read as special tokens. The
     /// mark itself leaves no trace in the ids.
     pub(crate) fn encode_marked(&self, text: &str, mark: char) -> Result<Vec<u32>, TokenizerError> {
+        contained(|why| TokenizerError::Encode { why }, || self.encode_around(text, mark))
+    }
+
+    fn encode_around(&self, text: &str, mark: char) -> Result<Vec<u32>, TokenizerError> {
         let failed = |error: tokenizers::Error| TokenizerError::Encode { why: error.to_string() };
         let unmark = Replace::new(mark.to_string(), "").map_err(failed)?;
         let preparation = self.parse.get_normalizer().cloned().unwrap_or_default();
@@ -186,7 +192,7 @@ impl Tokenizer {
             let normalized = token.normalized && !token.special;
             token.normalized(normalized)
         });
-        engine.add_tokens(tokens).map_err(failed)?;
+        add_findable(&mut engine, tokens).map_err(failed)?;
         encode_by(&engine, text)
     }
 
@@ -313,6 +319,23 @@ impl Tokenizer {
         self.add_eos = config.add_eos.unwrap_or(self.add_eos);
         Ok(self)
     }
+}
+
+/// Adds the tokens that can be found in a text. One of which normalisation leaves nothing cannot, and the
+/// engine would find that nothing again and again.
+fn add_findable(engine: &mut Engine, tokens: impl Iterator<Item = AddedToken>) -> tokenizers::Result<()> {
+    let mut findable = Vec::new();
+    for token in tokens {
+        let mut text = NormalizedString::from(token.content.as_str());
+        if let Some(normalizer) = engine.get_normalizer().filter(|_| token.normalized) {
+            normalizer.normalize(&mut text)?;
+        }
+        if !text.is_empty() {
+            findable.push(token);
+        }
+    }
+    engine.add_tokens(findable)?;
+    Ok(())
 }
 
 fn encode_by(engine: &Engine, text: &str) -> Result<Vec<u32>, TokenizerError> {
