@@ -137,7 +137,7 @@ pub(crate) struct AnswerArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Machine")]
 pub(crate) struct MachineArgs {
-    /// Positions of the context; 0: as many as the model was made for
+    /// Positions of the context; 0: as many as the model was made for [default: the same, at most 4096]
     #[arg(short, long, value_name = "N")]
     pub(crate) ctx_size: Option<usize>,
     /// Threads [default: one for each core]
@@ -221,7 +221,7 @@ pub(crate) struct SamplingArgs {
     /// Change a token's logit: ID+BIAS, ID-BIAS or ID-inf; may be given several times
     #[arg(short, long, value_name = "ID+BIAS", value_parser = logit_bias)]
     pub(crate) logit_bias: Vec<(u32, f32)>,
-    /// Makes sampling repeatable [drawn, and shown]
+    /// Makes sampling repeatable; -1: drawn, and told by --json [-1]
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
     pub(crate) seed: Option<i64>,
     /// The stages and their order [penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature]

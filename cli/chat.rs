@@ -15,7 +15,7 @@ use crate::args::RunArgs;
 use crate::failure::{Interrupted, told};
 use crate::interrupt;
 use crate::run::{Speaker, answer, full, nobody_reads, pace};
-use crate::terminal::{Style, bytes, print, say};
+use crate::terminal::{Style, bytes, say};
 
 const PROMPT: &str = ">>> ";
 const CONTINUATION: &str = "... ";
@@ -93,9 +93,7 @@ fn turn(
 ) -> anyhow::Result<Timings> {
     let prompt = speaker.conversation(args.prompt.system.as_deref(), turns)?;
     let request = speaker.request(prompt, &args.answer);
-    let result = interrupt::answering(|| answer(&mut speaker.engine, &request, sampler, true));
-    print("\n")?;
-    let answer = result?;
+    let answer = interrupt::answering(|| answer(&mut speaker.engine, &request, sampler, true))?;
     match answer.finish {
         Finish::ContextFull => {
             let error = full(&speaker.engine, &request, &answer);

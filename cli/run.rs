@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Read};
 use std::ops::ControlFlow;
+use std::string::FromUtf8Error;
 
 use anyhow::Context;
 use jtllm_models::chat::Message;
@@ -63,9 +64,15 @@ fn given_prompt(args: &PromptArgs) -> anyhow::Result<Option<String>> {
 }
 
 fn piped_prompt() -> anyhow::Result<String> {
-    let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from stdin")?;
-    Ok(without_last_newline(text))
+    Ok(without_last_newline(piped("the prompt")?))
+}
+
+/// All of stdin, which is text.
+pub(crate) fn piped(what: &str) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    std::io::stdin().read_to_end(&mut bytes).with_context(|| format!("cannot read {what} from stdin"))?;
+    let wrong = |error: FromUtf8Error| Usage(format!("{what} from stdin: {}", error.utf8_error()));
+    Ok(String::from_utf8(bytes).map_err(wrong)?)
 }
 
 /// The newline that ends a file is not part of the prompt in it.
@@ -135,17 +142,18 @@ impl Speaker {
     }
 }
 
-/// Generates an answer and shows it as it comes, if `show`. Once nobody reads, it stops.
+/// Generates an answer and shows it as it comes, if `show`, with a line end. Once nobody reads, it stops.
 pub(crate) fn answer(
     engine: &mut Engine,
     request: &Request,
     sampler: &mut Sampler,
     show: bool,
 ) -> anyhow::Result<Answer> {
-    let mut closed = None;
+    let (mut closed, mut shown) = (None, false);
     let mut hear = |text: &str, _: u32| {
         if show && !text.is_empty() && closed.is_none() {
             closed = print(text).err();
+            shown = true;
         }
         match closed.is_some() || interrupt::stopped() {
             true => ControlFlow::Break(()),
@@ -153,10 +161,14 @@ pub(crate) fn answer(
         }
     };
     let answer = engine.generate(request, sampler, &mut hear);
-    match closed {
-        Some(error) => Err(error),
-        None => Ok(answer?),
+    if let Some(error) = closed {
+        return Err(error);
     }
+    // An answer has a line end even if it is empty, or cut short by an error.
+    if show && (shown || answer.is_ok()) {
+        print("\n")?;
+    }
+    Ok(answer?)
 }
 
 fn once(speaker: &mut Speaker, args: &RunArgs, prompt: &str) -> anyhow::Result<()> {
@@ -175,7 +187,6 @@ fn once(speaker: &mut Speaker, args: &RunArgs, prompt: &str) -> anyhow::Result<(
         report["model"] = json!(speaker.engine.model().checkpoint().path().display().to_string());
         print_json(&report)?;
     } else {
-        print("\n")?;
         say(Style::Faint, format_args!("{}", pace(&answer.timings)));
     }
     match answer.finish {

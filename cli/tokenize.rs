@@ -1,13 +1,11 @@
 //! `jtllm tokenize`: the tokens of a text.
 
-use std::io::Read;
-
-use anyhow::Context;
 use jtllm_models::Language;
 use jtllm_models::tokenizer::Special;
 
 use crate::args::TokenizeArgs;
 use crate::load;
+use crate::run::piped;
 use crate::terminal::print;
 
 /// Prints the tokens of a text, one a line, or their ids alone.
@@ -15,11 +13,7 @@ pub(crate) fn tokenize(args: &TokenizeArgs) -> anyhow::Result<()> {
     let language = Language::of(&load::checkpoint(Some(&args.model))?)?;
     let text = match &args.text {
         Some(text) => text.clone(),
-        None => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("cannot read the text from stdin")?;
-            text
-        }
+        None => piped("the text")?,
     };
     let special = if args.no_parse_special { Special::Text } else { Special::Parse };
     let ids = language.prompt(&text, special)?;

@@ -152,6 +152,13 @@ fn a_full_context_is_an_error_that_says_so() {
     let arguments = ["run", "--json", "-p", "Count to 10.", "-c", "32", "--ignore-eos", "-n", "80"];
     let found = json(&[&arguments[..], &["--context-shift", "--keep", "4"]].concat());
     assert_eq!(found["ids"].as_array().unwrap().len(), 80);
+    let smallest =
+        ["run", "--json", "--raw", "-p", "a", "-c", "1", "--ignore-eos", "-n", "5", "--context-shift"];
+    assert_eq!(
+        json(&smallest)["ids"].as_array().unwrap().len(),
+        5,
+        "nothing is left to shift, and it goes on"
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ pub use nn::{
     add, gelu, gelu_tanh, group_norm, layer_norm, linear, linear_heads, mul, rms_norm, silu, swiglu,
 };
 pub use recurrence::Sequences;
-pub use rope::{Pairing, Rope, RopeScaling, rotary_table, rotate};
+pub use rope::{Pairing, Rope, RopeScaling, rotary_table, rotate, yarn_magnitude};
 
 use crate::dtype::DType;
 use crate::expr::Expr;

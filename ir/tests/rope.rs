@@ -40,16 +40,18 @@ fn frequencies(scaling: &RopeScaling, length: f64) -> (Vec<f64>, f64) {
             };
             (map(&scaled), 1.0)
         }
-        RopeScaling::Yarn { factor, beta_fast, beta_slow, original, .. } => {
+        RopeScaling::Yarn { factor, beta_fast, beta_slow, original, attention_factor, truncate } => {
             let pair = |rotations: f64| {
                 width * (original / (rotations * std::f64::consts::TAU)).ln() / (2.0 * base.ln())
             };
-            let (low, high) = (pair(*beta_fast).floor().max(0.0), pair(*beta_slow).ceil().min(width - 1.0));
+            let (low, high) = (pair(*beta_fast), pair(*beta_slow));
+            let (low, high) = if *truncate { (low.floor(), high.ceil()) } else { (low, high) };
+            let (low, high) = (low.max(0.0), high.min(width - 1.0));
             let scaled = |i: usize, x: f64| {
                 let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
                 x / factor * ramp + x * (1.0 - ramp)
             };
-            (map(&scaled), 0.1 * factor.ln() + 1.0)
+            (map(&scaled), *attention_factor)
         }
     }
 }
@@ -64,7 +66,8 @@ fn rotated(rope: &Rope, head: usize, length: i64) -> (Vec<f32>, [Vec<f32>; 3]) {
     let shape = [POSITIONS.len(), 2, head];
     bindings.inputs.insert("x".into(), Tensor::floats(DType::F32, &shape, x.clone()));
     bindings.inputs.insert("pos".into(), Tensor::ints(DType::I32, &[POSITIONS.len()], POSITIONS.to_vec()));
-    bindings.inputs.insert("length".into(), Tensor::ints(DType::I32, &[1], vec![length]));
+    let lengths = vec![length; POSITIONS.len()];
+    bindings.inputs.insert("lengths".into(), Tensor::ints(DType::I32, &[POSITIONS.len()], lengths));
     let outputs = run(&graph, &mut bindings).unwrap();
     (x, [0, 1, 2].map(|at: usize| outputs[at].1.to_floats()))
 }
@@ -127,4 +130,12 @@ fn pairs_turn_and_the_rest_of_a_head_stays() {
             }
         }
     }
+}
+
+#[test]
+fn the_magnitude_of_yarn_is_its_papers() {
+    use jtllm_ir::build::yarn_magnitude;
+    assert!((yarn_magnitude(4.0, 1.0) - (0.1 * 4.0f64.ln() + 1.0)).abs() < 1e-15);
+    assert!((yarn_magnitude(40.0, 0.707) - (0.0707 * 40.0f64.ln() + 1.0)).abs() < 1e-15);
+    assert_eq!([yarn_magnitude(1.0, 1.0), yarn_magnitude(0.5, 1.0)], [1.0; 2], "nothing is stretched");
 }

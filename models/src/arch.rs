@@ -22,7 +22,7 @@ use std::cell::RefCell;
 
 use jtllm_ir::build::{Rope, RopeScaling};
 use jtllm_ir::expr::Symbol;
-use jtllm_ir::{DType, Expr, Format, Graph, Monoid, Node};
+use jtllm_ir::{DType, Expr, Format, Graph, Node};
 
 use crate::config::Config;
 use crate::error::LoadError;
@@ -264,13 +264,12 @@ impl BodyInputs {
         }
     }
 
-    /// The longest sequence's length (`i32 [1]`), if the rotation depends on it.
-    fn longest(&self, graph: &mut Graph, rope: &Rope) -> Option<Node> {
-        matches!(rope.scaling, RopeScaling::Dynamic { .. }).then(|| {
-            let shape = [Expr::int(1), Expr::int(SEQUENCES)];
-            let lengths = graph.view(self.lengths, &shape, &[], |c| vec![c.axis(1)]);
-            graph.reduce(Monoid::Max, lengths, &[1])
-        })
+    /// How long the sequence of each row is after the pass (`i32 [T]`), if the rotation depends on it: then
+    /// a token turns by another angle in a chunk than alone, as in the reference implementations.
+    fn row_lengths(&self, graph: &mut Graph, rope: &Rope) -> Option<Node> {
+        let each = std::slice::from_ref(&self.tokens);
+        matches!(rope.scaling, RopeScaling::Dynamic { .. })
+            .then(|| graph.view(self.lengths, each, &[self.sequence], |c| vec![c.extra(0, &[c.axis(0)])]))
     }
 
     /// Which row of `sequence` speaks for row `t`: in chunks the first of its tile, so that a tile of

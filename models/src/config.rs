@@ -122,6 +122,17 @@ impl Config {
         Ok(self.optional_number("rope_theta", RANGE)?.unwrap_or(DEFAULT))
     }
 
+    /// How much of each head RoPE turns, in `rope_parameters` or beside it; all where neither says it.
+    pub fn partial_rotary_factor(&self) -> Result<f64, LoadError> {
+        const FIELD: &str = "partial_rotary_factor";
+        if let Some(parameters) = self.object("rope_parameters")?
+            && let Some(fraction) = parameters.optional_number(FIELD, 0.0..=1.0)?
+        {
+            return Ok(fraction);
+        }
+        Ok(self.optional_number(FIELD, 0.0..=1.0)?.unwrap_or(1.0))
+    }
+
     /// How RoPE is stretched: the members of `rope_parameters` or of `rope_scaling`, of which `rope_type`
     /// (formerly `type`) is always a string here. `None` for plain RoPE.
     ///

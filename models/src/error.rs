@@ -71,6 +71,13 @@ pub enum LoadError {
         /// Their names.
         names: Vec<String>,
     },
+    /// A folder holds nothing that weights are read from.
+    NoWeights {
+        /// The folder.
+        folder: PathBuf,
+        /// The names of files of which one would do.
+        names: Vec<String>,
+    },
     /// A file ends before the data that its header promises.
     Truncated {
         /// The file.
@@ -166,6 +173,9 @@ impl fmt::Display for LoadError {
             }
             LoadError::Missing { file, what, names } => {
                 write!(f, "{}: {} {what} missing: {}", file.display(), names.len(), list(names))
+            }
+            LoadError::NoWeights { folder, names } => {
+                write!(f, "{}: no weights here: expected one of {}", folder.display(), list(names))
             }
             LoadError::Truncated { file, expected, found } => {
                 write!(f, "{}: truncated: expected {expected}, found {found} bytes", file.display())

@@ -426,3 +426,22 @@ fn fuzz_any_valid_parameters_give_a_token() {
         }
     });
 }
+
+#[test]
+fn a_forgotten_text_is_not_penalised_and_draws_go_on() {
+    let sampling = Sampling { repeat_penalty: 4.0, frequency_penalty: 1.0, temperature: 0.0, ..open() };
+    let logits = [3.0, 2.0, 1.0];
+    let mut seen = sampler(sampling, logits.len());
+    assert_eq!(draw(&mut seen, &logits), 0);
+    seen.accept(0);
+    assert_eq!(draw(&mut seen, &logits), 1, "a token that was seen is penalised");
+    seen.forget();
+    assert_eq!(draw(&mut seen, &logits), 0, "and no more when the text is forgotten");
+
+    let even = vec![0.0; 1000];
+    let (mut straight, mut forgetful) = (sampler(open(), 1000), sampler(open(), 1000));
+    for _ in 0..20 {
+        assert_eq!(draw(&mut straight, &even), draw(&mut forgetful, &even));
+        forgetful.forget();
+    }
+}

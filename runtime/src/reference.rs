@@ -8,7 +8,7 @@ use jtllm_ir::{DType, Graph, Op, Tensor};
 
 use crate::error::Error;
 use crate::network::{Batch, Bucket, Graphs, Inputs, Part, SEQUENCES, body_bucket, head_bucket, table_width};
-use crate::weights::{Locate, Weights};
+use crate::weights::{Locate, Weights, zeroed};
 
 /// A model on the graph interpreter.
 pub struct Reference {
@@ -126,6 +126,8 @@ impl Reference {
                     self.tensors.insert(name.clone(), tensor);
                 }
                 Op::State { name } if !self.states.contains_key(name) => {
+                    // A tensor takes four bytes a float, and eight an integer.
+                    drop(zeroed(shape.iter().product::<usize>() as u64 * 8)?);
                     self.states.insert(name.clone(), Tensor::zeros(record.dtype, &shape));
                 }
                 _ => {}
@@ -145,7 +147,7 @@ impl Reference {
         self.weights.source(weight, locate)?;
         let rows = if shape.len() < 2 { 1 } else { shape[..shape.len() - 1].iter().product() };
         let all: Vec<u32> = (0..rows as u32).collect();
-        let mut bytes = vec![0; shape.iter().product::<usize>() * dtype.size()];
+        let mut bytes = zeroed((shape.iter().product::<usize>() * dtype.size()) as u64)?;
         self.weights.gather(name, &all, &mut bytes)?;
         let wrong = || Error::Weight { name: name.to_owned(), why: format!("its shape is not {shape:?}") };
         Tensor::from_bytes(dtype, shape, &bytes).ok_or_else(wrong)

@@ -11,7 +11,7 @@ use jtllm_ir::{DType, Expr, Layout};
 use rayon::prelude::*;
 
 use crate::device::{Bytes, Device, Mem, Span};
-use crate::error::Error;
+use crate::error::{DeviceError, Error};
 
 /// Consecutive rows of a tensor in a file, or as many columns of them as one of several files has.
 #[derive(Clone)]
@@ -223,7 +223,7 @@ impl Weights {
             }
             let layout = layout(&name, shape.len(), caps);
             let bytes = layout.len(&shape).high() as u64 * plane.dtype.size() as u64;
-            planes.push((name, plane, layout, vec![0u8; bytes as usize]));
+            planes.push((name, plane, layout, zeroed(bytes)?));
         }
         let group = planes.iter().map(|(_, _, layout, _)| group_rows(*layout)).max().unwrap_or(1);
         let short = Mutex::new(None);
@@ -256,6 +256,18 @@ impl Weights {
         }
         Ok(())
     }
+}
+
+/// Memory of the host, if there is so much.
+pub(crate) fn zeroed(bytes: u64) -> Result<Vec<u8>, Error> {
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(bytes as usize).map_err(|error| DeviceError::OutOfMemory {
+        device: "the host".to_owned(),
+        need: bytes,
+        why: error.to_string(),
+    })?;
+    memory.resize(bytes as usize, 0);
+    Ok(memory)
 }
 
 fn group_rows(layout: Layout) -> usize {

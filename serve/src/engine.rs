@@ -278,20 +278,21 @@ impl Engine {
     }
 
     /// Generates an answer. `hear` gets each piece of text when no later token can change it, and the token
-    /// that completed it; it may end the answer.
+    /// that completed it; it may end the answer. Of an answer that an error ends it hears all there was.
     pub fn generate(
         &mut self,
         request: &Request,
         sampler: &mut Sampler,
         hear: &mut dyn FnMut(&str, u32) -> ControlFlow<()>,
     ) -> Result<Answer, EngineError> {
-        let mut stops = Stops::new(request.stops.clone()).map_err(EngineError::Stop)?;
-        let mut stream = self.tokenizer.clone().map(|tokenizer| Stream::continuing(tokenizer, true));
+        let stops = Stops::new(request.stops.clone()).map_err(EngineError::Stop)?;
+        let stream = self.tokenizer.clone().map(|tokenizer| Stream::continuing(tokenizer, true));
+        let mut voice = Voice { stream, stops, hear, ids: Vec::new(), text: String::new() };
         let mut timings = Timings::default();
         let begin = Instant::now();
         let facts = self.model.architecture().facts(&request.prompt);
         let reused = if request.prompt.is_empty() { 0 } else { self.reusable(&request.prompt, &facts) };
-        let mut logits = self.feed(&request.prompt, false)?;
+        let logits = self.feed(&request.prompt, false)?;
         timings.cached_tokens = reused;
         timings.prompt_tokens = request.prompt.len() - timings.cached_tokens;
         timings.prompt_time = begin.elapsed();
@@ -300,48 +301,43 @@ impl Engine {
         request.prompt.iter().for_each(|id| sampler.accept(*id));
 
         let begin = Instant::now();
-        let mut ids = Vec::new();
-        let mut text = String::new();
-        let finish = loop {
-            if request.max_tokens.is_some_and(|most| ids.len() >= most) {
-                break Finish::Length;
+        let finish = self.answer(logits, request, sampler, &mut voice);
+        if !matches!(finish, Ok(Finish::Stop(_))) {
+            voice.finish();
+        }
+        timings.answer_tokens = voice.ids.len();
+        timings.answer_time = begin.elapsed();
+        Ok(Answer { ids: voice.ids, text: voice.text, finish: finish?, timings })
+    }
+
+    /// The loop from logits to the next token and its logits.
+    fn answer(
+        &mut self,
+        mut logits: Vec<f32>,
+        request: &Request,
+        sampler: &mut Sampler,
+        voice: &mut Voice<'_>,
+    ) -> Result<Finish, EngineError> {
+        loop {
+            if request.max_tokens.is_some_and(|most| voice.ids.len() >= most) {
+                return Ok(Finish::Length);
             }
             let id = sampler.sample(&mut logits).map_err(EngineError::Sample)?.id;
             sampler.accept(id);
-            ids.push(id);
+            voice.ids.push(id);
             if request.end_ids.contains(&id) {
-                break Finish::EndOfSequence;
+                return Ok(Finish::EndOfSequence);
             }
-            let piece = stream.as_mut().map(|stream| stream.push(id)).unwrap_or_default();
-            let passed = stops.push(&piece);
-            text.push_str(&passed.text);
-            let more = hear(&passed.text, id);
-            if let Some(stop) = passed.matched {
-                break Finish::Stop(stop);
-            }
-            if more.is_break() {
-                break Finish::Cancelled;
+            if let Some(finish) = voice.say(id) {
+                return Ok(finish);
             }
             if self.held.len() == self.context() {
-                let Some(keep) = request.shift_keep else { break Finish::ContextFull };
+                let Some(keep) = request.shift_keep else { return Ok(Finish::ContextFull) };
                 self.shift(keep)?;
             }
             let next = [self.held.as_slice(), &[id]].concat();
             logits = self.feed(&next, false)?;
-        };
-        // What was held back because a later token might have changed it comes now.
-        if !matches!(finish, Finish::Stop(_)) {
-            let rest = stream.as_mut().map(Stream::finish).unwrap_or_default();
-            let mut rest = stops.push(&rest).text;
-            rest.push_str(&stops.finish());
-            if !rest.is_empty() {
-                text.push_str(&rest);
-                let _last = hear(&rest, ids.last().copied().unwrap_or(0));
-            }
         }
-        timings.answer_tokens = ids.len();
-        timings.answer_time = begin.elapsed();
-        Ok(Answer { ids, text, finish, timings })
     }
 
     /// Drops half of what follows the first `keep` tokens and computes the rest again at its new positions.
@@ -355,5 +351,39 @@ impl Engine {
             self.feed(&kept, false)?;
         }
         Ok(())
+    }
+}
+
+/// From tokens to text that somebody hears.
+struct Voice<'a> {
+    stream: Option<Stream>,
+    stops: Stops,
+    hear: &'a mut dyn FnMut(&str, u32) -> ControlFlow<()>,
+    ids: Vec<u32>,
+    text: String,
+}
+
+impl Voice<'_> {
+    /// Says what a token adds; gives the reason if it was the last.
+    fn say(&mut self, id: u32) -> Option<Finish> {
+        let piece = self.stream.as_mut().map(|stream| stream.push(id)).unwrap_or_default();
+        let passed = self.stops.push(&piece);
+        self.text.push_str(&passed.text);
+        let more = (self.hear)(&passed.text, id);
+        match passed.matched {
+            Some(stop) => Some(Finish::Stop(stop)),
+            None => more.is_break().then_some(Finish::Cancelled),
+        }
+    }
+
+    /// Says what was held back because a later token might have changed it.
+    fn finish(&mut self) {
+        let rest = self.stream.as_mut().map(Stream::finish).unwrap_or_default();
+        let mut rest = self.stops.push(&rest).text;
+        rest.push_str(&self.stops.finish());
+        if !rest.is_empty() {
+            self.text.push_str(&rest);
+            let _last = (self.hear)(&rest, self.ids.last().copied().unwrap_or(0));
+        }
     }
 }

@@ -13,16 +13,20 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
 }
 
-fn engine(name: &str, cache: KernelCache, taps: bool) -> Engine {
-    let options = LoadOptions {
+fn options(context: usize, taps: bool) -> LoadOptions {
+    LoadOptions {
         backend: Backend::Cpu,
         threads: 2,
-        context: 256,
+        context,
         keys: DType::F16,
         values: DType::F16,
         taps,
         sequences: 1,
-    };
+    }
+}
+
+fn engine(name: &str, cache: KernelCache, taps: bool) -> Engine {
+    let options = options(256, taps);
     Engine::new(Model::load(Checkpoint::open(&fixture(name)).unwrap(), options, cache).unwrap(), None)
 }
 
@@ -93,4 +97,14 @@ fn a_second_start_compiles_nothing_and_a_damaged_kernel_is_compiled_again() {
     let (third, repaired) = start();
     assert_eq!((repaired.emitted, repaired.cached), (1, cold.emitted - 1));
     assert_eq!(first, third);
+}
+
+#[test]
+fn a_context_beyond_all_positions_is_refused() {
+    for context in [(1 << 20) + 1, usize::MAX / 2, usize::MAX] {
+        let model =
+            Model::load(Checkpoint::demo().unwrap(), options(context, false), KernelCache::off("a test"));
+        let error = model.err().unwrap().to_string();
+        assert!(error.contains("at most 1048576"), "{error}");
+    }
 }

@@ -55,8 +55,10 @@ pub enum RopeScaling {
         beta_slow: f64,
         /// The context that the model was trained on.
         original: f64,
-        /// What sines and cosines are multiplied by; `0.1 ln(factor) + 1` by default.
-        attention_factor: Option<f64>,
+        /// What sines and cosines are multiplied by; the paper's is [`yarn_magnitude`].
+        attention_factor: f64,
+        /// Whether the pairs between which frequencies are blended are rounded outwards to whole ones.
+        truncate: bool,
     },
     /// One divisor for each frequency, as GGUF files carry them (`rope_freqs.weight`).
     Factors(Vec<f32>),
@@ -97,27 +99,37 @@ impl Rope {
                 let scaled = |f: f32| llama3(f, *factor as f32, *low as f32, *high as f32, *original as f32);
                 (plain.into_iter().map(scaled).collect(), 1.0)
             }
-            RopeScaling::Yarn { factor, beta_fast, beta_slow, original, attention_factor } => {
-                let attention = attention_factor.unwrap_or(0.1 * factor.ln() + 1.0);
-                (self.yarn(&plain, *factor, [*beta_fast, *beta_slow], *original), attention as f32)
+            RopeScaling::Yarn { factor, beta_fast, beta_slow, original, attention_factor, truncate } => {
+                let [low, high] = self.yarn_range([*beta_fast, *beta_slow], *original, *truncate);
+                (yarn(&plain, *factor, low, high), *attention_factor as f32)
             }
         }
     }
 
-    fn yarn(&self, plain: &[f32], factor: f64, [fast, slow]: [f64; 2], original: f64) -> Vec<f32> {
+    /// Between which pairs YaRN blends: those that turn `fast` and `slow` times within `original` positions.
+    fn yarn_range(&self, [fast, slow]: [f64; 2], original: f64, truncate: bool) -> [f64; 2] {
         let width = self.width as f64;
-        let correction = |rotations: f64| {
+        let pair = |rotations: f64| {
             width * (original / (rotations * std::f64::consts::TAU)).ln() / (2.0 * self.base.ln())
         };
-        let low = correction(fast).floor().max(0.0);
-        let high = correction(slow).ceil().min(width - 1.0);
-        let span = if low == high { 0.001 } else { high - low };
-        let blend = |(pair, f): (usize, &f32)| {
-            let ramp = ((pair as f64 - low) / span).clamp(0.0, 1.0) as f32;
-            f / factor as f32 * ramp + f * (1.0 - ramp)
-        };
-        plain.iter().enumerate().map(blend).collect()
+        let (low, high) = (pair(fast), pair(slow));
+        let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
+        [low.max(0.0), high.min(width - 1.0)]
     }
+}
+
+/// YaRN's magnitude for a factor: `0.1 weight ln(factor) + 1`, and 1 for contexts that are not stretched.
+pub fn yarn_magnitude(factor: f64, weight: f64) -> f64 {
+    0.1 * weight * factor.max(1.0).ln() + 1.0
+}
+
+fn yarn(plain: &[f32], factor: f64, low: f64, high: f64) -> Vec<f32> {
+    let span = if low == high { 0.001 } else { high - low };
+    let blend = |(pair, f): (usize, &f32)| {
+        let ramp = ((pair as f64 - low) / span).clamp(0.0, 1.0) as f32;
+        f / factor as f32 * ramp + f * (1.0 - ramp)
+    };
+    plain.iter().enumerate().map(blend).collect()
 }
 
 fn llama3(frequency: f32, factor: f32, low: f32, high: f32, original: f32) -> f32 {
@@ -134,15 +146,15 @@ fn llama3(frequency: f32, factor: f32, low: f32, high: f32, original: f32) -> f3
 
 /// The cosines and sines of a pass: `f32 [T, width / 2]` each.
 ///
-/// `positions` is `i32 [T]`. `length` (`i32 [1]`, the longest sequence's length) is needed by
+/// `positions` is `i32 [T]`. `lengths` (`i32 [T]`: how long the sequence of each is) are needed by
 /// [`RopeScaling::Dynamic`] alone.
-pub fn rotary_table(graph: &mut Graph, rope: &Rope, positions: Node, length: Option<Node>) -> [Node; 2] {
+pub fn rotary_table(graph: &mut Graph, rope: &Rope, positions: Node, lengths: Option<Node>) -> [Node; 2] {
     let (frequencies, factor) = rope.frequencies();
     let pairs = frequencies.len();
     let space = [graph.shape(positions)[0].clone(), Expr::int(pairs as i64)];
-    let frequencies = match (&rope.scaling, length) {
-        (RopeScaling::Dynamic { factor, original }, Some(length)) => {
-            dynamic(graph, rope, length, *factor as f32, *original as f32, &space)
+    let frequencies = match (&rope.scaling, lengths) {
+        (RopeScaling::Dynamic { factor, original }, Some(lengths)) => {
+            dynamic(graph, rope, lengths, *factor as f32, *original as f32, &space)
         }
         _ => {
             let frequencies = graph.constant(Tensor::floats(DType::F32, &[pairs], frequencies));
@@ -163,21 +175,28 @@ pub fn rotary_table(graph: &mut Graph, rope: &Rope, positions: Node, length: Opt
 }
 
 /// Frequencies whose base depends on the length of the sequence.
-fn dynamic(graph: &mut Graph, rope: &Rope, length: Node, factor: f32, original: f32, space: &[Expr]) -> Node {
-    let one = [Expr::int(1)];
-    let length = graph.map(ScalarOp::Cast(DType::F32), &[length]);
-    let original_node = splat(graph, original, &one);
+fn dynamic(
+    graph: &mut Graph,
+    rope: &Rope,
+    lengths: Node,
+    factor: f32,
+    original: f32,
+    space: &[Expr],
+) -> Node {
+    let each = &space[..1];
+    let length = graph.map(ScalarOp::Cast(DType::F32), &[lengths]);
+    let original_node = splat(graph, original, each);
     let length = graph.map(ScalarOp::Max, &[length, original_node]);
-    let slope = splat(graph, factor / original, &one);
-    let offset = splat(graph, 1.0 - factor, &one);
+    let slope = splat(graph, factor / original, each);
+    let offset = splat(graph, 1.0 - factor, each);
     let growth = graph.map(ScalarOp::Fma, &[length, slope, offset]);
     // base * growth^(d / (d - 2)), then to the power of -2 i / d: in logarithms.
     let log_growth = graph.map(ScalarOp::Log, &[growth]);
     let width = rope.width as f32;
-    let exponent = splat(graph, width / (width - 2.0), &one);
-    let log_base = splat(graph, rope.base.ln() as f32, &one);
+    let exponent = splat(graph, width / (width - 2.0), each);
+    let log_base = splat(graph, rope.base.ln() as f32, each);
     let log_base = graph.map(ScalarOp::Fma, &[log_growth, exponent, log_base]);
-    let log_base = graph.view(log_base, space, &[], |_| vec![Expr::int(0)]);
+    let log_base = broadcast(graph, log_base, space, &[0]);
     let powers = (0..rope.width / 2).map(|pair| -((2 * pair) as f32) / width).collect();
     let powers = graph.constant(Tensor::floats(DType::F32, &[(rope.width / 2) as usize], powers));
     let powers = broadcast(graph, powers, space, &[1]);

@@ -19,19 +19,21 @@ pub(crate) fn rope(scaling: RopeScaling, pairing: Pairing) -> Rope {
 /// Every scaling with a name.
 pub(crate) fn scalings() -> Vec<(&'static str, RopeScaling)> {
     let llama3 = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 64.0 };
-    let yarn = RopeScaling::Yarn {
+    let yarn = |truncate: bool, attention_factor: f64| RopeScaling::Yarn {
         factor: 4.0,
         beta_fast: 32.0,
         beta_slow: 1.0,
         original: 64.0,
-        attention_factor: None,
+        attention_factor,
+        truncate,
     };
     vec![
         ("plain", RopeScaling::None),
         ("linear", RopeScaling::Linear { factor: 4.0 }),
         ("dynamic", RopeScaling::Dynamic { factor: 2.0, original: 64 }),
         ("llama3", llama3),
-        ("yarn", yarn),
+        ("yarn", yarn(true, build::yarn_magnitude(4.0, 1.0))),
+        ("yarn_exact", yarn(false, 0.75)),
         ("factors", RopeScaling::Factors(vec![1.0, 2.0, 4.0, 8.0])),
         ("half_precision", RopeScaling::HalfPrecision),
     ]
@@ -78,10 +80,10 @@ pub(crate) fn rotation(name: &str, rope: &Rope, head: i64) -> Graph {
     let mut graph = Graph::new(name);
     let t = tokens(&mut graph);
     let x = graph.input("x", DType::F32, &[t.clone(), int(2), int(head)], None);
-    let positions = graph.input("pos", DType::I32, &[t], Some((0, int(4096))));
-    let length = matches!(rope.scaling, RopeScaling::Dynamic { .. })
-        .then(|| graph.input("length", DType::I32, &[int(1)], Some((0, int(4097)))));
-    let table = build::rotary_table(&mut graph, rope, positions, length);
+    let positions = graph.input("pos", DType::I32, std::slice::from_ref(&t), Some((0, int(4096))));
+    let lengths = matches!(rope.scaling, RopeScaling::Dynamic { .. })
+        .then(|| graph.input("lengths", DType::I32, &[t], Some((0, int(4097)))));
+    let table = build::rotary_table(&mut graph, rope, positions, lengths);
     let y = build::rotate(&mut graph, x, table, rope);
     graph.output("cos", table[0]);
     graph.output("sin", table[1]);

@@ -154,8 +154,8 @@ impl Architecture for Llama {
         let inputs = BodyInputs::declare(&mut build.graph, pass.rows, self.vocabulary);
         let mut hidden =
             build.embedding("model.embed_tokens.weight", [self.vocabulary, self.width], inputs.ids)?;
-        let length = inputs.longest(&mut build.graph, &self.rope);
-        let table = rotary_table(&mut build.graph, &self.rope, inputs.position, length);
+        let lengths = inputs.row_lengths(&mut build.graph, &self.rope);
+        let table = rotary_table(&mut build.graph, &self.rope, inputs.position, lengths);
         build.tap("hidden.embed", hidden);
         for layer in 0..self.layers {
             let norm = |part: &str| format!("model.layers.{layer}.{part}");

@@ -1,6 +1,6 @@
 //! What configurations of several families say alike.
 
-use jtllm_ir::build::{Pairing, Rope, RopeScaling};
+use jtllm_ir::build::{Pairing, Rope, RopeScaling, yarn_magnitude};
 
 use crate::config::{Config, Fields};
 use crate::error::LoadError;
@@ -80,7 +80,7 @@ pub(super) fn epsilon(config: &Config, field: &str, default: f64) -> Result<f32,
 
 /// The rotation of heads of `head_width` coordinates.
 pub(super) fn rope(config: &Config, head_width: i64) -> Result<Rope, LoadError> {
-    let fraction = config.optional_number("partial_rotary_factor", 0.0..=1.0)?.unwrap_or(1.0);
+    let fraction = config.partial_rotary_factor()?;
     let width = match config.optional_count("rotary_dim", 2..=HEADS_MAX)? {
         Some(width) => width as i64,
         None => (head_width as f64 * fraction) as i64,
@@ -93,7 +93,11 @@ pub(super) fn rope(config: &Config, head_width: i64) -> Result<Rope, LoadError> 
         None => RopeScaling::None,
     };
     let pairing = if config.rope_interleaved { Pairing::Interleaved } else { Pairing::HalfSplit };
-    Ok(Rope { width, base: config.rope_theta()?, pairing, scaling })
+    let base = config.rope_theta()?;
+    if base == 1.0 && matches!(scaling, RopeScaling::Yarn { .. }) {
+        return Err(config.wrong("rope_theta", "a number above 1, as yarn wants it"));
+    }
+    Ok(Rope { width, base, pairing, scaling })
 }
 
 fn scaling(fields: &Fields, trained: i64, pairs: i64) -> Result<RopeScaling, LoadError> {
@@ -119,7 +123,8 @@ fn scaling(fields: &Fields, trained: i64, pairs: i64) -> Result<RopeScaling, Loa
             beta_fast: or("beta_fast", 32.0)?,
             beta_slow: or("beta_slow", 1.0)?,
             original: original as f64,
-            attention_factor: fields.optional_number("attention_factor", positive.clone())?,
+            attention_factor: yarn_attention(fields, factor()?)?,
+            truncate: fields.optional_flag("truncate")?.unwrap_or(true),
         }),
         "factors" => {
             let factors = fields.numbers("factors", positive.clone())?;
@@ -130,4 +135,17 @@ fn scaling(fields: &Fields, trained: i64, pairs: i64) -> Result<RopeScaling, Loa
         }
         _ => Err(fields.wrong("rope_type", "default, linear, dynamic, llama3 or yarn")),
     }
+}
+
+/// What YaRN multiplies sines and cosines by: said, or by DeepSeek's two weights, or the paper's.
+fn yarn_attention(fields: &Fields, factor: f64) -> Result<f64, LoadError> {
+    if let Some(said) = fields.optional_number("attention_factor", 1e-6..=1e6)? {
+        return Ok(said);
+    }
+    let weight =
+        |field: &str| fields.optional_number(field, 0.0..=1e3).map(|weight| weight.filter(|w| *w != 0.0));
+    Ok(match (weight("mscale")?, weight("mscale_all_dim")?) {
+        (Some(above), Some(below)) => yarn_magnitude(factor, above) / yarn_magnitude(factor, below),
+        _ => yarn_magnitude(factor, 1.0),
+    })
 }

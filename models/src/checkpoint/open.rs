@@ -46,9 +46,8 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, LoadError> {
 }
 
 fn no_weights(folder: &Path) -> LoadError {
-    LoadError::Missing {
-        file: folder.to_owned(),
-        what: "files (one of them is needed)",
+    LoadError::NoWeights {
+        folder: folder.to_owned(),
         names: [SAFETENSORS, index::FILE, "*.gguf"]
             .into_iter()
             .chain(forms::files())

@@ -68,9 +68,8 @@ fn state_file(tracker: &Path) -> Result<PathBuf, LoadError> {
         });
     }
     let files = STATE.map(|name| folder.join("mp_rank_00").join(name));
-    files.iter().find(|file| file.exists()).cloned().ok_or_else(|| LoadError::Missing {
-        file: tracker.to_owned(),
-        what: "files (one of them is needed)",
+    files.iter().find(|file| file.exists()).cloned().ok_or_else(|| LoadError::NoWeights {
+        folder: folder.clone(),
         names: files.iter().map(|file| file.display().to_string()).collect(),
     })
 }
