@@ -69,6 +69,7 @@ fn title(part: Part, bucket: Bucket) -> String {
     let part = match part {
         Part::Body => "body, from tokens to hidden vectors",
         Part::Head => "head, from hidden vectors to logits",
+        Part::Image => "image, from pixels to rows",
     };
     match bucket {
         Bucket::Fixed(1) => format!("{part}: 1 row"),

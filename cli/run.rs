@@ -130,6 +130,7 @@ impl Speaker {
             max_tokens: usize::try_from(args.predict).ok(),
             end_ids: if args.ignore_eos { Vec::new() } else { self.language.end_ids.clone() },
             stops: args.reverse_prompt.clone(),
+            images: Vec::new(),
             shift_keep: args.context_shift.then_some(args.keep),
         }
     }

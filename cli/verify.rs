@@ -4,6 +4,7 @@
 //! reference's tensors; for real models the JSON file alone has token ids, margins and the largest logits.
 
 mod golden;
+mod images;
 mod real;
 mod tiny;
 

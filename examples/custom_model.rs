@@ -257,6 +257,7 @@ fn generate(folder: &Path, backend: Backend, prompt: &[u32]) -> Result<(Vec<f32>
         max_tokens: Some(16),
         end_ids: Vec::new(),
         stops: Vec::new(),
+        images: Vec::new(),
         shift_keep: None,
     };
     let answer = engine.generate(&request, &mut sampler, &mut |_, _| ControlFlow::Continue(()))?;

@@ -56,6 +56,16 @@ impl Golden {
         value.as_array().map_or(&[], Vec::as_slice)
     }
 
+    /// The case of that name.
+    pub(super) fn case(&self, name: &Value) -> Option<&Value> {
+        self.list(&self.json["cases"]).iter().find(|case| name.is_string() && case["name"] == *name)
+    }
+
+    /// A file of the folder.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.file.with_file_name(name)
+    }
+
     /// What a field should have been.
     pub(super) fn wrong(&self, field: &str, expected: &str, found: &Value) -> LoadError {
         let mut found = found.to_string();

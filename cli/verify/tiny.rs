@@ -6,7 +6,7 @@ use jtllm_serve::Engine;
 use serde_json::Value;
 
 use super::golden::Golden;
-use super::{Check, argmax, engine, margin};
+use super::{Check, argmax, engine, images, margin};
 use crate::args::VerifyArgs;
 use crate::load;
 
@@ -19,6 +19,7 @@ pub(super) fn checks(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<C
     let mut checks = Vec::new();
     for case in golden.list(&json["cases"]) {
         if case["logits"].is_string() {
+            checks.extend(images::look(golden, &mut engine, case)?);
             checks.push(logits(golden, &mut engine, case, bound)?);
         }
     }
@@ -28,6 +29,9 @@ pub(super) fn checks(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<C
     for (number, generate) in golden.list(&json["generate"]).iter().enumerate() {
         let prompt = golden.ids("generate.prompt", &generate["prompt"])?;
         let name = format!("generate {number}");
+        if let Some(case) = golden.case(&generate["case"]) {
+            images::look(golden, &mut engine, case)?;
+        }
         checks.extend(generated(golden, &mut engine, &name, &prompt, generate, bound)?);
     }
     checks.extend(texts(args, golden, &mut engine)?);
@@ -103,14 +107,19 @@ fn hidden(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<Check>> {
     let rows = hidden_rows(golden, hidden)?;
     let mut engine = engine(args, rows.iter().map(Vec::len).max().unwrap_or(0).max(16), true)?;
     let mut checks = Vec::new();
-    let mut found: Vec<Vec<f32>> = vec![Vec::new(); golden.list(&hidden["tensors"]).len()];
+    if let Some(case) = golden.case(&hidden["case"]) {
+        checks.extend(images::hidden(golden, &mut engine, case, bound)?);
+    }
+    let names: Vec<&Value> =
+        golden.list(&hidden["tensors"]).iter().filter(|name| !images::has(name)).collect();
+    let mut found: Vec<Vec<f32>> = vec![Vec::new(); names.len()];
     for row in &rows {
         engine.feed(row, true)?;
-        for (found, name) in found.iter_mut().zip(golden.list(&hidden["tensors"])) {
+        for (found, name) in found.iter_mut().zip(&names) {
             found.extend(engine.model_mut().tap(golden.text("hidden.tensors", name)?, row.len())?);
         }
     }
-    for (found, name) in found.iter().zip(golden.list(&hidden["tensors"])) {
+    for (found, name) in found.iter().zip(&names) {
         let name = golden.text("hidden.tensors", name)?;
         checks.push(Check::numbers(name, found, &golden.tensor(name)?, bound));
     }
@@ -122,6 +131,9 @@ fn hidden_rows(golden: &Golden, hidden: &Value) -> Result<Vec<Vec<u32>>, LoadErr
     let item = hidden["case"].as_str().and_then(|name| name.strip_prefix("text")?.parse::<usize>().ok());
     if let (Some(item), Value::Null) = (item, &hidden["input_ids"]) {
         return Ok(vec![golden.ids("items.input_ids", &golden.json()["items"][item]["input_ids"])?]);
+    }
+    if let (Some(case), Value::Null) = (golden.case(&hidden["case"]), &hidden["input_ids"]) {
+        return self::rows(golden, case);
     }
     let rows = golden.list(&hidden["input_ids"]);
     if rows.first().is_some_and(Value::is_number) {

@@ -7,7 +7,8 @@ mod rope;
 
 pub use attention::{Attention, Cache, PAGE, attention, write_keys, write_values};
 pub use nn::{
-    add, gelu, gelu_tanh, group_norm, layer_norm, linear, linear_heads, mul, rms_norm, silu, swiglu,
+    add, gelu, gelu_tanh, group_norm, layer_norm, linear, linear_heads, mul, quick_gelu, rms_norm, silu,
+    swiglu,
 };
 pub use recurrence::Sequences;
 pub use rope::{Pairing, Rope, RopeScaling, rotary_table, rotate, yarn_magnitude};

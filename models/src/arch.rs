@@ -9,10 +9,12 @@ mod bloom;
 mod build;
 mod chatglm;
 mod chatglm2;
+mod clip;
 mod gemma3;
 mod gpt2;
 mod internlm2;
 mod llama;
+mod llava;
 mod moss;
 mod pangu;
 mod rwkv;
@@ -22,10 +24,11 @@ use std::cell::RefCell;
 
 use jtllm_ir::build::{Rope, RopeScaling};
 use jtllm_ir::expr::Symbol;
-use jtllm_ir::{DType, Expr, Format, Graph, Node};
+use jtllm_ir::{DType, Expr, Format, Graph, Node, ScalarOp};
 
 use crate::config::Config;
 use crate::error::LoadError;
+use crate::image::Image;
 
 /// The most sequences that one pass may hold.
 pub const SEQUENCES: i64 = 16;
@@ -100,6 +103,9 @@ pub fn tensors(architecture: &dyn Architecture) -> Result<Vec<(String, Vec<u64>)
     let pass = Pass { rows: Rows::Fixed(1), keys: DType::F32, values: DType::F32, taps: false };
     architecture.body(&asked, pass)?;
     architecture.head(&asked, pass)?;
+    if let Some(vision) = architecture.vision() {
+        vision.graph(&asked, pass)?;
+    }
     Ok(asked.0.into_inner())
 }
 
@@ -154,12 +160,59 @@ pub trait Architecture: Send + Sync {
         CHUNK as usize
     }
 
+    /// How the model sees, if it does: then its body takes rows of images as well; see [`BodyInputs::shown`].
+    fn vision(&self) -> Option<&dyn Vision> {
+        None
+    }
+
     /// What the graphs want to know of a sequence, beside its tokens and positions: values of the body's
     /// further inputs (`i32 [16]` each), from all of the sequence's tokens. Tokens of an answer change none.
     fn facts(&self, tokens: &[u32]) -> Vec<(&'static str, i32)> {
         let _ = tokens;
         Vec::new()
     }
+}
+
+/// The part of a model that turns images into rows, which its body takes in place of tokens' embeddings.
+pub trait Vision: Send + Sync {
+    /// The graph from a tile's pixels (`input pixels : f32[3 * side * side]`) to the vectors of its rows
+    /// (`output rows : f32[T, width]`); where images have line ends, `output line_end : f32[1, width]`.
+    fn graph(&self, weights: &dyn Weights, pass: Pass) -> Result<Graph, LoadError>;
+
+    /// Rows of a tile's pass: a multiple of [`TILE`].
+    fn rows(&self) -> usize;
+
+    /// Rows of a tile's pass that are no padding.
+    fn tokens(&self) -> usize;
+
+    /// The token that stands for a row of an image in a prompt.
+    fn token(&self) -> u32;
+
+    /// Cuts an image into tiles, and says which of their rows stand for it.
+    fn look(&self, image: &Image) -> Look;
+}
+
+/// An image as a model gets to see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Look {
+    /// The pixels of each tile: all red, all green, all blue, each row by row.
+    pub tiles: Vec<Vec<f32>>,
+    /// The vectors that stand for the image, in order.
+    pub places: Vec<Place>,
+}
+
+/// Where a vector of an image comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A row of a tile's pass.
+    Row {
+        /// The tile.
+        tile: usize,
+        /// Its row.
+        row: usize,
+    },
+    /// The end of a line of rows.
+    LineEnd,
 }
 
 /// One architecture: the names under which configurations know it, and how it reads one.
@@ -183,6 +236,7 @@ pub static ARCHITECTURES: &[Row] = &[
         ],
         read: llama::read,
     },
+    Row { names: &["LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration"], read: llava::read },
     Row { names: &["ChatGLMModel", "ChatGLMForConditionalGeneration"], read: read_chatglm },
     Row { names: &["InternLM2ForCausalLM"], read: internlm2::read },
     Row { names: &["Gemma3ForCausalLM"], read: gemma3::read },
@@ -243,9 +297,25 @@ impl BodyInputs {
 
     /// Declares the inputs, for a model of that many positions.
     pub fn declare_within(graph: &mut Graph, rows: Rows, vocabulary: i64, positions: i64) -> BodyInputs {
-        let tokens = rows.extent(graph, "T");
         let table_pages = graph.symbol(&Symbol::new("P", 8, 1 << 16, 8));
         let pages = graph.symbol(&Symbol::new("pages", 1, 1 << 20, 1));
+        BodyInputs::declare_in(graph, rows, vocabulary, positions, [pages, table_pages])
+    }
+
+    /// Declares the inputs of a graph with a cache of its own, of so many pages.
+    fn declare_cache(graph: &mut Graph, rows: Rows, positions: i64, pages: i64) -> BodyInputs {
+        let table_pages = (pages as u64).next_multiple_of(8) as i64;
+        BodyInputs::declare_in(graph, rows, 1, positions, [pages, table_pages].map(Expr::int))
+    }
+
+    fn declare_in(
+        graph: &mut Graph,
+        rows: Rows,
+        vocabulary: i64,
+        positions: i64,
+        [pages, table_pages]: [Expr; 2],
+    ) -> BodyInputs {
+        let tokens = rows.extent(graph, "T");
         let each = std::slice::from_ref(&tokens);
         let sequences = Expr::int(SEQUENCES);
         let below = |end: Expr| Some((0, end));
@@ -262,6 +332,18 @@ impl BodyInputs {
             tokens,
             pages,
         }
+    }
+
+    /// Declares which rows come from images (`i32 [T]`: 1, else 0), and those (`f32 [T, width]`, of which the
+    /// other rows hold anything); gives `embedded` with them in place.
+    fn shown(&self, graph: &mut Graph, embedded: Node) -> Node {
+        let each = std::slice::from_ref(&self.tokens);
+        let space = graph.shape(embedded).to_vec();
+        let shown = graph.input("shown", DType::I32, each, Some((0, Expr::int(2))));
+        let rows = graph.input("rows", DType::F32, &space, None);
+        let shown =
+            graph.index(DType::Bool, &space, &[shown], |c| Expr::int(0).less_than(&c.extra(0, &[c.axis(0)])));
+        graph.map(ScalarOp::Select, &[shown, rows, embedded])
     }
 
     /// How long the sequence of each row is after the pass (`i32 [T]`), if the rotation depends on it: then

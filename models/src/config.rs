@@ -74,6 +74,22 @@ impl Config {
         self
     }
 
+    /// The configuration of a part of the model, which stands in an object of this one.
+    pub(crate) fn part(&self, field: &str) -> Result<Config, LoadError> {
+        let fields = self.object(field)?.ok_or_else(|| self.wrong(field, "an object"))?;
+        Ok(Config::from_fields(fields, self.rope_interleaved))
+    }
+
+    /// The same with values for fields that it leaves out.
+    pub(crate) fn with_defaults(mut self, defaults: &[(&str, u64)]) -> Self {
+        for (field, value) in defaults {
+            if self.raw(field).is_none() {
+                self.fields = self.fields.with(field, Value::from(*value));
+            }
+        }
+        self
+    }
+
     /// Adds the text of a `generation_config.json`.
     pub fn with_generation(mut self, bytes: &[u8], file: &Path) -> Result<Self, LoadError> {
         self.generation = Some(json_object(bytes, file)?);

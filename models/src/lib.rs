@@ -22,6 +22,7 @@ pub mod checkpoint;
 pub mod config;
 mod error;
 pub mod hub;
+pub mod image;
 pub mod language;
 mod os;
 pub mod sample;

@@ -1,5 +1,7 @@
 //! A model on a device: weights, states, and the plans that passes run.
 
+mod inputs;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -17,6 +19,7 @@ use crate::error::Error;
 use crate::plan::{Bindings, Plan, Sizes};
 use crate::trace::Trace;
 use crate::weights::{Locate, Wanted, Weights};
+pub(crate) use inputs::Inputs;
 
 /// How many rows a plan is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,13 +30,15 @@ pub enum Bucket {
     Many,
 }
 
-/// Which of a model's two graphs.
+/// Which of a model's graphs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Part {
     /// From tokens to hidden vectors.
     Body,
     /// From hidden vectors to logits.
     Head,
+    /// From a tile of an image to rows that a body takes.
+    Image,
 }
 
 /// Where graphs come from.
@@ -73,6 +78,33 @@ pub struct Batch {
     pub wanted: Vec<usize>,
     /// Further inputs of the body, with a value for each sequence.
     pub facts: Vec<(&'static str, Vec<i32>)>,
+    /// Which rows come from images, if any do.
+    pub shown: Option<Shown>,
+}
+
+/// Rows that come from images and not from tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shown {
+    /// For each row of the batch whether it does.
+    pub rows: Vec<bool>,
+    /// A vector for each row of the batch; those of other rows are not looked at.
+    pub vectors: Vec<f32>,
+}
+
+impl Batch {
+    /// The pass of a tile of an image that has so many rows: by itself, in a cache of its own.
+    pub(crate) fn of_tile(tokens: usize) -> Batch {
+        let row = |at: usize| Row { id: 0, position: at, sequence: 0, slot: at as i32 };
+        Batch {
+            rows: (0..tokens).map(row).collect(),
+            chunk: true,
+            tables: vec![(0..tokens.div_ceil(TILE) as u32).collect()],
+            lengths: vec![tokens],
+            wanted: Vec::new(),
+            facts: Vec::new(),
+            shown: None,
+        }
+    }
 }
 
 /// What was compiled so far.
@@ -105,8 +137,8 @@ pub struct Network {
     programs: HashMap<u128, Program>,
     plans: HashMap<(Part, Bucket), Plan>,
     hidden: Option<Span>,
-    /// The plan of the last body, and its tokens.
-    last: Option<(Bucket, usize)>,
+    /// The plan of the last body or image, and its tokens.
+    last: Option<(Part, Bucket, usize)>,
     pages: usize,
     /// Compilation so far.
     pub compiled: CompileStats,
@@ -172,7 +204,11 @@ impl Network {
     }
 
     /// The largest sizes of any pass.
-    fn limits(&self, bucket: Bucket) -> Sizes {
+    /// The largest sizes; those of an image are in its graph.
+    fn limits(&self, part: Part, bucket: Bucket) -> Sizes {
+        if part == Part::Image {
+            return Sizes::new();
+        }
         let rows = match bucket {
             Bucket::Fixed(count) => count,
             Bucket::Many => self.graphs.chunk(),
@@ -215,7 +251,7 @@ impl Network {
         self.make_states(&compilation)?;
         self.bind_weights(&compilation, locate)?;
         let shared = self.shared(part)?;
-        let limits = self.limits(bucket);
+        let limits = self.limits(part, bucket);
         let bindings =
             Bindings { weights: &self.weights, states: &self.states, limits: &limits, shared: &shared };
         let plan = Plan::build(&*self.device, compilation, &programs, &bindings)?;
@@ -353,18 +389,50 @@ impl Network {
         for (name, values) in &inputs.facts {
             self.upload(plan, name, values)?;
         }
+        self.show(plan, batch.shown.as_ref(), count)?;
         self.gather(plan, &inputs)?;
         let sizes = self.sizes(&[("T", count)]);
         plan.run(&*self.device, &sizes, trace)?;
-        self.last = Some((bucket, count));
+        self.last = Some((Part::Body, bucket, count));
         Ok(bucket)
+    }
+
+    /// Says which rows come from images, to a body that asks.
+    fn show(&self, plan: &Plan, shown: Option<&Shown>, count: usize) -> Result<(), Error> {
+        let mut flags: Vec<i32> =
+            shown.map_or_else(Vec::new, |s| s.rows.iter().map(|x| i32::from(*x)).collect());
+        flags.resize(count, 0);
+        self.upload(plan, "shown", &flags)?;
+        match (shown, plan.input("rows")) {
+            (Some(shown), Some(span)) => write_floats(&*self.device, span, &shown.vectors),
+            (Some(_), None) => Err(Error::Pass { why: "the model takes no images".to_owned() }),
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// Runs the pass of a tile of an image that has so many rows; its outputs are taps.
+    pub fn image(&mut self, tokens: usize, pixels: &[f32], locate: &Locate<'_>) -> Result<(), Error> {
+        self.prepare(Part::Image, Bucket::Many, locate)?;
+        let plan = &self.plans[&(Part::Image, Bucket::Many)];
+        let count = tokens.next_multiple_of(TILE);
+        let inputs = Inputs::of(&Batch::of_tile(tokens), count, table_width(count / TILE));
+        for (name, values) in inputs.columns() {
+            self.upload(plan, name, values)?;
+        }
+        self.upload(plan, "table", &inputs.table)?;
+        let span =
+            plan.input("pixels").ok_or_else(|| Error::Pass { why: "there are no pixels".to_owned() })?;
+        write_floats(&*self.device, span, pixels)?;
+        plan.run(&*self.device, &self.sizes(&[("T", count)]), None)?;
+        self.last = Some((Part::Image, Bucket::Many, count));
+        Ok(())
     }
 
     /// The named output of the last pass, for its first `rows` rows.
     pub fn tap(&mut self, name: &str, rows: usize) -> Result<Vec<f32>, Error> {
         let missing = || Error::Pass { why: format!("there is no output {name}") };
-        let (bucket, tokens) = self.last.ok_or_else(missing)?;
-        let body = &self.plans[&(Part::Body, bucket)];
+        let (part, bucket, tokens) = self.last.ok_or_else(missing)?;
+        let body = &self.plans[&(part, bucket)];
         let heads = self.plans.iter().filter(|((part, _), _)| *part == Part::Head).map(|(_, plan)| plan);
         let mut plans = std::iter::once(body).chain(heads);
         let plan = plans.find(|plan| plan.output(name).is_some()).ok_or_else(missing)?;
@@ -450,82 +518,14 @@ impl Network {
     }
 }
 
-/// The integer inputs of a body.
-pub(crate) struct Inputs {
-    ids: Vec<i32>,
-    position: Vec<i32>,
-    sequence: Vec<i32>,
-    slot: Vec<i32>,
-    lengths: Vec<i32>,
-    start: Vec<i32>,
-    count: Vec<i32>,
-    home: Vec<i32>,
-    pub(crate) table: Vec<i32>,
-    /// Further inputs, with a value for each of the 16 sequences.
-    pub(crate) facts: Vec<(&'static str, Vec<i32>)>,
-}
-
-impl Inputs {
-    /// The inputs for a batch, its rows padded to `count`; `width` is the table's.
-    pub(crate) fn of(batch: &Batch, count: usize, width: usize) -> Inputs {
-        let mut rows = batch.rows.clone();
-        rows.resize(count, Row { id: 0, position: 0, sequence: 0, slot: -1 });
-        if batch.chunk {
-            // A tile's rows speak for one sequence, padding included.
-            for at in batch.rows.len()..count {
-                rows[at].sequence = rows[at / TILE * TILE].sequence;
-            }
-        }
-        let mut table = vec![0i32; SEQUENCES * width];
-        for (sequence, pages) in batch.tables.iter().enumerate() {
-            for (at, page) in pages.iter().enumerate() {
-                table[sequence * width + at] = *page as i32;
-            }
-        }
-        let mut lengths: Vec<i32> = batch.lengths.iter().map(|n| *n as i32).collect();
-        lengths.resize(SEQUENCES, 0);
-        let (start, count) = runs(&rows);
-        let mut facts = batch.facts.clone();
-        facts.iter_mut().for_each(|(_, values)| values.resize(SEQUENCES, 0));
-        Inputs {
-            ids: rows.iter().map(|row| row.id as i32).collect(),
-            position: rows.iter().map(|row| row.position as i32).collect(),
-            sequence: rows.iter().map(|row| row.sequence as i32).collect(),
-            slot: rows.iter().map(|row| row.slot).collect(),
-            lengths,
-            start,
-            count,
-            home: (0..SEQUENCES as i32).collect(),
-            table,
-            facts,
-        }
+/// Fills the beginning of an input; more than it holds is a fault of the caller.
+fn write_floats(device: &dyn Device, span: &Span, values: &[f32]) -> Result<(), Error> {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    if bytes.len() as u64 > span.len {
+        let why = format!("{} bytes for an input of {}", bytes.len(), span.len);
+        return Err(Error::Pass { why });
     }
-
-    /// The inputs of one axis, by name.
-    pub(crate) fn columns(&self) -> [(&'static str, &[i32]); 8] {
-        [
-            ("ids", &self.ids),
-            ("pos", &self.position),
-            ("seq", &self.sequence),
-            ("slot", &self.slot),
-            ("lens", &self.lengths),
-            ("start", &self.start),
-            ("count", &self.count),
-            ("home", &self.home),
-        ]
-    }
-}
-
-/// The first row of each sequence, and how many it has.
-fn runs(rows: &[Row]) -> (Vec<i32>, Vec<i32>) {
-    let (mut start, mut count) = (vec![0; SEQUENCES], vec![0; SEQUENCES]);
-    for (at, row) in rows.iter().enumerate().filter(|(_, row)| row.slot >= 0) {
-        if count[row.sequence] == 0 {
-            start[row.sequence] = at as i32;
-        }
-        count[row.sequence] += 1;
-    }
-    (start, count)
+    Ok(device.write(span, &bytes)?)
 }
 
 /// Pages of a table's row for a cache of `pages` pages.

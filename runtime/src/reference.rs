@@ -7,7 +7,9 @@ use jtllm_ir::interp::{self, Bindings};
 use jtllm_ir::{DType, Graph, Op, Tensor};
 
 use crate::error::Error;
-use crate::network::{Batch, Bucket, Graphs, Inputs, Part, SEQUENCES, body_bucket, head_bucket, table_width};
+use crate::network::{
+    Batch, Bucket, Graphs, Inputs, Part, SEQUENCES, TILE, body_bucket, head_bucket, table_width,
+};
 use crate::weights::{Locate, Weights, zeroed};
 
 /// A model on the graph interpreter.
@@ -53,19 +55,15 @@ impl Reference {
     /// Runs one pass and gives the wanted rows' logits, one after another.
     pub fn pass(&mut self, batch: &Batch, locate: &Locate<'_>) -> Result<Vec<f32>, Error> {
         let (bucket, count) = body_bucket(batch, self.graphs.chunk())?;
-        let width = table_width(self.pages);
-        let inputs = Inputs::of(batch, count, width);
-        let ints = |values: &[i32], shape: &[usize]| {
-            Tensor::ints(DType::I32, shape, values.iter().map(|x| i64::from(*x)).collect())
-        };
-        let mut given: BTreeMap<String, Tensor> = inputs
-            .columns()
-            .into_iter()
-            .map(|(name, values)| (name.to_owned(), ints(values, &[values.len()])))
-            .collect();
-        given.insert("table".to_owned(), ints(&inputs.table, &[SEQUENCES, width]));
-        for (name, values) in &inputs.facts {
-            given.insert((*name).to_owned(), ints(values, &[SEQUENCES]));
+        let mut given = given(batch, count, table_width(self.pages));
+        if let Some(shown) = &batch.shown {
+            let mut flags: Vec<i32> = shown.rows.iter().map(|row| i32::from(*row)).collect();
+            flags.resize(count, 0);
+            let width = shown.vectors.len() / shown.rows.len().max(1);
+            let mut vectors = shown.vectors.clone();
+            vectors.resize(count * width, 0.0);
+            given.insert("shown".to_owned(), ints(&flags, &[count]));
+            given.insert("rows".to_owned(), Tensor::floats(DType::F32, &[count, width], vectors));
         }
         self.run(Part::Body, bucket, given, &[("T", count)], locate)?;
         let hidden = self.outputs["hidden"].clone();
@@ -86,11 +84,19 @@ impl Reference {
         Ok(logits)
     }
 
+    /// Runs the pass of a tile of an image that has so many rows; its outputs are taps.
+    pub fn image(&mut self, tokens: usize, pixels: &[f32], locate: &Locate<'_>) -> Result<(), Error> {
+        let count = tokens.next_multiple_of(TILE);
+        let mut given = given(&Batch::of_tile(tokens), count, table_width(count / TILE));
+        given.insert("pixels".to_owned(), Tensor::floats(DType::F32, &[pixels.len()], pixels.to_vec()));
+        self.run(Part::Image, Bucket::Many, given, &[("T", count)], locate)
+    }
+
     fn run(
         &mut self,
         part: Part,
         bucket: Bucket,
-        inputs: BTreeMap<String, Tensor>,
+        mut inputs: BTreeMap<String, Tensor>,
         sizes: &[(&str, usize)],
         locate: &Locate<'_>,
     ) -> Result<(), Error> {
@@ -100,6 +106,7 @@ impl Reference {
             self.built.insert((part, bucket), graph);
         }
         let graph = &self.built[&(part, bucket)];
+        no_images(graph, &mut inputs, sizes);
         let fixed = [("P", table_width(self.pages)), ("pages", self.pages)];
         let mut bindings = Bindings::new();
         bindings.symbols = fixed.iter().chain(sizes).map(|(n, v)| ((*n).to_owned(), *v as i64)).collect();
@@ -151,5 +158,38 @@ impl Reference {
         self.weights.gather(name, &all, &mut bytes)?;
         let wrong = || Error::Weight { name: name.to_owned(), why: format!("its shape is not {shape:?}") };
         Tensor::from_bytes(dtype, shape, &bytes).ok_or_else(wrong)
+    }
+}
+
+fn ints(values: &[i32], shape: &[usize]) -> Tensor {
+    Tensor::ints(DType::I32, shape, values.iter().map(|x| i64::from(*x)).collect())
+}
+
+/// The inputs of a pass, its rows padded to `count`; `width` is the table's.
+fn given(batch: &Batch, count: usize, width: usize) -> BTreeMap<String, Tensor> {
+    let inputs = Inputs::of(batch, count, width);
+    let mut given: BTreeMap<String, Tensor> = inputs
+        .columns()
+        .into_iter()
+        .map(|(name, values)| (name.to_owned(), ints(values, &[values.len()])))
+        .collect();
+    given.insert("table".to_owned(), ints(&inputs.table, &[SEQUENCES, width]));
+    for (name, values) in &inputs.facts {
+        given.insert((*name).to_owned(), ints(values, &[SEQUENCES]));
+    }
+    given
+}
+
+/// Tells a body that asks for rows of images that there are none, where nothing was said.
+fn no_images(graph: &Graph, inputs: &mut BTreeMap<String, Tensor>, sizes: &[(&str, usize)]) {
+    for node in graph.nodes() {
+        let record = graph.record(node);
+        let Op::Input { name, .. } = &record.op else { continue };
+        if !inputs.contains_key(name) && ["shown", "rows"].contains(&name.as_str()) {
+            let tokens = sizes.first().map_or(0, |(_, size)| *size);
+            let extent = |n: &jtllm_ir::Expr| n.as_int().map_or(tokens, |n| n as usize);
+            let shape: Vec<usize> = record.shape.iter().map(extent).collect();
+            inputs.insert(name.clone(), Tensor::zeros(record.dtype, &shape));
+        }
     }
 }

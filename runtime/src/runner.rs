@@ -19,6 +19,9 @@ pub trait Runner: Send {
     /// Does now what the first passes of one sequence would do first: compiles, and reads the weights.
     fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error>;
 
+    /// Runs the pass of a tile of an image that has so many rows; its outputs are taps.
+    fn image(&mut self, tokens: usize, pixels: &[f32], locate: &Locate<'_>) -> Result<(), Error>;
+
     /// The named output of the last pass (a tap), for its first `rows` rows.
     fn tap(&mut self, name: &str, rows: usize) -> Result<Vec<f32>, Error>;
 
@@ -43,6 +46,10 @@ impl Runner for Network {
         Network::ready(self, locate)
     }
 
+    fn image(&mut self, tokens: usize, pixels: &[f32], locate: &Locate<'_>) -> Result<(), Error> {
+        Network::image(self, tokens, pixels, locate)
+    }
+
     fn tap(&mut self, name: &str, rows: usize) -> Result<Vec<f32>, Error> {
         Network::tap(self, name, rows)
     }
@@ -64,6 +71,10 @@ impl Runner for Reference {
     /// Nothing is compiled here, and weights are read when a graph asks for them.
     fn ready(&mut self, _: &Locate<'_>) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn image(&mut self, tokens: usize, pixels: &[f32], locate: &Locate<'_>) -> Result<(), Error> {
+        Reference::image(self, tokens, pixels, locate)
     }
 
     fn tap(&mut self, name: &str, rows: usize) -> Result<Vec<f32>, Error> {

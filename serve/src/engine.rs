@@ -1,12 +1,13 @@
 //! From prompt to answer: one sequence, its cache, and the loop.
 
 use std::fmt;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jtllm_models::LoadError;
 use jtllm_models::arch::LooksAhead;
+use jtllm_models::image::Image;
 use jtllm_models::sample::{SampleError, Sampler};
 use jtllm_models::tokenizer::{Stops, Stream, Tokenizer, TokenizerError};
 use jtllm_runtime::network::{Batch, Row};
@@ -14,6 +15,7 @@ use jtllm_runtime::pages::PageTable;
 use jtllm_runtime::trace::Trace;
 
 use crate::model::Model;
+use crate::sight::{self, Seen};
 
 /// What can go wrong between a prompt and its answer.
 #[derive(Debug)]
@@ -42,6 +44,15 @@ pub enum EngineError {
     },
     /// A prompt without tokens.
     EmptyPrompt,
+    /// An image, for a model that sees none.
+    Blind,
+    /// The prompt has another number of places for images than there are images.
+    Images {
+        /// Places in the prompt.
+        places: usize,
+        /// Images.
+        images: usize,
+    },
     /// A token that the vocabulary does not have.
     NoSuchToken {
         /// The token.
@@ -65,6 +76,10 @@ impl fmt::Display for EngineError {
                 write!(f, "a context of {asked} positions: at most {most} are possible")
             }
             EngineError::EmptyPrompt => f.write_str("the prompt has no tokens"),
+            EngineError::Blind => f.write_str("the model sees no images"),
+            EngineError::Images { places, images } => {
+                write!(f, "the prompt has places for {places} images, and there are {images}")
+            }
             EngineError::NoSuchToken { id, vocabulary } => {
                 write!(f, "token {id} does not exist: the vocabulary has {vocabulary}")
             }
@@ -105,13 +120,16 @@ pub enum Finish {
 pub struct Request {
     /// The whole prompt: what the cache already holds of it is not computed again.
     pub prompt: Vec<u32>,
+    /// The images that its image tokens stand for, in their order; see [`Engine::with_images`].
+    pub images: Vec<Arc<Seen>>,
     /// The most tokens of the answer; `None`: until the context is full.
     pub max_tokens: Option<usize>,
     /// The tokens that end an answer; empty: none does.
     pub end_ids: Vec<u32>,
     /// The texts that end an answer; they are not part of it.
     pub stops: Vec<String>,
-    /// When the context is full: keep this many tokens of the start, drop half of the rest, go on.
+    /// When the context is full: keep this many tokens of the start, drop half of the rest, go on. Not with
+    /// images.
     pub shift_keep: Option<usize>,
 }
 
@@ -153,6 +171,8 @@ pub struct Engine {
     pages: PageTable,
     /// The tokens whose keys and values the cache holds.
     held: Vec<u32>,
+    /// The images that the tokens stand for.
+    images: Vec<Arc<Seen>>,
     /// Times of kernels, while somebody wants them.
     pub trace: Option<Trace>,
 }
@@ -161,7 +181,7 @@ impl Engine {
     /// An engine without a conversation. Without a tokenizer answers have ids and no text.
     pub fn new(model: Model, tokenizer: Option<Arc<Tokenizer>>) -> Engine {
         let pages = PageTable::new(model.pages(), 1);
-        Engine { model, tokenizer, pages, held: Vec::new(), trace: None }
+        Engine { model, tokenizer, pages, held: Vec::new(), images: Vec::new(), trace: None }
     }
 
     /// The model.
@@ -182,6 +202,37 @@ impl Engine {
     /// Tokens that the cache holds.
     pub fn held(&self) -> &[u32] {
         &self.held
+    }
+
+    /// Looks at an image, for [`Request::images`] or [`Engine::show`].
+    pub fn see(&mut self, image: &Image) -> Result<Arc<Seen>, EngineError> {
+        Ok(Arc::new(self.model.see(image)?))
+    }
+
+    /// Says which images the image tokens of what is fed from now on stand for, in their order. What the cache
+    /// holds of others is forgotten.
+    pub fn show(&mut self, images: &[Arc<Seen>]) {
+        let common = sight::common(&self.images, images);
+        if let Some(vision) = self.model.shared_architecture().vision()
+            && common < self.images.len().max(images.len())
+        {
+            let before: usize = self.images[..common].iter().map(|image| image.tokens()).sum();
+            let token = vision.token();
+            let mut places = self.held.iter().enumerate().filter(|(_, id)| **id == token).map(|(at, _)| at);
+            if let Some(first) = places.nth(before) {
+                self.truncate(first);
+            }
+        }
+        self.images = images.to_vec();
+    }
+
+    /// A prompt in which each image has one token, with as many as stand for it.
+    pub fn with_images(&self, prompt: &[u32], images: &[Arc<Seen>]) -> Result<Vec<u32>, EngineError> {
+        match self.model.architecture().vision() {
+            Some(vision) => sight::expanded(prompt, vision.token(), images),
+            None if images.is_empty() => Ok(prompt.to_vec()),
+            None => Err(EngineError::Blind),
+        }
     }
 
     /// Forgets the conversation.
@@ -229,7 +280,7 @@ impl Engine {
                 (false, true) => vec![end - start - 1],
                 (false, false) => Vec::new(),
             };
-            logits.extend(self.chunk(&tokens[start..end], start, wanted, &facts)?);
+            logits.extend(self.chunk(tokens, start..end, wanted, &facts)?);
             self.held.extend_from_slice(&tokens[start..end]);
         }
         Ok(logits)
@@ -252,14 +303,17 @@ impl Engine {
         if keeps { common.min(tokens.len() - 1) } else { 0 }
     }
 
-    /// Runs the pass for tokens at positions from `start` on.
+    /// Runs the pass for the tokens at some positions.
     fn chunk(
         &mut self,
-        tokens: &[u32],
-        start: usize,
+        all: &[u32],
+        range: Range<usize>,
         wanted: Vec<usize>,
         facts: &[Fact],
     ) -> Result<Vec<f32>, EngineError> {
+        let vision = self.model.architecture().vision();
+        let shown = vision.and_then(|vision| sight::shown(&self.images, vision.token(), all, range.clone()));
+        let (tokens, start) = (&all[range.clone()], range.start);
         let row = |(at, id): (usize, &u32)| Row {
             id: *id,
             position: start + at,
@@ -273,6 +327,7 @@ impl Engine {
             lengths: vec![start + tokens.len()],
             wanted,
             facts: facts.iter().map(|(name, value)| (*name, vec![*value])).collect(),
+            shown,
         };
         self.model.pass(&batch, self.trace.as_mut())
     }
@@ -290,6 +345,7 @@ impl Engine {
         let mut voice = Voice { stream, stops, hear, ids: Vec::new(), text: String::new() };
         let mut timings = Timings::default();
         let begin = Instant::now();
+        self.show(&request.images);
         let facts = self.model.architecture().facts(&request.prompt);
         let reused = if request.prompt.is_empty() { 0 } else { self.reusable(&request.prompt, &facts) };
         let logits = self.feed(&request.prompt, false)?;
@@ -332,7 +388,9 @@ impl Engine {
                 return Ok(finish);
             }
             if self.held.len() == self.context() {
-                let Some(keep) = request.shift_keep else { return Ok(Finish::ContextFull) };
+                // Rows of images have their order alone to say what they are of.
+                let keep = request.shift_keep.filter(|_| request.images.is_empty());
+                let Some(keep) = keep else { return Ok(Finish::ContextFull) };
                 self.shift(keep)?;
             }
             let next = [self.held.as_slice(), &[id]].concat();

@@ -15,6 +15,8 @@
 
 mod engine;
 mod model;
+mod sight;
 
 pub use engine::{Answer, Engine, EngineError, Finish, Request, Timings};
 pub use model::{Backend, LoadOptions, Model};
+pub use sight::Seen;

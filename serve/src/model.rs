@@ -101,6 +101,12 @@ impl Graphs for ModelGraphs {
         let graph = match part {
             Part::Body => self.architecture.body(&self.formats, pass),
             Part::Head => self.architecture.head(&self.formats, pass),
+            Part::Image => match self.architecture.vision() {
+                Some(vision) => vision.graph(&self.formats, pass),
+                None => {
+                    return Err(jtllm_runtime::Error::Pass { why: "the model sees no images".to_owned() });
+                }
+            },
         };
         graph.map_err(|error| jtllm_runtime::Error::Pass { why: error.to_string() })
     }
@@ -216,6 +222,17 @@ impl Model {
         let checkpoint = self.checkpoint.clone();
         let locate = move |name: &str| checkpoint.tensor(name).and_then(source);
         Ok(self.runner.pass(batch, &locate, trace)?)
+    }
+
+    pub(crate) fn shared_architecture(&self) -> Arc<dyn Architecture> {
+        self.architecture.clone()
+    }
+
+    /// Runs the pass of a tile of an image that has so many rows; its outputs are taps.
+    pub fn look_at(&mut self, tokens: usize, pixels: &[f32]) -> Result<(), EngineError> {
+        let checkpoint = self.checkpoint.clone();
+        let locate = move |name: &str| checkpoint.tensor(name).and_then(source);
+        Ok(self.runner.image(tokens, pixels, &locate)?)
     }
 
     /// The named output of the last pass (with [`LoadOptions::taps`]), for its first `rows` rows.

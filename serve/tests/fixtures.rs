@@ -186,6 +186,7 @@ fn batched(name: &str, prompts: &[Vec<u32>], threads: usize) -> Vec<Vec<f32>> {
             lengths: prompts.iter().map(|p| p.len().min(position + 1)).collect(),
             wanted: (0..active.len()).collect(),
             facts: Vec::new(),
+            shown: None,
         };
         let logits = model.pass(&batch, None).unwrap();
         let width = logits.len() / active.len();

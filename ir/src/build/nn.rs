@@ -134,8 +134,21 @@ fn across_last(graph: &mut Graph, x: Node, like: Node) -> Node {
 
 /// `x / (1 + exp(-x))`.
 pub fn silu(graph: &mut Graph, x: Node) -> Node {
-    let shape = graph.shape(x).to_vec();
     let negative = graph.map(ScalarOp::Neg, &[x]);
+    gated(graph, x, negative)
+}
+
+/// `x / (1 + exp(-1.702 x))`, which is close to GELU (Hendrycks and Gimpel, 2016).
+pub fn quick_gelu(graph: &mut Graph, x: Node) -> Node {
+    let shape = graph.shape(x).to_vec();
+    let factor = splat(graph, -1.702, &shape);
+    let negative = mul(graph, x, factor);
+    gated(graph, x, negative)
+}
+
+/// `x / (1 + exp(negative))`.
+fn gated(graph: &mut Graph, x: Node, negative: Node) -> Node {
+    let shape = graph.shape(x).to_vec();
     let power = graph.map(ScalarOp::Exp, &[negative]);
     let one = splat(graph, 1.0, &shape);
     let divisor = add(graph, one, power);

@@ -14,9 +14,13 @@ use super::{Architecture, BodyInputs, Pass, Weights, head_rows};
 use crate::config::Config;
 use crate::error::LoadError;
 
-struct Llama {
+pub(super) struct Llama {
+    /// What all names of tensors begin with.
+    prefix: &'static str,
+    /// Whether rows may come from images.
+    sees: bool,
     vocabulary: i64,
-    width: i64,
+    pub(super) width: i64,
     layers: i64,
     heads: i64,
     key_heads: i64,
@@ -46,38 +50,13 @@ enum AttentionBias {
 
 /// Reads a configuration of the family.
 pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>, LoadError> {
-    let name = config.architecture()?;
-    let [qwen2, qwen3] = ["Qwen2", "Qwen3"].map(|family| name.starts_with(family));
-    let width = size(config, "hidden_size")?;
-    let heads = few(config, "num_attention_heads")?;
-    let head_width = head_width(config, width, heads)?;
-    if !matches!(config.optional_text("hidden_act")?, None | Some("silu")) {
-        return Err(config.wrong("hidden_act", "silu"));
-    }
-    let attention_bias = match (qwen2, config.optional_flag("attention_bias")?.unwrap_or(false)) {
-        (true, _) => AttentionBias::Inputs,
-        (false, true) => AttentionBias::All,
-        (false, false) => AttentionBias::None,
-    };
-    Ok(Box::new(Llama {
-        vocabulary: vocabulary(config, "vocab_size")?,
-        width,
-        layers: few(config, "num_hidden_layers")?,
-        heads,
-        key_heads: key_heads(config, "num_key_value_heads", heads)?,
-        head_width,
-        inner: size(config, "intermediate_size")?,
-        epsilon: epsilon(config, "rms_norm_eps", 1e-6)?,
-        rope: rope(config, head_width)?,
-        tied: config.optional_flag("tie_word_embeddings")?.unwrap_or(false),
-        attention_bias,
-        inner_bias: config.optional_flag("mlp_bias")?.unwrap_or(false),
-        head_norms: qwen3,
-        windows: windows(config, few(config, "num_hidden_layers")?)?,
-        positions: positions(config)? as usize,
-    }))
+    Ok(Box::new(Llama::read(config)?))
 }
 
+/// The language model of a model that sees, whose tensors' names begin with `prefix`.
+pub(super) fn read_part(config: &Config, prefix: &'static str) -> Result<Llama, LoadError> {
+    Ok(Llama { prefix, sees: true, ..Llama::read(config)? })
+}
 /// The window of each layer: Mistral has one for all; Qwen has one on request, for the layers that `layer_types`
 /// says, or from `max_window_layers` on; the others have none, whatever their configuration carries along.
 fn windows(config: &Config, layers: i64) -> Result<Vec<Option<i64>>, LoadError> {
@@ -100,6 +79,41 @@ fn windows(config: &Config, layers: i64) -> Result<Vec<Option<i64>>, LoadError> 
 }
 
 impl Llama {
+    fn read(config: &Config) -> Result<Llama, LoadError> {
+        let name = config.architecture()?;
+        let [qwen2, qwen3] = ["Qwen2", "Qwen3"].map(|family| name.starts_with(family));
+        let width = size(config, "hidden_size")?;
+        let heads = few(config, "num_attention_heads")?;
+        let head_width = head_width(config, width, heads)?;
+        if !matches!(config.optional_text("hidden_act")?, None | Some("silu")) {
+            return Err(config.wrong("hidden_act", "silu"));
+        }
+        let attention_bias = match (qwen2, config.optional_flag("attention_bias")?.unwrap_or(false)) {
+            (true, _) => AttentionBias::Inputs,
+            (false, true) => AttentionBias::All,
+            (false, false) => AttentionBias::None,
+        };
+        Ok(Llama {
+            prefix: "",
+            sees: false,
+            vocabulary: vocabulary(config, "vocab_size")?,
+            width,
+            layers: few(config, "num_hidden_layers")?,
+            heads,
+            key_heads: key_heads(config, "num_key_value_heads", heads)?,
+            head_width,
+            inner: size(config, "intermediate_size")?,
+            epsilon: epsilon(config, "rms_norm_eps", 1e-6)?,
+            rope: rope(config, head_width)?,
+            tied: config.optional_flag("tie_word_embeddings")?.unwrap_or(false),
+            attention_bias,
+            inner_bias: config.optional_flag("mlp_bias")?.unwrap_or(false),
+            head_norms: qwen3,
+            windows: windows(config, few(config, "num_hidden_layers")?)?,
+            positions: positions(config)? as usize,
+        })
+    }
+
     fn attention(
         &self,
         build: &mut Build<'_>,
@@ -108,7 +122,7 @@ impl Llama {
         inputs: &BodyInputs,
         table: [Node; 2],
     ) -> Result<Node, LoadError> {
-        let name = |part: &str| format!("model.layers.{layer}.self_attn.{part}");
+        let name = |part: &str| format!("{}model.layers.{layer}.self_attn.{part}", self.prefix);
         let bias = self.attention_bias != AttentionBias::None;
         let mut heads = |part: &str, count: i64| {
             let x = build.linear(x, &name(part), [count * self.head_width, self.width], bias)?;
@@ -140,7 +154,7 @@ impl Llama {
     }
 
     fn feed_forward(&self, build: &mut Build<'_>, x: Node, layer: i64) -> Result<Node, LoadError> {
-        let name = |part: &str| format!("model.layers.{layer}.mlp.{part}");
+        let name = |part: &str| format!("{}model.layers.{layer}.mlp.{part}", self.prefix);
         let gate = build.linear(x, &name("gate_proj"), [self.inner, self.width], self.inner_bias)?;
         let up = build.linear(x, &name("up_proj"), [self.inner, self.width], self.inner_bias)?;
         let inner = swiglu(&mut build.graph, gate, up);
@@ -152,13 +166,16 @@ impl Architecture for Llama {
     fn body(&self, weights: &dyn Weights, pass: Pass) -> Result<Graph, LoadError> {
         let mut build = Build::new("body", weights, pass);
         let inputs = BodyInputs::declare(&mut build.graph, pass.rows, self.vocabulary);
-        let mut hidden =
-            build.embedding("model.embed_tokens.weight", [self.vocabulary, self.width], inputs.ids)?;
+        let table = format!("{}model.embed_tokens.weight", self.prefix);
+        let mut hidden = build.embedding(&table, [self.vocabulary, self.width], inputs.ids)?;
+        if self.sees {
+            hidden = inputs.shown(&mut build.graph, hidden);
+        }
         let lengths = inputs.row_lengths(&mut build.graph, &self.rope);
         let table = rotary_table(&mut build.graph, &self.rope, inputs.position, lengths);
-        build.tap("hidden.embed", hidden);
+        build.tap(if self.sees { "hidden.merged_inputs_embeds" } else { "hidden.embed" }, hidden);
         for layer in 0..self.layers {
-            let norm = |part: &str| format!("model.layers.{layer}.{part}");
+            let norm = |part: &str| format!("{}model.layers.{layer}.{part}", self.prefix);
             let x = build.rms_norm(hidden, &norm("input_layernorm"), self.epsilon)?;
             let mixed = self.attention(&mut build, x, layer, &inputs, table)?;
             hidden = build.add(hidden, mixed);
@@ -174,10 +191,11 @@ impl Architecture for Llama {
     fn head(&self, weights: &dyn Weights, pass: Pass) -> Result<Graph, LoadError> {
         let mut build = Build::new("head", weights, pass);
         let rows = head_rows(&mut build.graph, pass.rows, self.width);
-        let x = build.rms_norm(rows, "model.norm", self.epsilon)?;
+        let x = build.rms_norm(rows, &format!("{}model.norm", self.prefix), self.epsilon)?;
         build.tap("hidden.final_norm", x);
         let name = if self.tied { "model.embed_tokens" } else { "lm_head" };
-        let logits = build.linear(x, name, [self.vocabulary, self.width], false)?;
+        let logits =
+            build.linear(x, &format!("{}{name}", self.prefix), [self.vocabulary, self.width], false)?;
         build.graph.output("logits", logits);
         Ok(build.graph)
     }

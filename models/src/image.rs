@@ -1,0 +1,101 @@
+//! Images: from a file to pixels, and to other sizes.
+//!
+//! Resizing is Pillow's, bit by bit, for that is what the models' processors were made with: a model must see
+//! the very numbers here that its reference implementation sees.
+
+mod resize;
+
+use std::fmt;
+use std::io::Cursor;
+
+use image::{ImageReader, Limits};
+
+/// The widest and the highest image that is read.
+const SIDE_MAX: u32 = 1 << 14;
+
+/// How many times longer one side may be than the other: models stretch the shorter one.
+const ASPECT_MAX: usize = 200;
+
+/// The most memory that decoding one image may take.
+const DECODED_MAX: u64 = 512 << 20;
+
+/// Red, green and blue of each pixel, row by row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Pixels of a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Three bytes for each pixel.
+    pub bytes: Vec<u8>,
+}
+
+/// Why a file is no image that can be read.
+#[derive(Debug)]
+pub struct ImageError(String);
+
+impl fmt::Display for ImageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ImageError {}
+
+impl Image {
+    /// Reads a PNG, JPEG, GIF, WebP or BMP file. Transparency is dropped, not blended, as Pillow's conversion
+    /// to RGB drops it; of an animation the first picture is taken.
+    pub fn decode(file: &[u8]) -> Result<Image, ImageError> {
+        let wrong = |error: &dyn fmt::Display| ImageError(format!("not an image that can be read: {error}"));
+        let mut reader =
+            ImageReader::new(Cursor::new(file)).with_guessed_format().map_err(|error| wrong(&error))?;
+        let mut limits = Limits::default();
+        limits.max_image_width = Some(SIDE_MAX);
+        limits.max_image_height = Some(SIDE_MAX);
+        limits.max_alloc = Some(DECODED_MAX);
+        reader.limits(limits);
+        let decoded = reader.decode().map_err(|error| wrong(&error))?.to_rgb8();
+        let (width, height) = (decoded.width() as usize, decoded.height() as usize);
+        if width == 0 || height == 0 {
+            return Err(wrong(&"it has no pixels"));
+        }
+        if width.max(height) / width.min(height) > ASPECT_MAX {
+            return Err(wrong(&format!(
+                "{width} x {height} pixels, one side more than {ASPECT_MAX} times the other"
+            )));
+        }
+        Ok(Image { width, height, bytes: decoded.into_raw() })
+    }
+
+    /// A black image.
+    pub fn black(width: usize, height: usize) -> Image {
+        Image { width, height, bytes: vec![0; width * height * 3] }
+    }
+
+    /// The part that begins at `left` and `top`, which may lie outside on any side: there it is black.
+    pub fn crop(&self, left: isize, top: isize, width: usize, height: usize) -> Image {
+        let mut part = Image::black(width, height);
+        for y in 0..height {
+            let from = top + y as isize;
+            if from < 0 || from >= self.height as isize {
+                continue;
+            }
+            let first = left.max(0);
+            let last = (left + width as isize).min(self.width as isize);
+            if first >= last {
+                continue;
+            }
+            let source = (from as usize * self.width + first as usize) * 3;
+            let target = (y * width + (first - left) as usize) * 3;
+            let len = (last - first) as usize * 3;
+            part.bytes[target..target + len].copy_from_slice(&self.bytes[source..source + len]);
+        }
+        part
+    }
+
+    /// The same picture in another size, by bicubic interpolation (`a = -0.5`) over the area that each new pixel
+    /// stands for.
+    pub fn resize(&self, width: usize, height: usize) -> Image {
+        resize::bicubic(self, width, height)
+    }
+}
