@@ -89,6 +89,9 @@ pub(crate) struct PromptArgs {
     /// What the model is told before the conversation [also: -sys]
     #[arg(long = "system-prompt", visible_alias = "system", value_name = "TEXT", conflicts_with = "raw")]
     pub(crate) system: Option<String>,
+    /// Show the model an image, before the first message; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Vec<PathBuf>,
     /// Take the prompt as it stands: no chat template; special tokens in it are special
     #[arg(long)]
     pub(crate) raw: bool,

@@ -67,7 +67,7 @@ pub(crate) fn chat(speaker: &mut Speaker, args: &RunArgs) -> anyhow::Result<()> 
                 say(Style::Faint, format_args!("the conversation is forgotten"));
             }
             Wish::Say(text) => {
-                turns.push(Message::new("user", text));
+                turns.push(speaker.question(&text, turns.is_empty()));
                 match turn(speaker, args, &mut sampler, &mut turns) {
                     Ok(timings) => last = Some(timings),
                     Err(error) if nobody_reads(&error) => return Err(error),

@@ -1,15 +1,20 @@
 //! `jtllm run`: one answer.
 
+use std::fmt::Display;
 use std::io::{IsTerminal, Read};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::string::FromUtf8Error;
+use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
 use jtllm_models::chat::Message;
+use jtllm_models::image::Image;
 use jtllm_models::sample::{Sampler, Sampling};
 use jtllm_models::tokenizer::Special;
 use jtllm_models::{Language, LoadError};
-use jtllm_serve::{Answer, Engine, EngineError, Finish, Request, Timings};
+use jtllm_serve::{Answer, Engine, EngineError, Finish, Request, Seen, Timings};
 use serde_json::{Value, json};
 
 use crate::args::{AnswerArgs, PromptArgs, RunArgs};
@@ -22,6 +27,8 @@ pub(crate) struct Speaker {
     pub(crate) engine: Engine,
     pub(crate) language: Language,
     sampling: Sampling,
+    /// The images that the conversation begins with.
+    images: Vec<Arc<Seen>>,
 }
 
 /// Answers one prompt, or hands over to the chat.
@@ -34,6 +41,9 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     if chats && args.answer.json {
         return Err(Usage("--json wants a prompt: it prints one answer".to_owned()).into());
     }
+    if args.answer.context_shift && !args.prompt.image.is_empty() {
+        return Err(Usage("--context-shift does not go with --image".to_owned()).into());
+    }
     interrupt::listen()?;
     let prompt = match prompt {
         Some(prompt) => Some(prompt),
@@ -45,6 +55,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     }
     let mut speaker = speaker(args)?;
     load::announce(&speaker.engine);
+    speaker.look(&args.prompt.image)?;
     match prompt {
         Some(prompt) => once(&mut speaker, args, &prompt),
         None => chat::chat(&mut speaker, args),
@@ -110,12 +121,36 @@ fn speaker(args: &RunArgs) -> anyhow::Result<Speaker> {
         return Err(LoadError::Unsupported { file, what, supported }.into());
     }
     let engine = Engine::new(model, Some(language.tokenizer.clone()));
-    let speaker = Speaker { engine, language, sampling };
+    let speaker = Speaker { engine, language, sampling, images: Vec::new() };
     speaker.sampler()?;
     Ok(speaker)
 }
 
 impl Speaker {
+    /// Looks at image files.
+    fn look(&mut self, files: &[PathBuf]) -> anyhow::Result<()> {
+        for file in files {
+            let wrong = |error: &dyn Display| Usage(format!("--image {}: {error}", file.display()));
+            if self.engine.model().architecture().vision().is_none() {
+                return Err(wrong(&EngineError::Blind).into());
+            }
+            let bytes = std::fs::read(file).map_err(|error| wrong(&error))?;
+            let image = Image::decode(&bytes).map_err(|error| wrong(&error))?;
+            let begin = Instant::now();
+            let seen = self.engine.see(&image)?;
+            let (time, tokens) = (begin.elapsed().as_secs_f64(), seen.tokens());
+            let size = format!("{} x {} pixels", image.width, image.height);
+            say(Style::Faint, format_args!("{}: {size}, {tokens} tokens, in {time:.3} s", file.display()));
+            self.images.push(seen);
+        }
+        Ok(())
+    }
+
+    /// A message of the user; the first one comes after the images.
+    pub(crate) fn question(&self, text: &str, first: bool) -> Message {
+        Message::new("user", text).with_images(if first { self.images.len() } else { 0 })
+    }
+
     /// A sampler for one answer; without a seed it draws one.
     pub(crate) fn sampler(&self) -> Result<Sampler, Usage> {
         let vocabulary = self.engine.model().architecture().vocabulary();
@@ -130,7 +165,7 @@ impl Speaker {
             max_tokens: usize::try_from(args.predict).ok(),
             end_ids: if args.ignore_eos { Vec::new() } else { self.language.end_ids.clone() },
             stops: args.reverse_prompt.clone(),
-            images: Vec::new(),
+            images: self.images.clone(),
             shift_keep: args.context_shift.then_some(args.keep),
         }
     }
@@ -139,7 +174,7 @@ impl Speaker {
     pub(crate) fn conversation(&self, system: Option<&str>, turns: &[Message]) -> anyhow::Result<Vec<u32>> {
         let system = system.map(|text| Message::new("system", text));
         let messages: Vec<Message> = system.into_iter().chain(turns.iter().cloned()).collect();
-        Ok(self.language.chat(&messages)?)
+        Ok(self.engine.with_images(&self.language.chat(&messages)?, &self.images)?)
     }
 }
 
@@ -174,9 +209,10 @@ pub(crate) fn answer(
 
 fn once(speaker: &mut Speaker, args: &RunArgs, prompt: &str) -> anyhow::Result<()> {
     let ids = if args.prompt.raw {
-        speaker.language.prompt(prompt, Special::Parse)?
+        let ids = speaker.language.prompt(prompt, Special::Parse)?;
+        speaker.engine.with_images(&ids, &speaker.images)?
     } else {
-        speaker.conversation(args.prompt.system.as_deref(), &[Message::new("user", prompt)])?
+        speaker.conversation(args.prompt.system.as_deref(), &[speaker.question(prompt, true)])?
     };
     let mut sampler = speaker.sampler()?;
     let request = speaker.request(ids, &args.answer);

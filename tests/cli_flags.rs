@@ -52,6 +52,7 @@ const RUN: &[Case] = &[
     ("--file", &[], Test("cli.rs", "a_pipe_is_the_prompt_and_so_is_a_file")),
     ("--system-prompt", &[], Test("cli.rs", "a_system_prompt_comes_first")),
     ("--system", &["--system", "Be brief."], Prompt),
+    ("--image", &[], Test("cli_images.rs", "an_image_stands_before_the_first_message")),
     ("--raw", &["--raw"], Prompt),
     ("--chat-template", &["--chat-template", "belle"], Prompt),
     ("--chat-template-file", &[], Test("cli_flags.rs", "a_template_may_come_from_a_file")),

@@ -18,7 +18,7 @@ use std::io;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::tokenizer::{Special, Tokenizer, TokenizerError};
 use guard::Guard;
@@ -46,6 +46,8 @@ pub struct Message {
     pub role: String,
     /// What is said.
     pub content: String,
+    /// Images that come before it.
+    pub images: usize,
     /// Further fields that templates read, such as `tool_calls`; a `content` here replaces the text above.
     pub extra: Map<String, Value>,
 }
@@ -53,13 +55,29 @@ pub struct Message {
 impl Message {
     /// A message of plain text.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Message { role: role.into(), content: content.into(), extra: Map::new() }
+        Message { role: role.into(), content: content.into(), images: 0, extra: Map::new() }
     }
 
-    fn to_value(&self) -> Value {
+    /// The same after so many images.
+    pub fn with_images(self, images: usize) -> Self {
+        Message { images, ..self }
+    }
+
+    /// The message as templates see it: with images its content is a list of parts; for templates that know
+    /// nothing else it is one in any case.
+    fn to_value(&self, parts: bool) -> Value {
         let mut fields = Map::new();
         fields.insert("role".to_owned(), Value::from(self.role.as_str()));
-        fields.insert("content".to_owned(), Value::from(self.content.as_str()));
+        let text = Value::from(self.content.as_str());
+        let content = match parts || self.images > 0 {
+            false => text,
+            true => {
+                let mut parts = vec![json!({"type": "image"}); self.images];
+                parts.push(json!({"type": "text", "text": text}));
+                Value::Array(parts)
+            }
+        };
+        fields.insert("content".to_owned(), content);
         fields.extend(self.extra.iter().map(|(key, value)| (key.clone(), value.clone())));
         Value::Object(fields)
     }
@@ -146,6 +164,8 @@ pub struct ChatTemplate {
     source: String,
     bos: Option<String>,
     eos: Option<String>,
+    /// Whether all content is a list of parts.
+    parts: bool,
 }
 
 impl ChatTemplate {
@@ -159,6 +179,7 @@ impl ChatTemplate {
             source: source.to_owned(),
             bos: bos.map(str::to_owned),
             eos: eos.map(str::to_owned),
+            parts: false,
         };
         on_deep_stack(|| {
             let environment = environment(STEPS_BASE);
@@ -166,6 +187,11 @@ impl ChatTemplate {
             parsed.map_err(|error| from_engine(&error, STEPS_BASE))
         })?;
         Ok(template)
+    }
+
+    /// The same for templates of processors, which take all content as a list of parts.
+    pub fn of_parts(self) -> Self {
+        ChatTemplate { parts: true, ..self }
     }
 
     /// A built-in template, for models that carry none; [`ChatTemplate::builtin_names`] lists them.
@@ -192,7 +218,7 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         extra: &Map<String, Value>,
     ) -> Result<String, ChatError> {
-        let messages: Vec<Value> = messages.iter().map(Message::to_value).collect();
+        let messages: Vec<Value> = messages.iter().map(|message| message.to_value(self.parts)).collect();
         self.render_values(messages, add_generation_prompt, extra)
     }
 
@@ -244,7 +270,7 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         extra: &Map<String, Value>,
     ) -> Result<Vec<u32>, ChatError> {
-        let mut values: Vec<Value> = messages.iter().map(Message::to_value).collect();
+        let mut values: Vec<Value> = messages.iter().map(|message| message.to_value(self.parts)).collect();
         let mut extra = extra.clone();
         let guard =
             Guard::new(tokenizer.special_texts(), &values, &extra, &self.source).ok_or(ChatError::NoMark)?;

@@ -124,7 +124,9 @@ impl Language {
         let end_ids = end_ids(checkpoint, &tokenizer)?;
         let mut language = Language { tokenizer: Arc::new(tokenizer), template: None, end_ids, path };
         if let Some((source, origin)) = template_source(checkpoint, &config)? {
-            language.template = Some((language.compile(&source)?, origin));
+            let template = language.compile(&source)?;
+            let template = if origin == Origin::File(PARTS) { template.of_parts() } else { template };
+            language.template = Some((template, origin));
         } else if let Some(name) = name_of_template(checkpoint) {
             let template = language.named(name)?;
             language.template = Some((template, Origin::Name(name.to_owned())));
@@ -291,6 +293,20 @@ fn end_ids(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Result<Vec<u32>, L
     Ok(ids)
 }
 
+/// The file with the template of a processor, for content that is a list of texts and images.
+const PARTS: &str = "chat_template.json";
+
+fn template_of_parts(checkpoint: &Checkpoint) -> Result<Option<String>, LanguageError> {
+    let Some(bytes) = checkpoint.file(PARTS)? else { return Ok(None) };
+    let file = checkpoint.path().join(PARTS);
+    let json: serde_json::Value = serde_json::from_slice(&bytes)
+        .map_err(|error| LoadError::header(&file, 0, format!("expected JSON: {error}")))?;
+    match json["chat_template"].as_str() {
+        Some(source) => Ok(Some(source.to_owned())),
+        None => Err(LoadError::header(&file, 0, "expected a string chat_template").into()),
+    }
+}
+
 /// The template in the model's files: a file of its own, the tokenizer's configuration, GGUF metadata.
 fn template_source(
     checkpoint: &Checkpoint,
@@ -303,6 +319,9 @@ fn template_source(
             LoadError::header(&file, error.utf8_error().valid_up_to() as u64, "expected UTF-8")
         })?;
         return Ok(Some((text, Origin::File(FILE))));
+    }
+    if let Some(source) = template_of_parts(checkpoint)? {
+        return Ok(Some((source, Origin::File(PARTS))));
     }
     let templates = &config.chat_templates;
     let default = templates.iter().find(|(name, _)| name == "default").or(templates.first());
@@ -328,7 +347,10 @@ fn name_of_template(checkpoint: &Checkpoint) -> Option<&'static str> {
     let names =
         [last(&path.display().to_string()), cached, last(stated), titled.unwrap_or_default().to_lowercase()];
     let has = |parts: &[&str]| names.iter().any(|name| parts.iter().all(|part| name.contains(part)));
-    let rules: [(&[&str], &str); 19] = [
+    let rules: [(&[&str], &str); 22] = [
+        (&["llava", "1.6", "mistral"], "llava-1.6-mistral"),
+        (&["llava", "1.6"], "llava-1.6-vicuna"),
+        (&["llava"], "llava"),
         (&["atom", "chat"], "atom-chat"),
         (&["atom"], "atom"),
         (&["belle"], "belle"),

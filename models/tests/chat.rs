@@ -241,7 +241,9 @@ fn a_system_prompt_is_told_to_models_that_know_one_and_refused_for_others() {
     let turns = [Message::new("system", "Be brief."), Message::new("user", "Hi")];
     for name in ChatTemplate::builtin_names() {
         let template = ChatTemplate::named(name, Some("<s>"), Some("</s>")).unwrap();
-        let refuses = ["atom", "belle", "chatglm", "chatglm2", "pangu", "llama", "gemma"].contains(&name);
+        let refuses =
+            ["atom", "belle", "chatglm", "chatglm2", "pangu", "llama", "gemma", "llava-1.6-mistral"]
+                .contains(&name);
         match template.render(&turns, true, &Map::new()) {
             Ok(text) => {
                 assert!(!refuses && text.contains("Be brief.") && text.contains("Hi"), "{name}: {text}")
@@ -679,4 +681,37 @@ fn fuzz_no_mixture_of_fragments_is_special() {
         let text = template.render(&turns, true, &Map::new()).unwrap();
         assert_eq!(tokenizer.decode(&ids, false), text);
     });
+}
+
+#[test]
+fn images_come_before_the_text() {
+    let turns = [
+        Message::new("user", "What is this?").with_images(2),
+        Message::new("assistant", "A cat."),
+        Message::new("user", "Why?"),
+    ];
+    let render = |name: &str| {
+        ChatTemplate::named(name, Some("<s>"), Some("</s>"))
+            .unwrap()
+            .render(&turns, true, &Map::new())
+            .unwrap()
+    };
+    assert_eq!(
+        render("llava"),
+        "<s>USER: <image>\n<image>\nWhat is this? ASSISTANT: A cat.</s>USER: Why? ASSISTANT:"
+    );
+    assert_eq!(
+        render("llava-1.6-mistral"),
+        "<s>[INST] <image>\n<image>\nWhat is this? [/INST] A cat.</s>[INST] Why? [/INST]"
+    );
+    // The template of llava-hf's processors takes parts alone.
+    let source = "{% for message in messages %}{{ message['role'].upper() + ': ' }}\
+                  {% for part in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}\
+                  {% for part in message['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] + ' ' }}{% endfor %}\
+                  {% endfor %}";
+    let template = ChatTemplate::new(source, None, None).unwrap().of_parts();
+    assert_eq!(
+        template.render(&turns, true, &Map::new()).unwrap(),
+        "USER: <image>\n<image>\nWhat is this? ASSISTANT: A cat. USER: Why? "
+    );
 }

@@ -23,6 +23,15 @@ macro_rules! system_or {
     };
 }
 
+/// What a message says, as `said(content)`: images first, a line each.
+macro_rules! said {
+    () => {
+        "{% macro said(content) %}{% if content is string %}{{ content }}{% else %}{% for part in content %}\
+         {% if part['type'] == 'image' %}{{ '<image>\\n' }}{% else %}{{ part['text'] }}{% endif %}\
+         {% endfor %}{% endif %}{% endmacro %}"
+    };
+}
+
 /// Name and source. Begin and end tokens are `bos_token` and `eos_token`, as far as a template has them.
 pub(super) const TEMPLATES: &[(&str, &str)] = &[
     (
@@ -215,6 +224,47 @@ pub(super) const TEMPLATES: &[(&str, &str)] = &[
              {{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\\n' + message['content'].strip() + '<end_of_turn>\\n' }}\
              {% endfor %}\
              {% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}",
+        ),
+    ),
+    // LLaVA-1.5; 1.6 on Vicuna begins with Vicuna's system prompt, 1.6 on Mistral has Mistral's format.
+    (
+        "llava",
+        concat!(
+            said!(),
+            system_or!(""),
+            "{{ bos_token }}{% if system %}{{ system + ' ' }}{% endif %}\
+             {% for message in turns %}\
+             {% if message['role'] == 'user' %}{{ 'USER: ' + said(message['content']) + ' ' }}\
+             {% else %}{{ 'ASSISTANT: ' + said(message['content']) + eos_token }}{% endif %}\
+             {% endfor %}\
+             {% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}",
+        ),
+    ),
+    (
+        "llava-1.6-vicuna",
+        concat!(
+            said!(),
+            system_or!(
+                "A chat between a curious human and an artificial intelligence assistant. \
+                 The assistant gives helpful, detailed, and polite answers to the human\\'s questions."
+            ),
+            "{{ bos_token + system + ' ' }}\
+             {% for message in turns %}\
+             {% if message['role'] == 'user' %}{{ 'USER: ' + said(message['content']) + ' ' }}\
+             {% else %}{{ 'ASSISTANT: ' + said(message['content']) + eos_token }}{% endif %}\
+             {% endfor %}\
+             {% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}",
+        ),
+    ),
+    (
+        "llava-1.6-mistral",
+        concat!(
+            said!(),
+            no_system!("LLaVA 1.6 on Mistral"),
+            "{{ bos_token }}{% for message in messages %}\
+             {% if message['role'] == 'user' %}{{ '[INST] ' + said(message['content']) + ' [/INST]' }}\
+             {% else %}{{ ' ' + said(message['content']) + eos_token }}{% endif %}\
+             {% endfor %}",
         ),
     ),
     // Gemma 3 puts the system prompt before the first question.
