@@ -46,6 +46,8 @@ pub(crate) enum Command {
 pub(crate) enum BackendName {
     /// Machine code on the processor
     Cpu,
+    /// A graphics processor, by Vulkan, Metal or Direct3D
+    Wgpu,
     /// The interpreter of kernels
     Interp,
     /// The interpreter of graphs

@@ -2,3 +2,4 @@
 
 pub mod cranelift;
 pub mod interp;
+pub mod wgsl;

@@ -8,6 +8,7 @@ pub mod cpu;
 mod host;
 pub mod interp;
 pub mod threads;
+pub mod wgpu;
 
 use std::any::Any;
 use std::sync::Arc;

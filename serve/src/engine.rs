@@ -10,6 +10,7 @@ use jtllm_models::arch::LooksAhead;
 use jtllm_models::image::Image;
 use jtllm_models::sample::{SampleError, Sampler};
 use jtllm_models::tokenizer::{Stops, Stream, Tokenizer, TokenizerError};
+use jtllm_runtime::device::wgpu::NoAdapter;
 use jtllm_runtime::network::{Batch, Row};
 use jtllm_runtime::pages::PageTable;
 use jtllm_runtime::trace::Trace;
@@ -44,6 +45,8 @@ pub enum EngineError {
     },
     /// A prompt without tokens.
     EmptyPrompt,
+    /// There is no graphics adapter, and one was asked for.
+    NoAdapter(NoAdapter),
     /// An image, for a model that sees none.
     Blind,
     /// The prompt has another number of places for images than there are images.
@@ -68,6 +71,7 @@ impl fmt::Display for EngineError {
             EngineError::Load(error) => error.fmt(f),
             EngineError::Runtime(error) => error.fmt(f),
             EngineError::Sample(error) => error.fmt(f),
+            EngineError::NoAdapter(error) => error.fmt(f),
             EngineError::Stop(error) => error.fmt(f),
             EngineError::ContextFull { context, need } => {
                 write!(f, "the context is full: {need} tokens do not fit in {context} positions")

@@ -1,0 +1,121 @@
+//! The portable graphics target: kernels as text in the WebGPU shading language.
+//!
+//! # What the text is
+//!
+//! One entry point, `main`, whose workgroup is a group of lanes. Binding 0 is the symbol block (uniform); the
+//! parameters follow in order, all `read_write`: buffers of a plan lie in one arena, and WebGPU lets one buffer
+//! be bound many times only if every binding may write. Groups are counted in two directions of the launch
+//! ([`dispatch`]), since neither may have more than 65535; the kernel finds its place in the grid itself.
+//!
+//! # How types are carried
+//!
+//! Memory of 8- and 16-bit elements is `array<u32>`; a store into a part of a word is two atomic operations,
+//! so that neighbours may be written by other lanes. Such values are `f32`, `i32` or `u32` while computed with.
+//!
+//! # Uniformity
+//!
+//! Browsers refuse a barrier where they cannot prove that all lanes reach it. What decides about a barrier is
+//! therefore read through `workgroupUniformLoad`, unless it is made of symbols and of the group's place alone.
+//!
+//! # Where arithmetic differs from the rule
+//!
+//! `Fma` may round twice (drivers choose), subnormal numbers may be 0, and quotients and roots have the errors
+//! that the language allows: 2.5 units in the last place.
+
+mod function;
+mod index;
+mod operation;
+
+use jtllm_ir::DType;
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+
+use crate::kernel::{Kernel, Value};
+use crate::target::{Artifact, Caps, EmitError, Target};
+
+/// Groups that one direction of a launch may have.
+pub const GROUPS_MAX: u32 = 65535;
+
+/// The directions of a launch of so many groups.
+pub fn dispatch(groups: u64) -> [u32; 3] {
+    let wide = groups.min(u64::from(GROUPS_MAX)) as u32;
+    [wide, groups.div_ceil(u64::from(wide.max(1))) as u32, 1]
+}
+
+/// The target `wgsl`.
+#[derive(Clone, Debug)]
+pub struct Wgsl {
+    caps: Caps,
+}
+
+impl Wgsl {
+    /// For an adapter that allows so many lanes in a workgroup, bytes of workgroup memory, storage buffers of a
+    /// stage and bytes of a binding.
+    pub fn new(lanes: u32, shared_bytes: u32, buffers: u32, span: u64) -> Wgsl {
+        let lanes = lanes.clamp(1, 64);
+        let lanes = if lanes.is_power_of_two() { lanes } else { lanes.next_power_of_two() / 2 };
+        let caps = Caps {
+            // The tree that joins lanes needs a word for each.
+            shared_bytes: shared_bytes.saturating_sub(lanes * 4 + 16),
+            max_bindings: buffers,
+            max_span: span,
+            decompose: true,
+            ..Caps::threads(lanes)
+        };
+        Wgsl { caps }
+    }
+
+    /// What every adapter that conforms to WebGPU has.
+    pub fn least() -> Wgsl {
+        Wgsl::new(256, 16 << 10, 8, 128 << 20)
+    }
+
+    fn check(&self, kernel: &Kernel) -> Result<(), EmitError> {
+        let limit = |what, need: u64, have: u64| match need <= have {
+            true => Ok(()),
+            false => Err(EmitError::Limit { what, need, have }),
+        };
+        limit("lanes", u64::from(kernel.lanes), u64::from(self.caps.lanes))?;
+        let shared = kernel.shared.iter().map(|shared| u64::from(shared.len) * 4);
+        limit("bytes of shared memory", shared.sum(), u64::from(self.caps.shared_bytes))?;
+        limit("bindings", kernel.params.len() as u64, u64::from(self.caps.max_bindings))?;
+        for record in &kernel.values {
+            if let Value::Scalar(op, operands) = &record.value
+                && !operation::is_supported(*op)
+            {
+                let dtype = operands.first().map_or(DType::F32, |x| kernel.record(*x).dtype);
+                return Err(EmitError::Unsupported { op: *op, dtype, target: self.name() });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Target for Wgsl {
+    fn name(&self) -> &'static str {
+        "wgsl"
+    }
+
+    fn variant(&self) -> String {
+        format!("lanes {}", self.caps.lanes)
+    }
+
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn emit(&self, kernel: &Kernel) -> Result<Artifact, EmitError> {
+        self.check(kernel)?;
+        let text = function::emit(kernel)?;
+        validate(&text)
+            .map_err(|why| EmitError::Refused { why: format!("{}: {why}\n{text}", kernel.name) })?;
+        Ok(Artifact { bytes: text.into_bytes() })
+    }
+}
+
+/// Whether the text is in the language, with nothing but its core.
+fn validate(text: &str) -> Result<(), String> {
+    let module = naga::front::wgsl::parse_str(text).map_err(|error| error.emit_to_string(text))?;
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
+    validator.validate(&module).map_err(|error| error.emit_to_string(text))?;
+    Ok(())
+}

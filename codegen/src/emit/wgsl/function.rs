@@ -1,0 +1,282 @@
+//! A kernel as an entry point.
+
+use std::fmt::Write;
+
+use jtllm_ir::{DType, Expr, Monoid};
+
+use super::index::{condition, evidently_uniform, index};
+use super::operation::{constant, scalar};
+use crate::kernel::{Access, Kernel, Memory, Stmt, Value, ValueId};
+use crate::target::EmitError;
+
+/// What every kernel may call.
+const FUNCTIONS: &str = "\
+fn div_floor(a: i32, b: i32) -> i32 { let q = a / b; return select(q, q - 1, q * b > a); }
+fn rem_floor(a: i32, b: i32) -> i32 { return a - div_floor(a, b) * b; }
+fn div_or_zero(a: i32, b: i32) -> i32 {
+  if (b == 0) { return 0; }
+  if (b == -1) { return 0 - a; }
+  let q = a / b;
+  return select(q, q - 1, a % b != 0 && ((a < 0) != (b < 0)));
+}
+fn rem_or_zero(a: i32, b: i32) -> i32 { if (b == 0) { return 0; } return a - div_or_zero(a, b) * b; }
+fn div_or_zero_u(a: u32, b: u32) -> u32 { if (b == 0u) { return 0u; } return a / b; }
+fn rem_or_zero_u(a: u32, b: u32) -> u32 { if (b == 0u) { return 0u; } return a % b; }
+fn float_to_i32(x: f32) -> i32 {
+  if (x >= 2147483648.0) { return 2147483647; }
+  if (x < -2147483648.0) { return -2147483647 - 1; }
+  return select(0, i32(x), x == x);
+}
+fn float_to_u32(x: f32) -> u32 {
+  if (x >= 4294967296.0) { return 4294967295u; }
+  return select(0u, u32(x), x > 0.0);
+}
+fn half_value(bits: u32) -> f32 { return unpack2x16float(bits).x; }
+fn half_bits(x: f32) -> u32 {
+  let bits = bitcast<u32>(x);
+  let sign = (bits >> 16u) & 0x8000u;
+  if ((bits & 0x7fffffffu) > 0x7f800000u) { return sign | 0x7e00u; }
+  if (abs(x) >= 65520.0) { return sign | 0x7c00u; }
+  return pack2x16float(vec2<f32>(x, 0.0)) & 0xffffu;
+}
+fn brain_value(bits: u32) -> f32 { return bitcast<f32>(bits << 16u); }
+fn brain_bits(x: f32) -> u32 {
+  let bits = bitcast<u32>(x);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) { return (bits >> 16u) | 0x40u; }
+  return (bits + 0x7fffu + ((bits >> 16u) & 1u)) >> 16u;
+}
+var<private> any_bits: u32 = 0u;
+";
+
+/// The type as which values of a type are carried.
+pub(super) fn carried(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 | DType::F16 | DType::BF16 => "f32",
+        DType::I32 | DType::I8 => "i32",
+        DType::U32 | DType::U8 => "u32",
+        DType::Bool => "bool",
+    }
+}
+
+struct Emitter<'k> {
+    kernel: &'k Kernel,
+    out: String,
+    /// Names for what is read uniformly.
+    uniform: usize,
+}
+
+pub(super) fn emit(kernel: &Kernel) -> Result<String, EmitError> {
+    let mut emitter = Emitter { kernel, out: String::new(), uniform: 0 };
+    emitter.globals();
+    emitter.prologue()?;
+    emitter.block(&kernel.body, 1)?;
+    emitter.out.push_str("}\n");
+    Ok(emitter.out)
+}
+
+impl Emitter<'_> {
+    fn line(&mut self, depth: usize, text: &str) {
+        _ = writeln!(self.out, "{:indent$}{text}", "", indent = depth * 2);
+    }
+
+    fn globals(&mut self) {
+        self.line(0, "@group(0) @binding(0) var<uniform> symbols: array<vec4<i32>, 16>;");
+        for (at, param) in self.kernel.params.iter().enumerate() {
+            let element = match (param.dtype.size(), param.access) {
+                (4, _) => carried(param.dtype),
+                (_, Access::Read) => "u32",
+                (_, Access::Write) => "atomic<u32>",
+            };
+            let binding = at + 1;
+            self.line(
+                0,
+                &format!("@group(0) @binding({binding}) var<storage, read_write> p{at}: array<{element}>;"),
+            );
+        }
+        for (at, shared) in self.kernel.shared.iter().enumerate() {
+            let element = carried(shared.dtype);
+            self.line(0, &format!("var<workgroup> s{at}: array<{element}, {}>;", shared.len));
+        }
+        for dtype in joined(self.kernel) {
+            let (name, lanes) = (carried(dtype), self.kernel.lanes);
+            self.line(0, &format!("var<workgroup> tree_{name}: array<{name}, {lanes}>;"));
+        }
+        self.line(0, "var<workgroup> same: i32;");
+        self.out.push_str(FUNCTIONS);
+    }
+
+    /// The group's place in the grid; groups beyond its end have nothing to do.
+    fn prologue(&mut self) -> Result<(), EmitError> {
+        let kernel = self.kernel;
+        self.line(0, &format!("@compute @workgroup_size({})", kernel.lanes));
+        self.line(
+            0,
+            "fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(num_workgroups) all: vec3<u32>, \
+             @builtin(local_invocation_index) thread: u32) {",
+        );
+        let [x, y, z] = [0, 1, 2].map(|at| index(kernel, &kernel.grid[at]));
+        self.line(1, "let lane = i32(thread);");
+        self.line(1, "let group = i32(place.x + place.y * all.x);");
+        self.line(1, &format!("let wide = {x};"));
+        self.line(1, &format!("let high = {y};"));
+        self.line(1, &format!("if (group >= wide * high * {z}) {{ return; }}"));
+        self.line(1, "let g0 = group % wide;");
+        self.line(1, "let g1 = (group / wide) % high;");
+        self.line(1, "let g2 = group / (wide * high);");
+        for (at, dtype) in kernel.cells.iter().enumerate() {
+            self.line(1, &format!("var c{at}: {};", carried(*dtype)));
+        }
+        let most = i64::from(i32::MAX);
+        for param in &kernel.params {
+            if param.len.high() > most {
+                let need = param.len.high() as u64;
+                return Err(EmitError::Limit { what: "elements of a binding", need, have: most as u64 });
+            }
+        }
+        Ok(())
+    }
+
+    fn block(&mut self, body: &[Stmt], depth: usize) -> Result<(), EmitError> {
+        for stmt in body {
+            match stmt {
+                Stmt::Let(id) => self.define(*id, depth),
+                Stmt::Set(cell, value) => self.line(depth, &format!("c{} = v{};", cell.0, value.0)),
+                Stmt::Store { memory, at, value } => self.store(*memory, at, *value, depth),
+                Stmt::Loop { axis, extent, body } => {
+                    let extent = self.same(extent, body, depth);
+                    self.line(depth, &format!("for (var l{axis} = 0; l{axis} < {extent}; l{axis}++) {{"));
+                    self.block(body, depth + 1)?;
+                    self.line(depth, "}");
+                }
+                Stmt::If { cond, body } => {
+                    let text = match joins(self.kernel, body) && !evidently_uniform(cond) {
+                        true => format!("({} != 0)", self.same(cond, body, depth)),
+                        false => condition(self.kernel, cond),
+                    };
+                    self.line(depth, &format!("if {text} {{"));
+                    self.block(body, depth + 1)?;
+                    self.line(depth, "}");
+                }
+                Stmt::Barrier => self.line(depth, "workgroupBarrier();"),
+            }
+        }
+        Ok(())
+    }
+
+    /// A uniform expression, so that browsers see that it is uniform where a barrier depends on it.
+    fn same(&mut self, x: &Expr, body: &[Stmt], depth: usize) -> String {
+        let text = index(self.kernel, x);
+        let name = format!("u{}", self.uniform);
+        self.uniform += 1;
+        if joins(self.kernel, body) && !evidently_uniform(x) {
+            self.line(depth, &format!("if (lane == 0) {{ same = {text}; }}"));
+            self.line(depth, &format!("let {name} = workgroupUniformLoad(&same);"));
+        } else {
+            self.line(depth, &format!("let {name} = {text};"));
+        }
+        name
+    }
+
+    fn define(&mut self, id: ValueId, depth: usize) {
+        let record = self.kernel.record(id);
+        let dtype = record.dtype;
+        let text = match &record.value {
+            Value::Const(value) => constant(*value, dtype),
+            Value::Index(x) => match dtype {
+                DType::Bool => condition(self.kernel, x),
+                DType::U32 => format!("u32({})", index(self.kernel, x)),
+                _ => index(self.kernel, x),
+            },
+            Value::Cell(cell) => format!("c{}", cell.0),
+            Value::Load { memory, at } => self.load(*memory, at),
+            Value::Scalar(op, operands) => {
+                let operands: Vec<(String, DType)> =
+                    operands.iter().map(|x| (format!("v{}", x.0), self.kernel.record(*x).dtype)).collect();
+                scalar(*op, &operands)
+            }
+            Value::LaneReduce(monoid, x) => return self.join(id, *monoid, *x, depth),
+        };
+        self.line(depth, &format!("let v{}: {} = {text};", id.0, carried(dtype)));
+    }
+
+    /// Joins lanes in the order of the fixed tree.
+    fn join(&mut self, id: ValueId, monoid: Monoid, x: ValueId, depth: usize) {
+        let dtype = self.kernel.record(x).dtype;
+        let tree = format!("tree_{}", carried(dtype));
+        self.line(depth, &format!("{tree}[thread] = v{};", x.0));
+        self.line(depth, "workgroupBarrier();");
+        let mut half = self.kernel.lanes / 2;
+        while half > 0 {
+            let sides = [format!("{tree}[thread]"), format!("{tree}[thread + {half}u]")];
+            let joined = scalar(monoid.scalar(), &sides.map(|side| (side, dtype)));
+            self.line(depth, &format!("if (thread < {half}u) {{ {tree}[thread] = {joined}; }}"));
+            self.line(depth, "workgroupBarrier();");
+            half /= 2;
+        }
+        let name = carried(dtype);
+        self.line(depth, &format!("let v{}: {name} = workgroupUniformLoad(&{tree}[0]);", id.0));
+    }
+
+    fn load(&self, memory: Memory, at: &Expr) -> String {
+        let dtype = self.kernel.memory_dtype(memory);
+        let at = index(self.kernel, at);
+        if dtype.size() == 4 || matches!(memory, Memory::Shared(_)) {
+            return format!("{memory}[{at}]");
+        }
+        let word = |per: u32| format!("({memory}[({at}) / {per}] >> ((u32({at}) % {per}u) * {}u))", 32 / per);
+        match dtype {
+            DType::F16 => format!("half_value({} & 0xffffu)", word(2)),
+            DType::BF16 => format!("brain_value({} & 0xffffu)", word(2)),
+            DType::I8 => format!("(bitcast<i32>({} << 24u) >> 24u)", word(4)),
+            DType::Bool => format!("(({} & 0xffu) != 0u)", word(4)),
+            _ => format!("({} & 0xffu)", word(4)),
+        }
+    }
+
+    fn store(&mut self, memory: Memory, at: &Expr, value: ValueId, depth: usize) {
+        let dtype = self.kernel.memory_dtype(memory);
+        let at = index(self.kernel, at);
+        let value = format!("v{}", value.0);
+        if dtype.size() == 4 || matches!(memory, Memory::Shared(_)) {
+            self.line(depth, &format!("{memory}[{at}] = {value};"));
+            return;
+        }
+        let (per, mask) = if dtype.size() == 2 { (2, "0xffffu") } else { (4, "0xffu") };
+        let bits = match dtype {
+            DType::F16 => format!("half_bits({value})"),
+            DType::BF16 => format!("brain_bits({value})"),
+            DType::I8 => format!("(bitcast<u32>({value}) & 0xffu)"),
+            DType::Bool => format!("select(0u, 1u, {value})"),
+            _ => format!("({value} & 0xffu)"),
+        };
+        self.line(depth, "{");
+        self.line(depth + 1, &format!("let at = u32({at});"));
+        self.line(depth + 1, &format!("let shift = (at % {per}u) * {}u;", 32 / per));
+        self.line(depth + 1, &format!("atomicAnd(&{memory}[at / {per}u], ~({mask} << shift));"));
+        self.line(depth + 1, &format!("atomicOr(&{memory}[at / {per}u], {bits} << shift);"));
+        self.line(depth, "}");
+    }
+}
+
+/// Whether lanes meet in a block.
+fn joins(kernel: &Kernel, body: &[Stmt]) -> bool {
+    body.iter().any(|stmt| match stmt {
+        Stmt::Barrier => true,
+        Stmt::Let(id) => matches!(kernel.record(*id).value, Value::LaneReduce(..)),
+        Stmt::Loop { body, .. } | Stmt::If { body, .. } => joins(kernel, body),
+        Stmt::Set(..) | Stmt::Store { .. } => false,
+    })
+}
+
+/// The types that lanes join values of, once each as they are carried.
+fn joined(kernel: &Kernel) -> Vec<DType> {
+    let mut found: Vec<DType> = Vec::new();
+    for record in &kernel.values {
+        if let Value::LaneReduce(..) = record.value
+            && !found.iter().any(|dtype| carried(*dtype) == carried(record.dtype))
+        {
+            found.push(record.dtype);
+        }
+    }
+    found
+}

@@ -1,0 +1,304 @@
+//! Graphics processors by way of WebGPU: Vulkan, Metal or Direct3D 12, whichever the system has.
+//!
+//! Launches are collected and submitted together, in one pass, when somebody reads or writes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jtllm_codegen::emit::wgsl::{Wgsl, dispatch};
+use jtllm_codegen::kernel::Kernel;
+use jtllm_codegen::target::{Artifact, Target};
+use wgpu::{
+    BindGroup, BindGroupDescriptor, BindGroupEntry, BindGroupLayout, BindGroupLayoutDescriptor,
+    BindGroupLayoutEntry, BindingResource, BindingType, Buffer, BufferBinding, BufferBindingType,
+    BufferDescriptor, BufferUsages, ComputePassDescriptor, ComputePipeline, ComputePipelineDescriptor,
+    DeviceDescriptor, ErrorFilter, Features, Instance, InstanceDescriptor, Limits, MapMode,
+    PipelineLayoutDescriptor, PollType, PowerPreference, Queue, RequestAdapterOptions,
+    ShaderModuleDescriptor, ShaderSource, ShaderStages,
+};
+
+use super::{Bytes, Device, DeviceError, DeviceInfo, Mem, Program, Span};
+
+/// Buffers end at a multiple of this: copies move whole words.
+const WORD: u64 = 4;
+
+/// A kernel as a pipeline.
+struct Loaded {
+    pipeline: ComputePipeline,
+    layout: BindGroupLayout,
+}
+
+struct Launch {
+    pipeline: ComputePipeline,
+    bindings: BindGroup,
+    groups: [u32; 3],
+}
+
+/// An adapter as a device.
+pub struct Adapter {
+    device: wgpu::Device,
+    queue: Queue,
+    target: Wgsl,
+    name: String,
+    pending: Mutex<Vec<Launch>>,
+    /// What the driver complained of since the last time that somebody asked.
+    faults: Arc<Mutex<Option<String>>>,
+}
+
+/// Why there is no adapter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoAdapter(pub String);
+
+impl std::fmt::Display for NoAdapter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NoAdapter {}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Adapter {
+    /// The adapter that the system thinks fastest, with all that it can do.
+    pub fn open() -> Result<Adapter, NoAdapter> {
+        let instance = Instance::new(InstanceDescriptor::new_without_display_handle());
+        let options = RequestAdapterOptions {
+            power_preference: PowerPreference::HighPerformance,
+            ..Default::default()
+        };
+        let adapter = pollster::block_on(instance.request_adapter(&options))
+            .map_err(|error| NoAdapter(format!("no graphics adapter: {error}")))?;
+        let info = adapter.get_info();
+        let limits = adapter.limits();
+        let wanted = DeviceDescriptor {
+            label: Some("jtllm"),
+            required_features: Features::empty(),
+            required_limits: limits.clone(),
+            ..Default::default()
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&wanted))
+            .map_err(|error| NoAdapter(format!("{}: {error}", info.name)))?;
+        let faults = Arc::new(Mutex::new(None));
+        let heard = faults.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            lock(&heard).get_or_insert(error.to_string());
+        }));
+        let heard = faults.clone();
+        device.set_device_lost_callback(move |reason, why| {
+            lock(&heard).get_or_insert(format!("the device is lost ({reason:?}): {why}"));
+        });
+        let name = format!("{} ({})", info.name, info.backend);
+        Ok(Adapter { device, queue, target: target(&limits), name, pending: Mutex::default(), faults })
+    }
+
+    fn failed(&self, why: String) -> DeviceError {
+        DeviceError::Run { device: self.name.clone(), why }
+    }
+
+    /// Fails if the driver complained.
+    fn check(&self) -> Result<(), DeviceError> {
+        match lock(&self.faults).take() {
+            Some(why) => Err(self.failed(why)),
+            None => Ok(()),
+        }
+    }
+
+    /// Submits what was launched so far.
+    fn flush(&self) -> Result<(), DeviceError> {
+        let launches = std::mem::take(&mut *lock(&self.pending));
+        if !launches.is_empty() {
+            let mut encoder = self.device.create_command_encoder(&Default::default());
+            let mut pass = encoder.begin_compute_pass(&ComputePassDescriptor::default());
+            for launch in &launches {
+                pass.set_pipeline(&launch.pipeline);
+                pass.set_bind_group(0, &launch.bindings, &[]);
+                pass.dispatch_workgroups(launch.groups[0], launch.groups[1], launch.groups[2]);
+            }
+            drop(pass);
+            self.queue.submit([encoder.finish()]);
+        }
+        self.check()
+    }
+
+    fn compile(&self, kernel: &Kernel, artifact: &Artifact) -> Result<Program, DeviceError> {
+        let refused = |why: String| DeviceError::Load { device: self.name.clone(), why };
+        let text = std::str::from_utf8(&artifact.bytes).map_err(|error| refused(error.to_string()))?;
+        let scope = self.device.push_error_scope(ErrorFilter::Validation);
+        let module = self.device.create_shader_module(ShaderModuleDescriptor {
+            label: Some(&kernel.name),
+            source: ShaderSource::Wgsl(text.into()),
+        });
+        let entries: Vec<BindGroupLayoutEntry> = (0..=kernel.params.len() as u32).map(entry).collect();
+        let layout = self
+            .device
+            .create_bind_group_layout(&BindGroupLayoutDescriptor { label: None, entries: &entries });
+        let pipeline_layout = self.device.create_pipeline_layout(&PipelineLayoutDescriptor {
+            bind_group_layouts: &[Some(&layout)],
+            ..Default::default()
+        });
+        let pipeline = self.device.create_compute_pipeline(&ComputePipelineDescriptor {
+            label: Some(&kernel.name),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: Default::default(),
+            cache: None,
+        });
+        match pollster::block_on(scope.pop()) {
+            Some(error) => Err(refused(format!("{}: {error}", kernel.name))),
+            None => Ok(Program { inner: Arc::new(Loaded { pipeline, layout }) }),
+        }
+    }
+}
+
+/// What the emitter may count on.
+fn target(limits: &Limits) -> Wgsl {
+    Wgsl::new(
+        limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
+        limits.max_compute_workgroup_storage_size,
+        limits.max_storage_buffers_per_shader_stage,
+        u64::from(limits.max_storage_buffer_binding_size),
+    )
+}
+
+/// Binding 0 is the symbol block, the others are buffers.
+fn entry(binding: u32) -> BindGroupLayoutEntry {
+    let kind = match binding {
+        0 => BufferBindingType::Uniform,
+        _ => BufferBindingType::Storage { read_only: false },
+    };
+    BindGroupLayoutEntry {
+        binding,
+        visibility: ShaderStages::COMPUTE,
+        ty: BindingType::Buffer { ty: kind, has_dynamic_offset: false, min_binding_size: None },
+        count: None,
+    }
+}
+
+fn buffer(span: &Span) -> &Buffer {
+    span.mem.inner.downcast_ref::<Buffer>().expect("an adapter is given its own memory")
+}
+
+/// Part of a buffer, as far as whole words.
+fn resource(span: &Span) -> BindingResource<'_> {
+    let size = std::num::NonZeroU64::new(span.len.next_multiple_of(WORD));
+    BindingResource::Buffer(BufferBinding { buffer: buffer(span), offset: span.offset, size })
+}
+
+impl Device for Adapter {
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo { name: self.name.clone(), memory: None, threads: 0 }
+    }
+
+    fn target(&self) -> &dyn Target {
+        &self.target
+    }
+
+    fn alloc(&self, len: u64) -> Result<Mem, DeviceError> {
+        let out_of_memory =
+            |why: String| DeviceError::OutOfMemory { device: self.name.clone(), need: len, why };
+        let size = len.max(WORD).next_multiple_of(WORD);
+        let most = self.device.limits().max_buffer_size;
+        if size > most {
+            return Err(out_of_memory(format!("one buffer may have {most}")));
+        }
+        let scope = self.device.push_error_scope(ErrorFilter::OutOfMemory);
+        let buffer = self.device.create_buffer(&BufferDescriptor {
+            label: None,
+            size,
+            usage: BufferUsages::STORAGE
+                | BufferUsages::UNIFORM
+                | BufferUsages::COPY_SRC
+                | BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        match pollster::block_on(scope.pop()) {
+            Some(error) => Err(out_of_memory(error.to_string())),
+            None => Ok(Mem { inner: Arc::new(buffer), len }),
+        }
+    }
+
+    fn adopt(&self, _: &Bytes, _: u64, _: u64, _: u64) -> Option<Mem> {
+        None
+    }
+
+    fn write(&self, to: &Span, bytes: &[u8]) -> Result<(), DeviceError> {
+        // Launches so far still read what stands there.
+        self.flush()?;
+        let whole = bytes.len() - bytes.len() % WORD as usize;
+        if whole > 0 {
+            self.queue.write_buffer(buffer(to), to.offset, &bytes[..whole]);
+        }
+        if whole < bytes.len() {
+            let mut last = [0u8; WORD as usize];
+            last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
+            self.queue.write_buffer(buffer(to), to.offset + whole as u64, &last);
+        }
+        self.check()
+    }
+
+    fn read(&self, from: &Span, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.flush()?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let size = (bytes.len() as u64).next_multiple_of(WORD);
+        let staging = self.device.create_buffer(&BufferDescriptor {
+            label: None,
+            size,
+            usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(buffer(from), from.offset, &staging, 0, size);
+        self.queue.submit([encoder.finish()]);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        staging.slice(..).map_async(MapMode::Read, move |result| {
+            // The other end waits below.
+            let _told = sender.send(result);
+        });
+        self.device.poll(PollType::wait_indefinitely()).map_err(|error| self.failed(error.to_string()))?;
+        self.check()?;
+        match receiver.try_recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(self.failed(error.to_string())),
+            Err(error) => return Err(self.failed(format!("a copy did not end: {error}"))),
+        }
+        let mapped = staging.slice(..).get_mapped_range().map_err(|error| self.failed(error.to_string()))?;
+        bytes.copy_from_slice(&mapped[..bytes.len()]);
+        Ok(())
+    }
+
+    fn load(&self, kernels: &[(&Kernel, Artifact)]) -> Result<Vec<Program>, DeviceError> {
+        kernels.iter().map(|(kernel, artifact)| self.compile(kernel, artifact)).collect()
+    }
+
+    fn launch(
+        &self,
+        program: &Program,
+        groups: [u32; 3],
+        symbols: &Span,
+        args: &[Span],
+    ) -> Result<(), DeviceError> {
+        let loaded = program.inner.downcast_ref::<Loaded>().expect("an adapter is given its own programs");
+        let total = groups.iter().map(|n| u64::from(*n)).product::<u64>();
+        if total == 0 {
+            return Ok(());
+        }
+        let spans = std::iter::once(symbols).chain(args);
+        let entries: Vec<BindGroupEntry<'_>> = spans
+            .enumerate()
+            .map(|(binding, span)| BindGroupEntry { binding: binding as u32, resource: resource(span) })
+            .collect();
+        let bindings = self.device.create_bind_group(&BindGroupDescriptor {
+            label: None,
+            layout: &loaded.layout,
+            entries: &entries,
+        });
+        let pipeline = loaded.pipeline.clone();
+        lock(&self.pending).push(Launch { pipeline, bindings, groups: dispatch(total) });
+        Ok(())
+    }
+}
