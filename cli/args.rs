@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Delete models from the cache
     Rm(RmArgs),
+    /// List the processes that have a model in memory
+    Ps(PsArgs),
     /// Compare a model with the stored outputs of its reference implementation
     Verify(VerifyArgs),
     /// Measure speed, as llama-bench does
@@ -417,6 +419,13 @@ pub(crate) struct RmArgs {
     /// Do not ask
     #[arg(short, long)]
     pub(crate) force: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PsArgs {
+    /// Print a JSON list
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]

@@ -10,6 +10,7 @@ mod inspect;
 mod interrupt;
 mod load;
 mod models;
+mod ps;
 mod run;
 mod sampling;
 mod template;
@@ -34,6 +35,7 @@ fn main() {
             refusal.exit_code()
         }
     };
+    ps::leave();
     std::process::exit(status);
 }
 
@@ -44,6 +46,7 @@ fn execute(command: &Command) -> anyhow::Result<()> {
         Command::List(args) => models::list(args),
         Command::Show(args) => models::show(args),
         Command::Rm(args) => models::rm(args),
+        Command::Ps(args) => ps::ps(args),
         Command::Verify(args) => verify::verify(args),
         Command::Bench(args) => bench::bench(args),
         Command::Inspect(args) => inspect::inspect(args),

@@ -131,7 +131,7 @@ fn facts(checkpoint: &Checkpoint) -> anyhow::Result<Value> {
 }
 
 /// `3 days ago`.
-fn age(time: Option<SystemTime>) -> String {
+pub(crate) fn age(time: Option<SystemTime>) -> String {
     let Some(seconds) = time.and_then(|time| Some(time.elapsed().ok()?.as_secs())) else {
         return "unknown".to_owned();
     };

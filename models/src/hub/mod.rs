@@ -74,7 +74,18 @@ pub type Watch<'a> = &'a dyn Fn(Event<'_>);
 /// [`Settings::from_environment`] reads them.
 pub fn resolve(name: &str, environment: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, LoadError> {
     let settings = Settings::from_environment(environment);
-    lookup(&settings, name)?.ok_or_else(|| unknown(&settings, name))
+    lookup(&settings, name)?.ok_or_else(|| refused(&settings, name).unwrap_or_else(|| unknown(&settings, name)))
+}
+
+/// Why a repository of the cache does not have what a name chooses of it.
+fn refused(settings: &Settings, name: &str) -> Option<LoadError> {
+    let wanted = names::parse(name)?;
+    let snapshot = cache::Folder::of(settings.cache.as_deref()?, &wanted.repository).snapshot().ok()??;
+    let files = cache::files(&snapshot);
+    let paths: Vec<&str> = files.iter().map(String::as_str).collect();
+    let select::Refusal { why, suggestions } = select::select(&paths, wanted.choice.as_deref()).err()?;
+    let why = format!("{}: {why}", snapshot.display());
+    Some(LoadError::NotFound { name: name.to_owned(), why, suggestions })
 }
 
 /// The path of a model that is on this machine with all its files.
