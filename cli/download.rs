@@ -15,6 +15,9 @@ const UNKNOWN: &str = "{prefix:32!} {decimal_bytes}  {decimal_bytes_per_sec}";
 /// Without a terminal: the least time between two lines about one file, unless a tenth of it came.
 const LINE_AFTER: Duration = Duration::from_secs(30);
 
+/// And the least time even then.
+const LINE_BEFORE: Duration = Duration::from_millis(500);
+
 /// Times in a second that bars are drawn.
 const DRAWN_PER_SECOND: u8 = 10;
 
@@ -107,7 +110,9 @@ impl State {
         }
         let Some(size) = file.size.filter(|_| !self.quiet) else { return };
         let tenth = |at: u64| at * 10 / size.max(1);
-        if file.here < size && (tenth(file.here) > tenth(file.said.0) || file.said.1.elapsed() > LINE_AFTER) {
+        let since = file.said.1.elapsed();
+        let due = since > LINE_AFTER || (since > LINE_BEFORE && tenth(file.here) > tenth(file.said.0));
+        if file.here < size && due {
             file.said = (file.here, Instant::now());
             let rate = (file.here - file.from) as f64 / file.began.elapsed().as_secs_f64().max(1e-3);
             let left = ((size - file.here) as f64 / rate.max(1.0)) as u64;

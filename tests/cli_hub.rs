@@ -84,6 +84,9 @@ fn repository(fixture: &str) -> Files {
     let words = ["tokenizer.json", "tokenizer.model", "ice_text.model", "vocab.txt", "vocab.model"];
     if !words.iter().any(|name| files.contains_key(*name)) {
         files.insert("tokenizer.json".to_owned(), bytes_tokenizer());
+        // Templates begin and end with these; any token of the vocabulary will do.
+        let marks = json!({ "bos_token": "!", "eos_token": "~" }).to_string().into_bytes();
+        files.insert("tokenizer_config.json".to_owned(), marks);
     }
     files.insert("README.md".to_owned(), b"# Model".to_vec());
     files
@@ -122,15 +125,16 @@ fn json_of(output: &Output) -> Value {
 
 #[test]
 fn every_name_of_the_table_answers_after_its_download() {
-    let (hub, cache) = (zoo(), tempfile::tempdir().unwrap());
+    let hub = zoo();
     for row in NAMES {
         let known = FIXTURES.iter().any(|(name, _)| *name == row.name) || SEERS.contains(&row.name);
         assert!(known, "{} has no fixture", row.name);
     }
     for (name, _) in FIXTURES {
+        let cache = tempfile::tempdir().unwrap();
         let arguments: &[&str] = match ENCODERS.contains(name) {
             true => &["tokenize", name, "你好, world"],
-            false => &["run", name, "-p", "Hi", "-n", "3", "--ignore-eos", "-c", "64"],
+            false => &["run", name, "-p", "Hi", "-n", "3", "--ignore-eos", "-c", "1200"],
         };
         let output = succeeds(&hub, cache.path(), arguments);
         assert!(!stdout(&output).is_empty(), "{name}");
@@ -139,6 +143,41 @@ fn every_name_of_the_table_answers_after_its_download() {
         succeeds(&hub, cache.path(), arguments);
         assert_eq!(hub.asked("").len(), before, "{name}: the second start asks nobody");
     }
+}
+
+/// A terminal on which the binary downloads, chats, and leaves with status 0.
+#[cfg(unix)]
+#[test]
+fn chatglm_downloads_and_chats_in_two_rounds_with_history() {
+    let (hub, cache) = (zoo(), tempfile::tempdir().unwrap());
+    let weights = &hub.set().repositories["THUDM/chatglm-6b"]["model.safetensors"].len() / 20;
+    hub.always("model.safetensors", Fault::Slow(weights / 20));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jtllm"));
+    command.args(["run", "chatglm", "-n", "4", "--ignore-eos", "-c", "512"]);
+    support::isolate(&mut command);
+    command.env("HF_ENDPOINT", hub.url()).env("HF_HUB_CACHE", cache.path()).env("TERM", "xterm");
+    command.env("JTLLM_CACHE", cache.path().join("own"));
+    let mut session = rexpect::session::spawn_command(command, Some(60_000)).unwrap();
+    let start = session.exp_string(">>> ").unwrap();
+    assert!(start.contains("THUDM/chatglm-6b from http://127.0.0.1") && start.contains("checked"), "{start}");
+    assert!(start.contains("model.safetensors") && start.contains("% |") && start.contains("ETA"), "a bar: {start}");
+    let mut say = |line: &str| {
+        session.send_line(line).unwrap();
+        session.exp_string("\r\n").unwrap();
+        session.exp_string(">>> ").unwrap()
+    };
+    let mut held = |question: &str| -> usize {
+        say(question);
+        let stats = say("/stats");
+        let (_, rest) = stats.split_once("context: ").unwrap_or_else(|| panic!("{stats}"));
+        rest.split(' ').next().unwrap().parse().unwrap()
+    };
+    let (first, second) = (held("你好"), held("你是谁"));
+    assert!(second > first + 4 && first > 4, "the second round stands on the first: {first}, {second}");
+    session.send_line("/bye").unwrap();
+    session.exp_eof().unwrap();
+    let ended = format!("{:?}", session.process().wait().unwrap());
+    assert!(ended.starts_with("Exited(") && ended.ends_with(", 0)"), "{ended}");
 }
 
 #[test]

@@ -25,7 +25,9 @@ pub(crate) fn isolate(command: &mut Command) {
     command.env("HF_ENDPOINT", "http://127.0.0.1:9");
     let own = ["HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "MODELSCOPE_ENDPOINT", "MODELSCOPE_DOMAIN"];
     let proxies = ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
-    own.iter().chain(&proxies).for_each(|name| drop(command.env_remove(name)));
+    for name in own.iter().chain(&proxies) {
+        command.env_remove(name);
+    }
     command.env_remove("NO_COLOR").env_remove("RUST_BACKTRACE");
 }
 
