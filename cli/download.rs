@@ -82,7 +82,9 @@ impl State {
                     file.said.0 = 0;
                     file.bar.iter().for_each(|bar| bar.set_position(file.here));
                 }
-                self.total.iter().for_each(|total| total.set_position(total.position().saturating_sub(count)));
+                self.total
+                    .iter()
+                    .for_each(|total| total.set_position(total.position().saturating_sub(count)));
             }
             Event::Whole => self.whole(),
             Event::End => self.clear(),

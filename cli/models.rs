@@ -45,9 +45,12 @@ pub(crate) fn list(args: &ListArgs) -> anyhow::Result<()> {
     print(&table(heading.into_iter().chain(rows).collect()))
 }
 
-/// Says what is known of a model without computing anything.
+/// Says what is known of a model on this machine, without computing anything.
 pub(crate) fn show(args: &ShowArgs) -> anyhow::Result<()> {
-    let checkpoint = load::checkpoint(Some(&args.model))?;
+    let checkpoint = match args.model.as_str() {
+        load::DEMO if !Path::new(load::DEMO).exists() => Checkpoint::demo()?,
+        name => Checkpoint::open(&client().locate(name)?)?,
+    };
     let facts = facts(&checkpoint)?;
     if args.json {
         return print_json(&facts);
@@ -74,8 +77,7 @@ pub(crate) fn show(args: &ShowArgs) -> anyhow::Result<()> {
 /// Deletes a model from the cache.
 pub(crate) fn rm(args: &RmArgs) -> anyhow::Result<()> {
     let client = client();
-    let found: Vec<Cached> =
-        args.models.iter().map(|name| client.find(name)).collect::<Result<_, _>>()?;
+    let found: Vec<Cached> = args.models.iter().map(|name| client.find(name)).collect::<Result<_, _>>()?;
     for cached in &found {
         if !args.force && !agreed(cached)? {
             say(Style::Plain, format_args!("{} stays", cached.repository));

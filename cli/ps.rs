@@ -114,7 +114,8 @@ fn sweep(folder: &Path) -> Vec<Value> {
             continue;
         }
         let lock = file.with_extension("lock");
-        let is_held = File::open(&lock).is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)));
+        let is_held =
+            File::open(&lock).is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)));
         if !is_held {
             let _swept = [fs::remove_file(&file), fs::remove_file(&lock)];
         } else if fs::metadata(&file).is_ok_and(|found| found.len() <= ENTRY_LEN_MAX) {

