@@ -582,3 +582,50 @@ fn d12_a_hundred_kills_leave_no_wrong_file() {
     assert!((1..100).contains(&whole), "kills hit all stages: {whole} of 100 rounds ended whole");
     succeeds(&hub, cache.path(), &["pull", "org/shards"]);
 }
+
+/// A Python that has `huggingface_hub`, the library whose cache this is.
+fn huggingface_hub() -> Option<&'static str> {
+    let found = Command::new("python3").args(["-c", "import huggingface_hub"]).output();
+    found.is_ok_and(|output| output.status.success()).then_some("python3")
+}
+
+#[test]
+fn d15_huggingface_hub_reads_our_cache_and_we_read_its() {
+    let Some(python) = huggingface_hub() else {
+        println!("skipped: python3 has no huggingface_hub");
+        return;
+    };
+    let hub = zoo();
+    let (ours, its) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let script = |code: &str, cache: &Path| {
+        let mut command = Command::new(python);
+        support::isolate(&mut command);
+        command.env("HF_ENDPOINT", hub.url()).env("HF_HUB_CACHE", cache).env("HF_HUB_DISABLE_PROGRESS_BARS", "1");
+        let output = command.args(["-c", code]).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output).trim().to_owned()
+    };
+    let path = stdout(&succeeds(&hub, ours.path(), &["pull", "qwen2"]));
+    let before = hub.asked("").len();
+    let found = script(
+        "from huggingface_hub import snapshot_download, try_to_load_from_cache as load\n\
+         assert load('Qwen/Qwen2-0.5B-Instruct', 'model.safetensors').endswith('/model.safetensors')\n\
+         print(snapshot_download('Qwen/Qwen2-0.5B-Instruct', local_files_only=True))",
+        ours.path(),
+    );
+    assert_eq!(found, path.trim_end());
+    assert_eq!(hub.asked("").len(), before);
+    let fetched = script(
+        "import os; from huggingface_hub import hf_hub_download as fetch\n\
+         names = ['config.json', 'tokenizer.json', 'tokenizer_config.json', 'model.safetensors']\n\
+         print({os.path.dirname(fetch('Qwen/Qwen3-0.6B', name)) for name in names}.pop())",
+        its.path(),
+    );
+    let before = hub.asked("").len();
+    let output = json_of(&succeeds(&hub, its.path(), &["show", "qwen3", "--json"]));
+    assert_eq!(output["path"], json!(fetched));
+    assert_eq!(hub.asked("").len(), before);
+    let sent = hub.sent();
+    assert_eq!(stdout(&succeeds(&hub, its.path(), &["pull", "qwen3"])).trim_end(), fetched);
+    assert_eq!(hub.sent(), sent, "what it fetched has the names that we give");
+}

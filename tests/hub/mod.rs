@@ -384,6 +384,7 @@ fn file_answer(
     }
     let length = total - start;
     let mut answer = Response::builder()
+        .header("x-repo-commit", commit(&behaviour.repositories[repository]))
         .header(header::ETAG, etag)
         .header(header::ACCEPT_RANGES, "bytes")
         .header(header::CONTENT_LENGTH, length);
