@@ -600,7 +600,10 @@ fn d15_huggingface_hub_reads_our_cache_and_we_read_its() {
     let script = |code: &str, cache: &Path| {
         let mut command = Command::new(python);
         support::isolate(&mut command);
-        command.env("HF_ENDPOINT", hub.url()).env("HF_HUB_CACHE", cache).env("HF_HUB_DISABLE_PROGRESS_BARS", "1");
+        command
+            .env("HF_ENDPOINT", hub.url())
+            .env("HF_HUB_CACHE", cache)
+            .env("HF_HUB_DISABLE_PROGRESS_BARS", "1");
         let output = command.args(["-c", code]).output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
         stdout(&output).trim().to_owned()

@@ -411,6 +411,17 @@ fn d14_redirections_are_followed_only_where_they_may_lead() {
 }
 
 #[test]
+fn a_model_that_cannot_be_run_is_refused_before_its_weights_come() {
+    let mut files = files();
+    files.insert("config.json".to_owned(), b"{\"architectures\": [\"OtherForCausalLM\"]}".to_vec());
+    let (first, second) = (Hub::with(NAME, files.clone()), Hub::with(NAME, files));
+    let error = bench(&[&first, &second]).pull(NAME).unwrap_err();
+    assert_eq!(error.exit_code(), 4);
+    assert!(error.to_string().contains("\"OtherForCausalLM\" are not supported"), "{error}");
+    assert_eq!((first.asked("resolve").len(), second.asked("").len()), (1, 0), "one small file of one hub");
+}
+
+#[test]
 fn a_renamed_repository_is_found_by_its_old_name() {
     let (hub, name) = (Hub::with("new/model", files()), "org/model");
     hub.fault("listing", Fault::Redirect("/api/models/new/model/revision/main?blobs=true".to_owned()));

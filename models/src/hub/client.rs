@@ -11,6 +11,9 @@ use super::select::{self, Selection};
 use super::settings::Settings;
 use super::transfer::{Source, Transfer, with_end};
 use super::{Event, Watch, lock, lookup, pip, unknown};
+use crate::arch::ARCHITECTURES;
+use crate::checkpoint::storage;
+use crate::config::{Config, MAX_CONFIG};
 use crate::error::LoadError;
 use crate::os;
 
@@ -21,6 +24,8 @@ pub struct Client {
     /// Bytes that may be written below a folder.
     pub free_bytes: fn(&Path) -> Option<u64>,
 }
+
+const CONFIG: &str = "config.json";
 
 /// What is to be fetched, as one hub lists it.
 struct Plan<'a> {
@@ -156,6 +161,9 @@ impl Client {
             let patience = &self.settings.patience;
             let transfer = Transfer { http: &self.http, patience, folder: &folder, file, watch };
             transfer.fetch(&blob, &sources)?;
+            if file.path == CONFIG {
+                supported(repository, &folder.blob(&blob))?;
+            }
             links.push((file.path.clone(), blob));
         }
         let snapshot = folder.publish(&plan.commit, &links)?;
@@ -197,8 +205,8 @@ impl Client {
         for file in &mut files {
             endpoint.complete(&self.http, repository, &listing.commit, file)?;
         }
-        // What is small tells early that something is wrong.
-        files.sort_by_key(|file| file.size);
+        // What is small tells early that something is wrong, and the configuration that nothing else is needed.
+        files.sort_by_key(|file| (file.path != CONFIG, file.size));
         Ok(Plan { endpoint, commit: listing.commit, files, main })
     }
 
@@ -255,5 +263,20 @@ impl Client {
             (None, None) => "config.json".to_owned(),
         };
         format!("{} of {}", what, wanted.repository)
+    }
+}
+
+/// Refuses a model that could not be run once its weights are here. A configuration that cannot be read says more
+/// when the model is opened.
+fn supported(repository: &str, config: &Path) -> Result<(), HubError> {
+    let text = storage::read_small(config, MAX_CONFIG).ok().flatten().unwrap_or_default();
+    let Ok(config) = Config::from_json(&text, config) else { return Ok(()) };
+    let Ok(architecture) = config.architecture() else { return Ok(()) };
+    match ARCHITECTURES.iter().any(|row| row.names.contains(&architecture)) {
+        true => Ok(()),
+        false => Err(HubError::Unsupported {
+            repository: repository.to_owned(),
+            architecture: architecture.to_owned(),
+        }),
     }
 }

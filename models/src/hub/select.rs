@@ -92,7 +92,7 @@ fn preferred(paths: &[&str]) -> Result<Selection, Refusal> {
         // An index or a tracker alone is no model.
         found.iter().any(|&at| !is_small(paths[at])).then_some(found)
     };
-    if let Some(mut files) = FORMS.iter().find_map(|row| weights(row)) {
+    if let Some(mut files) = FORMS.iter().find_map(weights) {
         files.extend(matching(SIDE_FILES));
         return Ok(Selection { files, main: None });
     }
