@@ -422,6 +422,19 @@ fn a_model_that_cannot_be_run_is_refused_before_its_weights_come() {
 }
 
 #[test]
+fn a_size_that_the_listing_leaves_out_is_asked_for() {
+    let hub = Hub::with(NAME, files());
+    hub.set().hides_sizes = true;
+    hub.always("config.json", Fault::Corrupt);
+    let error = bench(&[&hub]).fails(NAME);
+    assert!(matches!(&error, HubError::Corrupt { file, .. } if file == "config.json"), "{error}");
+    hub.set().always.clear();
+    bench(&[&hub]).gets(NAME, &files());
+    assert!(hub.asked("config.json").iter().any(|asked| asked.method == "HEAD"));
+    assert!(hub.asked(WEIGHTS).iter().all(|asked| asked.method == "GET"), "its size stands with its hash");
+}
+
+#[test]
 fn a_renamed_repository_is_found_by_its_old_name() {
     let (hub, name) = (Hub::with("new/model", files()), "org/model");
     hub.fault("listing", Fault::Redirect("/api/models/new/model/revision/main?blobs=true".to_owned()));

@@ -67,6 +67,8 @@ pub(crate) struct Behaviour {
     pub(crate) always: BTreeMap<String, Fault>,
     /// Whether listings leave hashes and sizes out.
     pub(crate) hides_hashes: bool,
+    /// Whether they leave sizes out.
+    pub(crate) hides_sizes: bool,
     /// Without this token everything is refused.
     pub(crate) token: Option<String>,
     /// Names that listings have beside the files.
@@ -289,6 +291,9 @@ fn listing(behaviour: &mut Behaviour, repository: &str) -> Response {
         false => json!({ "rfilename": path, "size": bytes.len(), "blobId": git(bytes) }),
     };
     let mut siblings: Vec<Value> = files.iter().map(sibling).collect();
+    if behaviour.hides_sizes {
+        siblings.iter_mut().for_each(|sibling| drop(sibling.as_object_mut().unwrap().remove("size")));
+    }
     siblings.extend(
         behaviour.listed.iter().map(|path| json!({ "rfilename": path, "size": 1, "blobId": git(b"x") })),
     );

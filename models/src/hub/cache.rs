@@ -13,7 +13,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Component, Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::error::HubError;
 use crate::error::LoadError;
@@ -113,6 +113,17 @@ impl Folder {
         Ok(snapshot)
     }
 
+    /// Deletes revisions that were begun and never finished: their processes died long ago.
+    pub(super) fn sweep(&self) {
+        for name in entries(&self.snapshots()).iter().filter(|name| name.starts_with('.')) {
+            let draft = self.snapshots().join(name);
+            let modified = fs::metadata(&draft).and_then(|metadata| metadata.modified());
+            if modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > ABANDONED)) {
+                let _left = fs::remove_dir_all(draft);
+            }
+        }
+    }
+
     fn link(&self, snapshot: &Path, path: &str, blob: &str) -> Result<(), HubError> {
         let link = snapshot.join(path);
         let target = self.blob(blob);
@@ -180,6 +191,9 @@ fn describe(cache: &Path, repository: String) -> Cached {
     }
     found
 }
+
+/// After this time nobody works on a draft any more: making one takes an instant.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// How a blob's name ends while it is not whole, and when it turned out wrong.
 pub(super) const INCOMPLETE: &str = ".incomplete";

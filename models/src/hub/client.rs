@@ -251,6 +251,7 @@ impl Client {
                 let _left = std::fs::remove_file(blobs.join(&name));
             }
         }
+        folder.sweep();
     }
 
     /// The first file that the cache lacks of a model.

@@ -161,20 +161,30 @@ impl Endpoint {
         commit: &str,
         file: &mut RemoteFile,
     ) -> Result<(), HubError> {
-        if file.digest.is_some() {
+        // Git's hash is one of the length too.
+        let is_known = |file: &RemoteFile| match file.digest {
+            Some(Digest::Sha256(_)) => true,
+            Some(Digest::Git(_)) => file.size.is_some(),
+            None => false,
+        };
+        if is_known(file) {
             return Ok(());
         }
         let url = self.file_url(repository, commit, &file.path);
         let reply = http.get(self, &url, Ask { headers_only: true, ..Ask::default() })?;
         let first = |names: [&str; 2]| names.iter().find_map(|name| reply.header(name)).map(str::to_owned);
-        file.etag = first(["x-linked-etag", "etag"]);
-        let hex = file.etag.as_deref().map(|text| text.trim_start_matches("W/").trim_matches('"'));
-        file.digest = hex.and_then(Digest::of_hex);
-        file.size =
-            first(["x-linked-size", "content-length"]).and_then(|text| text.parse().ok()).or(file.size);
-        match file.blob() {
-            Some(_) => Ok(()),
-            None => Err(HubError::protocol(&url, "the server names neither a hash nor a version")),
+        let size = || first(["x-linked-size", "content-length"])?.parse().ok();
+        file.size = file.size.or_else(size);
+        if file.digest.is_none() {
+            file.etag = first(["x-linked-etag", "etag"]);
+            let hex = file.etag.as_deref().map(|text| text.trim_start_matches("W/").trim_matches('"'));
+            file.digest = hex.and_then(Digest::of_hex);
+        }
+        match is_known(file) || (file.digest.is_none() && file.etag.is_some()) {
+            true => Ok(()),
+            false => {
+                Err(HubError::protocol(&url, "the server names neither a hash with a length nor a version"))
+            }
         }
     }
 

