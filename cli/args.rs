@@ -419,6 +419,9 @@ pub(crate) struct RmArgs {
     /// Do not ask
     #[arg(short, long)]
     pub(crate) force: bool,
+    /// Print a JSON list of what was deleted
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]

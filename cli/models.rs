@@ -78,6 +78,7 @@ pub(crate) fn show(args: &ShowArgs) -> anyhow::Result<()> {
 pub(crate) fn rm(args: &RmArgs) -> anyhow::Result<()> {
     let client = client();
     let found: Vec<Cached> = args.models.iter().map(|name| client.find(name)).collect::<Result<_, _>>()?;
+    let mut deleted = Vec::new();
     for cached in &found {
         if !args.force && !agreed(cached)? {
             say(Style::Plain, format_args!("{} stays", cached.repository));
@@ -85,8 +86,12 @@ pub(crate) fn rm(args: &RmArgs) -> anyhow::Result<()> {
         }
         client.remove(cached)?;
         say(Style::Plain, format_args!("{} is deleted: {} freed", cached.repository, bytes(cached.size)));
+        deleted.push(json!({ "name": cached.repository, "bytes": cached.size }));
     }
-    Ok(())
+    match args.json {
+        true => print_json(&Value::Array(deleted)),
+        false => Ok(()),
+    }
 }
 
 fn agreed(cached: &Cached) -> anyhow::Result<bool> {

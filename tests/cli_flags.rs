@@ -170,7 +170,10 @@ const LIST: &[Case] = &[("--json", &["--json"], Output(&[]))];
 
 const SHOW: &[Case] = &[("--json", &["--json"], Output(&["demo"]))];
 
-const RM: &[Case] = &[("--force", &[], Test("cli_hub.rs", "the_cache_is_listed_shown_and_cleared"))];
+const RM: &[Case] = &[
+    ("--force", &[], Test("cli_hub.rs", "the_cache_is_listed_shown_and_cleared")),
+    ("--json", &[], Test("cli_hub.rs", "the_cache_is_listed_shown_and_cleared")),
+];
 
 const PS: &[Case] = &[("--json", &["--json"], Output(&[]))];
 

@@ -189,6 +189,24 @@ fn chatglm_downloads_and_chats_in_two_rounds_with_history() {
     assert!(ended.starts_with("Exited(") && ended.ends_with(", 0)"), "{ended}");
 }
 
+#[cfg(unix)]
+#[test]
+fn rm_asks_on_a_terminal() {
+    let (hub, cache) = (zoo(), tempfile::tempdir().unwrap());
+    let folder = PathBuf::from(stdout(&succeeds(&hub, cache.path(), &["pull", "qwen2"])).trim_end());
+    for (answer, told, stays) in [("n", "stays", true), ("", "stays", true), ("y", "is deleted", false)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_jtllm"));
+        support::isolate(&mut command);
+        command.args(["rm", "qwen2"]).env("HF_HUB_CACHE", cache.path()).env("TERM", "xterm");
+        let mut session = rexpect::session::spawn_command(command, Some(30_000)).unwrap();
+        session.exp_string("delete Qwen/Qwen2-0.5B-Instruct (").unwrap();
+        session.exp_string("? [y/N] ").unwrap();
+        session.send_line(answer).unwrap();
+        assert!(session.exp_eof().unwrap().contains(told), "{answer}");
+        assert_eq!(folder.exists(), stays, "{answer}");
+    }
+}
+
 #[test]
 fn a_quantisation_is_chosen_from_a_repository_of_gguf_files() {
     let names = [
@@ -204,6 +222,8 @@ fn a_quantisation_is_chosen_from_a_repository_of_gguf_files() {
         ("org/quants", &["m-Q4_K_M.gguf"][..], "m-Q4_K_M.gguf"),
         ("org/quants:q8_0", &names[2..4], "m-Q8_0-00001-of-00002.gguf"),
         ("org/quants:m-Q2_K.gguf", &names[..1], "m-Q2_K.gguf"),
+        ("hf.co/org/quants:Q2_K", &names[..1], "m-Q2_K.gguf"),
+        ("https://huggingface.co/org/quants", &["m-Q4_K_M.gguf"][..], "m-Q4_K_M.gguf"),
     ] {
         let cache = tempfile::tempdir().unwrap();
         let output = json_of(&succeeds(&hub, cache.path(), &["pull", name, "--json"]));
@@ -258,7 +278,8 @@ fn the_cache_is_listed_shown_and_cleared() {
     // Without a terminal nobody can be asked.
     assert_eq!(run(&hub, cache, &["rm", "qwen2"]).status.code(), Some(2));
     assert_eq!(run(&hub, cache, &["rm", "qwen3", "-f"]).status.code(), Some(3), "it is not there");
-    succeeds(&hub, cache, &["rm", "qwen2", "--force"]);
+    let deleted = json_of(&succeeds(&hub, cache, &["rm", "qwen2", "--force", "--json"]));
+    assert_eq!(deleted, json!([{ "name": "Qwen/Qwen2-0.5B-Instruct", "bytes": row["bytes"] }]));
     assert_eq!(json_of(&succeeds(&hub, cache, &["list", "--json"])), json!([]));
     assert_eq!(std::fs::read_dir(cache).unwrap().count(), 1, "only the folder of locks remains");
 }
@@ -526,7 +547,6 @@ fn d11_two_processes_share_one_download() {
     assert_eq!(hub.asked("model.safetensors").len(), 1);
     assert_eq!(stdout(&first), stdout(&second));
     // A holder that is killed holds nothing: the one that waits goes on with its part.
-    let cleared = tempfile::tempdir().unwrap();
     std::fs::remove_dir_all(cache.path().join("models--org--big")).unwrap();
     let mut holder = spawn();
     arrived(2);
@@ -537,7 +557,6 @@ fn d11_two_processes_share_one_download() {
     let waiting = waiting.wait_with_output().unwrap();
     assert!(waiting.status.success(), "{}", stderr(&waiting));
     assert!(hub.asked("model.safetensors").last().unwrap().range.is_some(), "it resumes");
-    drop(cleared);
 }
 
 #[test]

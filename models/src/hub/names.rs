@@ -137,6 +137,9 @@ pub static NAMES: &[Named] = &[
 /// The longest name that is looked up.
 const LONGEST_NAME: usize = 256;
 
+/// What may stand before a repository.
+const ADDRESSES: [&str; 3] = ["https://huggingface.co/", "huggingface.co/", "hf.co/"];
+
 /// What a name asks for.
 #[derive(Debug, Clone)]
 pub(super) struct Wanted {
@@ -150,7 +153,9 @@ pub(super) struct Wanted {
 }
 
 /// Reads `name`, `name:size`, `name:file-or-quantisation`, `org/name` and `org/name:file-or-quantisation`.
+/// The repository's address on Hugging Face will do as well.
 pub(super) fn parse(name: &str) -> Option<Wanted> {
+    let name = ADDRESSES.iter().find_map(|address| name.strip_prefix(address)).unwrap_or(name);
     let (model, choice) = match name.split_once(':') {
         Some((model, choice)) => (model, Some(choice)),
         None => (name, None),
