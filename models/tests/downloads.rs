@@ -251,6 +251,17 @@ fn d05_a_silent_server_is_asked_again_six_times() {
 }
 
 #[test]
+fn a_busy_server_is_left_alone_for_as_long_as_it_asks() {
+    let hub = Hub::with(NAME, files());
+    hub.fault("listing", Fault::Busy(1));
+    hub.fault(WEIGHTS, Fault::Busy(1));
+    let begin = Instant::now();
+    bench(&[&hub]).gets(NAME, &files());
+    assert!(begin.elapsed() >= Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert_eq!((hub.asked("api/models").len(), hub.asked(WEIGHTS).len()), (2, 2));
+}
+
+#[test]
 fn d06_hf_endpoint_is_the_only_host() {
     let of = |pairs: &[(&str, &str)]| {
         let found = |key: &str| Some(OsString::from(pairs.iter().find(|(name, _)| *name == key)?.1));

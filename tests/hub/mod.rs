@@ -39,6 +39,8 @@ pub(crate) enum Fault {
     Other(usize),
     /// A refusal.
     Status(u16),
+    /// A refusal for so many seconds.
+    Busy(u64),
     /// A redirection.
     Redirect(String),
     /// Bytes come slowly: so many every millisecond.
@@ -264,9 +266,14 @@ fn fault(behaviour: &mut Behaviour, name: &str) -> Option<Fault> {
     next.or_else(|| behaviour.always.get(name).cloned())
 }
 
+fn busy(seconds: u64) -> Response {
+    (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, seconds.to_string())]).into_response()
+}
+
 fn plain_fault(fault: Option<Fault>) -> Option<Response> {
     match fault? {
         Fault::Status(status) => Some(StatusCode::from_u16(status).unwrap().into_response()),
+        Fault::Busy(seconds) => Some(busy(seconds)),
         Fault::Redirect(to) => Some((StatusCode::FOUND, [(header::LOCATION, to)]).into_response()),
         other => panic!("a listing cannot have the fault {other:?}"),
     }
@@ -369,6 +376,7 @@ fn file_answer(
     match fault {
         None => {}
         Some(Fault::Status(status)) => return StatusCode::from_u16(status).unwrap().into_response(),
+        Some(Fault::Busy(seconds)) => return busy(seconds),
         Some(Fault::Redirect(to)) => return (StatusCode::FOUND, [(header::LOCATION, to)]).into_response(),
         Some(Fault::Cut(after)) => (limit, then) = (after, flow::Then::Cut),
         Some(Fault::Stall(after)) => (limit, then) = (after, flow::Then::Stall),

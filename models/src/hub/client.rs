@@ -179,8 +179,9 @@ impl Client {
         for _ in 1..patience.attempts.min(3) {
             match ask() {
                 Err(error @ HubError::Status { .. }) if error.may_pass() => {
-                    watch(Event::Note(format!("{error}; trying again in {pause:.0?}")));
-                    std::thread::sleep(pause);
+                    let rest = error.pause(pause);
+                    watch(Event::Note(format!("{error}; trying again in {rest:.0?}")));
+                    std::thread::sleep(rest);
                     pause *= 2;
                 }
                 answer => return answer,

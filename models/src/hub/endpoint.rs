@@ -1,6 +1,7 @@
 //! A hub's address, and the two protocols that hubs speak.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::Deserialize;
 use ureq::http::Uri;
@@ -99,10 +100,11 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn refusal(&self, url: &str, status: u16) -> HubError {
+    /// What a status other than success means; `rest` is how long the server wants to be left alone.
+    pub(super) fn refusal(&self, url: &str, status: u16, rest: Option<Duration>) -> HubError {
         let url = url.to_owned();
         if !matches!(status, 401 | 403) {
-            return HubError::Status { url, status };
+            return HubError::Status { url, status, rest };
         }
         let variable = match self.protocol {
             Protocol::HuggingFace => "HF_TOKEN",

@@ -3,8 +3,12 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::error::quoted;
+
+/// The longest pause between two attempts.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Why a model could not be downloaded. Each variant names the address, file or folder.
 #[derive(Debug)]
@@ -22,8 +26,10 @@ pub enum HubError {
     Status {
         /// The address.
         url: String,
-        /// The status: 404 no such thing, 401 or 403 not for everybody, 5xx the server is at fault.
+        /// The status: 404 no such thing, 429 asked too often, 5xx the server is at fault.
         status: u16,
+        /// How long the server wants to be left alone.
+        rest: Option<Duration>,
     },
     /// A server wants to know who asks, or the licence was not accepted.
     Gated {
@@ -134,6 +140,14 @@ impl HubError {
         }
     }
 
+    /// How long to wait before the next attempt: as long as we would, or as the server asks for within a minute.
+    pub(super) fn pause(&self, own: Duration) -> Duration {
+        match self {
+            HubError::Status { rest: Some(rest), .. } => own.max(*rest).min(PAUSE_MAX),
+            _ => own.min(PAUSE_MAX),
+        }
+    }
+
     /// Whether another server may help: the fault is not on this machine.
     pub(super) fn is_remote(&self) -> bool {
         match self {
@@ -162,8 +176,8 @@ impl fmt::Display for HubError {
             HubError::NoCache => {
                 f.write_str("there is no folder for downloads: set HF_HUB_CACHE, HF_HOME or HOME")
             }
-            HubError::Status { url, status: 404 } => write!(f, "{url}: there is no such thing (404)"),
-            HubError::Status { url, status } => write!(f, "{url}: the server answered {status}"),
+            HubError::Status { url, status: 404, .. } => write!(f, "{url}: there is no such thing (404)"),
+            HubError::Status { url, status, .. } => write!(f, "{url}: the server answered {status}"),
             HubError::Gated { url, status, page, token } => {
                 write!(f, "{url}: access refused ({status}): accept the licence on {page}")?;
                 match token {

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
 use ureq::config::Config;
@@ -91,7 +92,9 @@ impl Http {
                     continue;
                 }
             } else if !matches!(status, 200 | 206) {
-                return Err(endpoint.refusal(&at.to_string(), status));
+                let rest = response.headers().get(header::RETRY_AFTER);
+                let rest = rest.and_then(|text| text.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+                return Err(endpoint.refusal(&at.to_string(), status, rest));
             }
             let (parts, body) = response.into_parts();
             return Ok(Reply { status, headers: parts.headers, body });

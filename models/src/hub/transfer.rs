@@ -3,7 +3,6 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::cache::{CORRUPT, Folder, INCOMPLETE, make};
 use super::digest::Hasher;
@@ -20,8 +19,6 @@ const CHUNK: usize = 1 << 20;
 
 /// A server that sent this much between two failures is not given up.
 const PROGRESS: u64 = 1 << 20;
-
-const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Where a file can be had.
 pub(super) struct Source<'a> {
@@ -112,8 +109,8 @@ impl Transfer<'_> {
                     if failures >= self.patience.attempts {
                         return Err(error);
                     }
-                    let pause =
-                        self.patience.pause.saturating_mul(1 << (failures - 1).min(16)).min(PAUSE_MAX);
+                    let pause = self.patience.pause.saturating_mul(1 << (failures - 1).min(16));
+                    let pause = error.pause(pause);
                     (self.watch)(Event::Note(format!("{error}; trying again in {:.0?}", pause)));
                     std::thread::sleep(pause);
                 }
