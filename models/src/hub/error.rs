@@ -150,11 +150,8 @@ impl HubError {
 
     /// Whether another server may help: the fault is not on this machine.
     pub(super) fn is_remote(&self) -> bool {
-        match self {
-            HubError::Io { .. } | HubError::Space { .. } | HubError::NoCache => false,
-            HubError::Unsupported { .. } => false,
-            _ => true,
-        }
+        use HubError::{Io, NoCache, Space, Unsupported};
+        !matches!(self, Io { .. } | Space { .. } | NoCache | Unsupported { .. })
     }
 }
 
