@@ -525,8 +525,8 @@ fn d10_a_disk_that_fills_up_keeps_the_part() {
 
 #[test]
 fn d11_two_processes_share_one_download() {
-    let (hub, cache) = (Hub::with("org/big", one_file(2 << 20)), tempfile::tempdir().unwrap());
-    hub.always("model.safetensors", Fault::Slow(4 << 10));
+    let (hub, cache) = (Hub::with("org/big", one_file(1 << 20)), tempfile::tempdir().unwrap());
+    hub.always("model.safetensors", Fault::Slow(512));
     let spawn = || {
         let mut command = jtllm(&hub, cache.path(), &["pull", "org/big"]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
@@ -551,7 +551,11 @@ fn d11_two_processes_share_one_download() {
     let mut holder = spawn();
     arrived(2);
     let waiting = spawn();
-    std::thread::sleep(Duration::from_millis(150));
+    let blob = sha256(&one_file(1 << 20)["model.safetensors"]);
+    let part = cache.path().join("models--org--big/blobs").join(blob).with_extension("incomplete");
+    while std::fs::metadata(&part).map_or(0, |part| part.len()) < 100_000 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     holder.kill().unwrap();
     holder.wait().unwrap();
     let waiting = waiting.wait_with_output().unwrap();
@@ -573,13 +577,17 @@ fn d12_a_hundred_kills_leave_no_wrong_file() {
         hub.always(name, Fault::Slow(16 << 10));
     }
     let folder = cache.path().join("models--org--shards");
+    let begin = Instant::now();
+    succeeds(&hub, cache.path(), &["pull", "org/shards"]);
+    let usual = begin.elapsed().as_micros() as u64;
+    std::fs::remove_dir_all(&folder).unwrap();
     let mut random = 12_345_u64;
     let mut whole = 0;
     for round in 0..100 {
         let mut command = jtllm(&hub, cache.path(), &["pull", "org/shards"]);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        std::thread::sleep(Duration::from_millis((random >> 32) % 120));
+        std::thread::sleep(Duration::from_micros((random >> 32) % usual));
         child.kill().unwrap();
         child.wait().unwrap();
         for entry in std::fs::read_dir(folder.join("blobs")).into_iter().flatten() {
