@@ -21,6 +21,16 @@ pub(crate) struct Line {
 pub(crate) enum Command {
     /// Answer a prompt, or chat
     Run(Box<RunArgs>),
+    /// Download a model, or what changed of it
+    Pull(PullArgs),
+    /// List the models of the cache
+    List(ListArgs),
+    /// Say what a model is, and which files it has
+    Show(ShowArgs),
+    /// Delete models from the cache
+    Rm(RmArgs),
+    /// List the processes that have a model in memory
+    Ps(PsArgs),
     /// Compare a model with the stored outputs of its reference implementation
     Verify(VerifyArgs),
     /// Measure speed, as llama-bench does
@@ -375,6 +385,51 @@ pub(crate) struct TemplateArgs {
     #[arg(long = "system-prompt", visible_alias = "system", value_name = "TEXT")]
     pub(crate) system: Option<String>,
     /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PullArgs {
+    /// A name, with :SIZE where it has several, or org/name, with :FILE or :QUANTISATION for GGUF
+    pub(crate) model: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// Print a JSON list
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ShowArgs {
+    /// A folder, a .gguf file or a name; `demo` is the built-in model
+    pub(crate) model: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RmArgs {
+    /// The models, as `jtllm list` or `jtllm pull` names them
+    #[arg(required = true)]
+    pub(crate) models: Vec<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Print a JSON list of what was deleted
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PsArgs {
+    /// Print a JSON list
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::args::{AnswerArgs, PromptArgs, RunArgs};
 use crate::failure::{Interrupted, OutputClosed, Usage};
 use crate::terminal::{Style, print, print_json, say};
-use crate::{chat, interrupt, load, sampling};
+use crate::{chat, interrupt, load, ps, sampling};
 
 /// A model with its words, ready to answer.
 pub(crate) struct Speaker {
@@ -56,6 +56,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let mut speaker = speaker(args)?;
     load::announce(&speaker.engine);
     speaker.look(&args.prompt.image)?;
+    ps::enter(&speaker.engine);
     match prompt {
         Some(prompt) => once(&mut speaker, args, &prompt),
         None => chat::chat(&mut speaker, args),

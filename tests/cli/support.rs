@@ -21,6 +21,20 @@ pub(crate) fn jtllm(arguments: &[&str]) -> Command {
 pub(crate) fn isolate(command: &mut Command) {
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
     command.env("JTLLM_CACHE", scratch.join("cli-cache")).env("HF_HUB_CACHE", scratch.join("no-such-hub"));
+    // Nothing listens there: a test that wants a hub names it.
+    command.env("HF_ENDPOINT", "http://127.0.0.1:9");
+    let own = [
+        "HF_HOME",
+        "HF_TOKEN",
+        "HF_HUB_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+        "MODELSCOPE_ENDPOINT",
+        "MODELSCOPE_DOMAIN",
+    ];
+    let proxies = ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
+    for name in own.iter().chain(&proxies) {
+        command.env_remove(name);
+    }
     command.env_remove("NO_COLOR").env_remove("RUST_BACKTRACE");
 }
 

@@ -140,6 +140,11 @@ impl Checkpoint {
         self.tensors.iter().flat_map(|tensor| &tensor.pieces).map(|piece| piece.len).sum()
     }
 
+    /// The files that hold tensors.
+    pub fn storages(&self) -> impl Iterator<Item = &Storage> {
+        self.storages.iter().map(AsRef::as_ref)
+    }
+
     /// The metadata of a GGUF model, with its vocabulary and chat template; `None` for other formats.
     pub fn gguf(&self) -> Option<&gguf::Metadata> {
         self.gguf.as_ref()
