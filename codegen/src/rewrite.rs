@@ -100,7 +100,8 @@ fn fixed_factors(graph: &Graph, node: Node, at: &[Expr], factors: &mut Vec<Facto
     }
 }
 
-/// The length of the blocks: the largest span of `axis` that some factor is constant in.
+/// The length of the blocks: the smallest span of `axis` that some factor is constant in, so that all those which
+/// are constant in longer ones leave the sum too.
 fn block_of(graph: &Graph, factors: &[Factor], axis: u16, depth: i64) -> Option<i64> {
     let mut found: Vec<i64> = factors
         .iter()
@@ -108,7 +109,7 @@ fn block_of(graph: &Graph, factors: &[Factor], axis: u16, depth: i64) -> Option<
         .flat_map(|factor| spans(&read_coordinates(graph, factor.node, &factor.at, &|_| false), axis))
         .filter(|block| *block > 1 && depth % block == 0 && *block < depth)
         .collect();
-    found.sort_unstable_by(|a, b| b.cmp(a));
+    found.sort_unstable();
     found
         .into_iter()
         .find(|block| factors.iter().any(|factor| constant_in_block(graph, factor, axis, *block, depth)))
