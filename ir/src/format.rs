@@ -9,7 +9,7 @@ use crate::graph::{Graph, Node};
 
 mod float;
 mod gguf;
-mod words;
+pub mod words;
 
 pub use float::F32;
 

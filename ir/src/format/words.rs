@@ -15,7 +15,7 @@ use crate::graph::{Graph, Node};
 use crate::scalar::{Scalar, ScalarOp};
 
 /// The element of a plane that serves each number, `span` numbers an element.
-pub(super) fn element(graph: &mut Graph, plane: Node, shape: &[Expr], span: i64) -> Node {
+pub fn element(graph: &mut Graph, plane: Node, shape: &[Expr], span: i64) -> Node {
     let last = shape.len() - 1;
     graph.view(plane, shape, &[], |c| {
         let mut at = c.axes().to_vec();
@@ -25,19 +25,19 @@ pub(super) fn element(graph: &mut Graph, plane: Node, shape: &[Expr], span: i64)
 }
 
 /// The same, as `f32`.
-pub(super) fn float(graph: &mut Graph, plane: Node, shape: &[Expr], span: i64) -> Node {
+pub fn float(graph: &mut Graph, plane: Node, shape: &[Expr], span: i64) -> Node {
     let element = element(graph, plane, shape, span);
     graph.map(ScalarOp::Cast(DType::F32), &[element])
 }
 
 /// An integer at each number's place.
-pub(super) fn int(graph: &mut Graph, value: i64, shape: &[Expr]) -> Node {
+pub fn int(graph: &mut Graph, value: i64, shape: &[Expr]) -> Node {
     splat_scalar(graph, DType::U32, Scalar::Int(value), shape)
 }
 
 /// A word with each number in the low bits of its byte, from a plane of so many bits a number; four
 /// neighbours share it.
-pub(super) fn quads(graph: &mut Graph, plane: Node, shape: &[Expr], bits: i64) -> Node {
+pub fn quads(graph: &mut Graph, plane: Node, shape: &[Expr], bits: i64) -> Node {
     let last = shape.len() - 1;
     let words = element(graph, plane, shape, 32 / bits);
     let up = graph.index(DType::U32, shape, &[], |c| c.axis(last).div_floor(4).modulo(8 / bits) * bits);
@@ -48,7 +48,7 @@ pub(super) fn quads(graph: &mut Graph, plane: Node, shape: &[Expr], bits: i64) -
 
 /// The bytes of two words of numbers joined: `low`, and `high` so many bits above; then all moved up to the
 /// top of their bytes if they are signed numbers of fewer than eight bits.
-pub(super) fn join(graph: &mut Graph, low: Node, high: Node, above: i64, up: i64, shape: &[Expr]) -> Node {
+pub fn join(graph: &mut Graph, low: Node, high: Node, above: i64, up: i64, shape: &[Expr]) -> Node {
     let mut shift = |word: Node, count: i64| match count {
         0 => word,
         _ => {
@@ -61,7 +61,7 @@ pub(super) fn join(graph: &mut Graph, low: Node, high: Node, above: i64, up: i64
 }
 
 /// Each number's byte of words of four, unsigned, as `f32`.
-pub(super) fn unsigned(graph: &mut Graph, quads: Node, shape: &[Expr]) -> Node {
+pub fn unsigned(graph: &mut Graph, quads: Node, shape: &[Expr]) -> Node {
     let last = shape.len() - 1;
     let place = graph.index(DType::U32, shape, &[], |c| c.axis(last).modulo(4) * 8);
     let mask = int(graph, 0xFF, shape);
@@ -71,7 +71,7 @@ pub(super) fn unsigned(graph: &mut Graph, quads: Node, shape: &[Expr]) -> Node {
 }
 
 /// Each number's byte of words of four, signed, as an `f32` that is `2^24` times the byte.
-pub(super) fn signed(graph: &mut Graph, quads: Node, shape: &[Expr]) -> Node {
+pub fn signed(graph: &mut Graph, quads: Node, shape: &[Expr]) -> Node {
     let last = shape.len() - 1;
     let place = graph.index(DType::U32, shape, &[], |c| Expr::int(24) - c.axis(last).modulo(4) * 8);
     let top = int(graph, 0xFF00_0000, shape);
@@ -82,14 +82,14 @@ pub(super) fn signed(graph: &mut Graph, quads: Node, shape: &[Expr]) -> Node {
 }
 
 /// Numbers that are `2^exponent` times too large, times their scales.
-pub(super) fn scaled(graph: &mut Graph, number: Node, scale: Node, exponent: u8, shape: &[Expr]) -> Node {
+pub fn scaled(graph: &mut Graph, number: Node, scale: Node, exponent: u8, shape: &[Expr]) -> Node {
     let power = splat(graph, (-f32::from(exponent)).exp2(), shape);
     let scale = graph.map(ScalarOp::Mul, &[scale, power]);
     graph.map(ScalarOp::Mul, &[number, scale])
 }
 
 /// Writes one block of a plane of so many bits a number.
-pub(super) fn write(plane: &mut [u8], bits: usize, number: impl Fn(usize) -> u8) {
+pub fn write(plane: &mut [u8], bits: usize, number: impl Fn(usize) -> u8) {
     plane.fill(0);
     let numbers = plane.len() * 8 / bits;
     let (per_word, per_byte) = (32 / bits, 8 / bits);
