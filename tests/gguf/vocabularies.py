@@ -1,0 +1,9 @@
+"""Vocabularies as converters write them."""
+
+
+def chatglm(model):
+    pass
+
+
+def bert(model):
+    pass
