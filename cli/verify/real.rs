@@ -4,6 +4,7 @@
 //! nearer than [`UNDECIDED`] may go either way: from there on the reference's own tokens are fed.
 
 use jtllm_models::chat::Message;
+use jtllm_models::tokenizer::Special;
 use jtllm_models::{Language, LoadError};
 use jtllm_serve::Engine;
 use serde_json::Value;
@@ -31,6 +32,9 @@ pub(super) fn checks(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<C
     if !golden.list(&json["chat"]).is_empty() {
         checks.push(prompts(golden, &engine)?);
     }
+    if golden.list(&json["raw"]).iter().any(|raw| raw["text"].is_string()) {
+        checks.push(texts(golden, &engine)?);
+    }
     for list in lists {
         for (number, prompt) in golden.list(&json[list]).iter().enumerate() {
             let name = format!("{list} {number}");
@@ -55,6 +59,18 @@ fn prompts(golden: &Golden, engine: &Engine) -> anyhow::Result<Check> {
         agree += usize::from(language.chat(&messages)? == golden.ids("input_ids", &chat["input_ids"])?);
     }
     Ok(Check::tokens("chat: prompts", agree, chats.len()))
+}
+
+/// Each text that is no conversation as the model's own vocabulary writes it.
+fn texts(golden: &Golden, engine: &Engine) -> anyhow::Result<Check> {
+    let language = Language::of(engine.model().checkpoint())?;
+    let raws = golden.list(&golden.json()["raw"]);
+    let mut agree = 0;
+    for raw in raws {
+        let found = language.prompt(golden.text("raw.text", &raw["text"])?, Special::Parse)?;
+        agree += usize::from(found == golden.ids("input_ids", &raw["input_ids"])?);
+    }
+    Ok(Check::tokens("raw: texts", agree, raws.len()))
 }
 
 /// The likeliest token after each position of the prompt, and the logits after the last.
