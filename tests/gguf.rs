@@ -40,9 +40,8 @@ const FIXTURES: [&str; 19] = [
 ];
 
 /// What `tests/gguf/quants.py` writes.
-const FORMATS: [&str; 12] = [
-    "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs",
-];
+const FORMATS: [&str; 12] =
+    ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs"];
 
 /// Sums of 512 products in another order, through two layers, relative to the largest logit.
 const TOLERANCE: f32 = 2e-5;

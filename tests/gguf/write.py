@@ -78,6 +78,10 @@ def decoder(model, arch):
     if "head_dim" in config:
         writer.add_key_length(config["head_dim"])
         writer.add_value_length(config["head_dim"])
+    if (model.folder / "tokenizer.model").exists():
+        vocabularies.sentencepiece(writer, model.folder, config["vocab_size"])
+    if (model.folder / "tokenizer.json").exists():
+        vocabularies.KINDS["qwen2"](writer, model.folder, config["vocab_size"])
     scaling = config.get("rope_scaling") or {}
     if scaling.get("type") == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
@@ -209,7 +213,7 @@ def chatglm(model):
     writer.add_rope_dimension_count(config["hidden_size"] // heads // 2)
     writer.add_add_bos_token(False)
     writer.add_rope_freq_base(10000 * config.get("rope_ratio", 1.0))
-    vocabularies.chatglm(model)
+    vocabularies.chatglm(writer, model.folder, config["padded_vocab_size"])
     for name, tensor in model.tensors.items():
         if not name.endswith(".rotary_pos_emb.inv_freq"):
             model.add(name.removeprefix("transformer."), tensor)
@@ -227,7 +231,7 @@ def bert(model):
     pooling = json.loads((model.folder / "1_Pooling" / "config.json").read_text())
     mean = pooling["pooling_mode_mean_tokens"]
     writer.add_pooling_type(gguf.PoolingType.MEAN if mean else gguf.PoolingType.CLS)
-    vocabularies.bert(model)
+    vocabularies.bert(writer, model.folder, config["vocab_size"])
     for name, tensor in model.tensors.items():
         name = name.removeprefix("bert.")
         if not name.startswith(("embeddings.position_ids", "pooler.")):

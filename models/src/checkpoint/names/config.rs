@@ -185,8 +185,8 @@ fn rope_fraction(
         return Ok(());
     };
     let number = |field: &str| fields.get(field).and_then(Json::as_u64);
-    let head = number("head_dim")
-        .or_else(|| number("hidden_size")?.checked_div(number("num_attention_heads")?));
+    let head =
+        number("head_dim").or_else(|| number("hidden_size")?.checked_div(number("num_attention_heads")?));
     let Some(head) = head else { return Ok(()) };
     if rotated > head {
         return Err(source.wrong(&key, &format!("at most {head}, the size of a head")));

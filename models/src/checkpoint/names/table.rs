@@ -36,11 +36,8 @@ const fn may(suffix: &'static str, field: &'static str, kind: Kind) -> Key {
     Key { suffix, field, kind, required: false }
 }
 
-const DECODER_TENSORS: &[Row] = &[
-    same("token_embd", "model.embed_tokens"),
-    same("output_norm", "model.norm"),
-    same("output", "lm_head"),
-];
+const DECODER_TENSORS: &[Row] =
+    &[same("token_embd", "model.embed_tokens"), same("output_norm", "model.norm"), same("output", "lm_head")];
 
 const DECODER_LAYER_TENSORS: &[Row] = &[
     same("attn_norm", "input_layernorm"),
@@ -355,7 +352,10 @@ const RWKV6: Architecture = Architecture {
     keys: RWKV_KEYS,
     facts: &[("linear_rows_are_outputs", Fact::Flag(true))],
     derive: |derivation| {
-        rwkv(derivation, &[("rank_mixture", "0.att.time_maa_w1", 5), ("rank_decay", "0.att.time_decay_w1", 1)])
+        rwkv(
+            derivation,
+            &[("rank_mixture", "0.att.time_maa_w1", 5), ("rank_decay", "0.att.time_decay_w1", 1)],
+        )
     },
     ..LLAMA
 };
