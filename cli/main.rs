@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod chat;
 mod doctor;
+mod embed;
 mod failure;
 mod inspect;
 mod interrupt;
@@ -44,6 +45,7 @@ fn execute(command: &Command) -> anyhow::Result<()> {
         Command::Completions { shell } => completions(*shell),
         Command::Tokenize(args) => tokenize::tokenize(args),
         Command::Template(args) => template::template(args),
+        Command::Embed(args) => embed::embed(args),
         Command::Doctor(args) => doctor::doctor(args),
     }
 }
