@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use support::{FRANCE, answer, failure, fixture, json, root, run, stderr};
 
-const COMMANDS: [&str; 8] =
-    ["run", "verify", "bench", "inspect", "tokenize", "template", "doctor", "completions"];
+const COMMANDS: [&str; 9] =
+    ["run", "verify", "embed", "bench", "inspect", "tokenize", "template", "doctor", "completions"];
 
 /// How the effect of a flag shows.
 enum Shows {
@@ -150,12 +150,21 @@ const TEMPLATE: &[Case] = &[
     ("--json", &["--json"], Output(&["demo"])),
 ];
 
+const EMBED: &[Case] = &[
+    ("--prompt", &[], Test("cli_embed.rs", "lines_and_arguments_give_the_same_vectors")),
+    ("--pooling", &[], Test("cli_embed.rs", "another_pooling_gives_another_vector")),
+    ("--json", &[], Test("cli_embed.rs", "one_object_has_the_vectors_in_order_and_counts_tokens")),
+    ("--threads", &[], Test("cli_embed.rs", "every_backend_gives_the_vectors_of_the_reference")),
+    ("--backend", &[], Test("cli_embed.rs", "every_backend_gives_the_vectors_of_the_reference")),
+];
+
 const DOCTOR: &[Case] = &[("--json", &["--json"], Output(&[]))];
 
 fn cases(command: &str) -> &'static [Case] {
     match command {
         "run" => RUN,
         "verify" => VERIFY,
+        "embed" => EMBED,
         "bench" => BENCH,
         "inspect" => INSPECT,
         "tokenize" => TOKENIZE,

@@ -90,6 +90,13 @@ fn gemma3_passes_by_its_tokens_and_largest_logits() {
 }
 
 #[test]
+fn minilm_passes_by_its_embeddings() {
+    if let Some(table) = real("real-all-minilm-l6-v2", "minilm") {
+        assert!(table.contains("embedding of text 19"), "{table}");
+    }
+}
+
+#[test]
 fn a_wrong_weight_fails() {
     let copy = copy_of(&root().join("tests/fixtures/belle-llama-tiny"));
     let folder = copy.path().to_str().unwrap();

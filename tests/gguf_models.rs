@@ -83,8 +83,29 @@ fn every_family_passes_from_gguf_on_every_backend() {
             let compared =
                 ["greedy tokens", "hidden vectors of text"].iter().any(|what| table.contains(what));
             assert!(compared, "{name}: {table}");
+            // The file says how vectors are pooled.
+            assert_eq!(name.starts_with("bert"), table.contains("embedding of text 7"), "{name}: {table}");
         }
     }
+}
+
+/// What a converter halves every so many layers, the model halves as well. The epsilons of norms stay, so the logits
+/// are not quite the same.
+#[test]
+fn rwkv6_weights_that_were_halved_give_nearly_the_same_logits() {
+    if !is_ready() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = fixture("rwkv-6-tiny");
+    let by = |every: &str| {
+        let file = folder.path().join(format!("{every}.gguf"));
+        script("write.py", &[Path::new(&fixture), &file, Path::new(every)]);
+        logits(&file, Backend::Cpu)
+    };
+    let (whole, halved) = (by("6"), by("1"));
+    let apart = whole.iter().zip(&halved).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(apart > 0.0 && apart < 1e-3, "{apart}");
 }
 
 fn logits(file: &Path, backend: Backend) -> Vec<f32> {

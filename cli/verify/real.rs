@@ -61,7 +61,9 @@ fn embeddings(golden: &Golden, engine: &mut Engine) -> anyhow::Result<Vec<Check>
     let checkpoint = engine.model().checkpoint();
     let language = Language::of(checkpoint)?;
     let how = Embedding::of(checkpoint)?;
-    let how = how.ok_or_else(|| golden.wrong("items", "none: the model's files speak of no pooling", &json!(items.len())))?;
+    let how = how.ok_or_else(|| {
+        golden.wrong("items", "none: the model's files speak of no pooling", &json!(items.len()))
+    })?;
     let positions = engine.context();
     let mut checks = Vec::new();
     for (number, item) in items.iter().enumerate() {

@@ -66,7 +66,12 @@ impl Embedding {
                 Some("Normalize") => normalise = true,
                 _ => {
                     let what = format!("module {}", module["type"]);
-                    return Err(unsupported(checkpoint, MODULES, what, "Transformer, Pooling and Normalize are"));
+                    return Err(unsupported(
+                        checkpoint,
+                        MODULES,
+                        what,
+                        "Transformer, Pooling and Normalize are",
+                    ));
                 }
             }
         }
@@ -159,7 +164,8 @@ fn of_flags(checkpoint: &Checkpoint, name: &str) -> Result<Pooling, LoadError> {
         ["pooling_mode_max_tokens"] => Ok(Pooling::Max),
         ["pooling_mode_lasttoken"] => Ok(Pooling::Last),
         other => {
-            let what = format!("pooling by {}", if other.is_empty() { "nothing".into() } else { other.join(", ") });
+            let what =
+                format!("pooling by {}", if other.is_empty() { "nothing".into() } else { other.join(", ") });
             Err(unsupported(checkpoint, name, what, "one of cls, mean, max and last token is"))
         }
     }

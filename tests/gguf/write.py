@@ -2,7 +2,9 @@
 """Writes a tiny model of ../fixtures as a GGUF file, with PyPI's gguf, by the rules of llama.cpp's
 convert_hf_to_gguf.py (`--outtype f32`).
 
-    pip install gguf==0.19.0 && python3 tests/gguf/write.py FOLDER FILE.gguf
+    pip install gguf==0.19.0 && python3 tests/gguf/write.py FOLDER FILE.gguf [RESCALE]
+
+RWKV-6's converter halves weights every RESCALE layers (6 where nothing is said).
 """
 import json
 import pathlib
@@ -19,13 +21,14 @@ import vocabularies
 class Model:
     """What is known of a model while its file is written."""
 
-    def __init__(self, folder, file):
+    def __init__(self, folder, file, rescale=6):
         self.folder = pathlib.Path(folder)
         self.tensors = files.tensors(self.folder)
         config = self.folder / "config.json"
         self.config = json.loads(config.read_text()) if config.exists() else {}
         self.write = FAMILIES[self.family()]
         self.file = file
+        self.rescale = rescale
 
     def family(self):
         if "architectures" in self.config:
@@ -255,7 +258,7 @@ def rwkv_layers(model):
 
 def rwkv6(model):
     tensors, layers = model.tensors, rwkv_layers(model)
-    every = 6
+    every = model.rescale
     width = tensors["emb.weight"].shape[1]
     writer = rwkv(model, ARCH.RWKV6, layers, width, tensors["blocks.0.att.time_faaaa"].shape[1])
     writer.add_rescale_every_n_layers(every)
@@ -331,6 +334,6 @@ FAMILIES = {
 }
 
 if __name__ == "__main__":
-    model = Model(sys.argv[1], sys.argv[2])
+    model = Model(*sys.argv[1:3], *map(int, sys.argv[3:]))
     model.write(model)
     model.close()
