@@ -51,9 +51,17 @@ class Model:
         self.put(mapped, tensor)
 
     def put(self, name, tensor):
+        if name == "token_embd.weight":
+            self.vocabulary = len(tensor)
         self.writer.add_tensor(name, numpy.ascontiguousarray(tensor, dtype=numpy.float32))
 
     def close(self):
+        keys = self.writer.kv_data[0]
+        if "tokenizer.ggml.model" not in keys:
+            # So that llama.cpp reads the file: `llama-bench -m FILE -p 8 -n 8`.
+            self.writer.add_tokenizer_model("no_vocab")
+            if f"{self.writer.arch}.vocab_size" not in keys:
+                self.writer.add_vocab_size(self.vocabulary)
         self.writer.write_header_to_file()
         self.writer.write_kv_data_to_file()
         self.writer.write_tensors_to_file()
