@@ -136,7 +136,7 @@ impl Architecture {
             Form::Vector => vec![whole(name, vec![1, 1, count])],
             Form::Heads => {
                 let width = metadata.get(&format!("{}.wkv.head_size", self.gguf)).and_then(Value::unsigned);
-                let shape = match width.filter(|width| *width > 0 && count % width == 0) {
+                let shape = match width.filter(|width| *width > 0 && count.is_multiple_of(*width)) {
                     Some(width) => vec![count / width, width],
                     None => tensor.shape.clone(),
                 };

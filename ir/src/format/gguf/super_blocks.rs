@@ -98,9 +98,9 @@ pub(in crate::format) static Q4_K: Format = Format {
     unpack: |block, planes| {
         planes[3].copy_from_slice(&block[..2]);
         planes[4].copy_from_slice(&block[2..4]);
-        for i in 0..8 {
-            (planes[1][i], planes[2][i]) = six_bits(&block[4..16], i);
-        }
+        let steps = six_bits(&block[4..16]);
+        planes[1].copy_from_slice(&steps.map(|(scale, _)| scale));
+        planes[2].copy_from_slice(&steps.map(|(_, minimum)| minimum));
         words::write(planes[0], 4, |k| half_bytes(&block[16..], k));
     },
 };
@@ -121,9 +121,9 @@ pub(in crate::format) static Q5_K: Format = Format {
     unpack: |block, planes| {
         planes[4].copy_from_slice(&block[..2]);
         planes[5].copy_from_slice(&block[2..4]);
-        for i in 0..8 {
-            (planes[2][i], planes[3][i]) = six_bits(&block[4..16], i);
-        }
+        let steps = six_bits(&block[4..16]);
+        planes[2].copy_from_slice(&steps.map(|(scale, _)| scale));
+        planes[3].copy_from_slice(&steps.map(|(_, minimum)| minimum));
         words::write(planes[1], 1, |k| block[16 + k % 32] >> (k / 32));
         words::write(planes[0], 4, |k| half_bytes(&block[48..], k));
     },
@@ -213,13 +213,13 @@ fn half_bytes(bytes: &[u8], k: usize) -> u8 {
     bytes[k / 64 * 32 + k % 32] >> (k / 32 % 2 * 4) & 15
 }
 
-/// Scale and minimum `i` of eight, of six bits each, in twelve bytes.
-fn six_bits(bytes: &[u8], i: usize) -> (u8, u8) {
-    match i {
+/// Eight scales and minima of six bits each, in twelve bytes.
+fn six_bits(bytes: &[u8]) -> [(u8, u8); 8] {
+    std::array::from_fn(|i| match i {
         0..4 => (bytes[i] & 63, bytes[i + 4] & 63),
         _ => {
             let rest = bytes[i + 4];
             (rest & 15 | bytes[i - 4] >> 6 << 4, rest >> 4 | bytes[i] >> 6 << 4)
         }
-    }
+    })
 }

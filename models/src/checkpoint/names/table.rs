@@ -258,7 +258,6 @@ const CHATGLM: Architecture = Architecture {
         derivation.set("rope_ratio", base / 10_000.0);
         Ok(())
     },
-    ..LLAMA
 };
 
 const BERT: Architecture = Architecture {
