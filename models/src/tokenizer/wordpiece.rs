@@ -44,7 +44,7 @@ impl Tokenizer {
         ids: Vocab,
         config: &TokenizerConfig,
     ) -> Result<Tokenizer, TokenizerError> {
-        let wrong = |error: &dyn std::fmt::Display| TokenizerError::format(file, "vocabulary", error);
+        let wrong = |error: &dyn std::fmt::Display| TokenizerError::format(file, "file", error);
         let unknown = config.unknown.clone().unwrap_or_else(|| "[UNK]".to_owned());
         let Some(unknown_id) = ids.get(&unknown).copied() else {
             return Err(wrong(&format!("the vocabulary has no {unknown}")));
