@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Ps(PsArgs),
     /// Compare a model with the stored outputs of its reference implementation
     Verify(VerifyArgs),
+    /// Turn texts into vectors, with a model that was made for it
+    Embed(EmbedArgs),
     /// Measure speed, as llama-bench does
     Bench(BenchArgs),
     /// Show what a model is compiled to
@@ -358,6 +360,38 @@ pub(crate) struct InspectArgs {
     /// With kernels: the bytes of their machine code too
     #[arg(long)]
     pub(crate) code: bool,
+}
+
+/// How hidden vectors become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PoolingName {
+    /// That of the first token
+    Cls,
+    Mean,
+    Max,
+    /// That of the last token
+    Last,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct EmbedArgs {
+    /// A folder, a .gguf file or a name
+    pub(crate) model: String,
+    /// A text; may be given several times; without it each line of stdin is one
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) prompt: Vec<String>,
+    /// How the vectors of tokens become one [default: what the model's files say]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(crate) pooling: Option<PoolingName>,
+    /// Print one JSON object, as OpenAI's API answers
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Threads [default: one for each core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// What computes
+    #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+    pub(crate) backend: BackendName,
 }
 
 #[derive(Args, Debug)]

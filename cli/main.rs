@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod doctor;
 mod download;
+mod embed;
 mod failure;
 mod inspect;
 mod interrupt;
@@ -53,6 +54,7 @@ fn execute(command: &Command) -> anyhow::Result<()> {
         Command::Completions { shell } => completions(*shell),
         Command::Tokenize(args) => tokenize::tokenize(args),
         Command::Template(args) => template::template(args),
+        Command::Embed(args) => embed::embed(args),
         Command::Doctor(args) => doctor::doctor(args),
     }
 }

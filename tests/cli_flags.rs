@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use support::{FRANCE, answer, failure, fixture, json, root, run, stderr};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "run",
     "pull",
     "list",
@@ -18,6 +18,7 @@ const COMMANDS: [&str; 13] = [
     "rm",
     "ps",
     "verify",
+    "embed",
     "bench",
     "inspect",
     "tokenize",
@@ -178,6 +179,14 @@ const RM: &[Case] = &[
 
 const PS: &[Case] = &[("--json", &["--json"], Output(&[]))];
 
+const EMBED: &[Case] = &[
+    ("--prompt", &[], Test("cli_embed.rs", "lines_and_arguments_give_the_same_vectors")),
+    ("--pooling", &[], Test("cli_embed.rs", "another_pooling_gives_another_vector")),
+    ("--json", &[], Test("cli_embed.rs", "one_object_has_the_vectors_in_order_and_counts_tokens")),
+    ("--threads", &[], Test("cli_embed.rs", "every_backend_gives_the_vectors_of_the_reference")),
+    ("--backend", &[], Test("cli_embed.rs", "every_backend_gives_the_vectors_of_the_reference")),
+];
+
 const DOCTOR: &[Case] = &[("--json", &["--json"], Output(&[]))];
 
 fn cases(command: &str) -> &'static [Case] {
@@ -189,6 +198,7 @@ fn cases(command: &str) -> &'static [Case] {
         "rm" => RM,
         "ps" => PS,
         "verify" => VERIFY,
+        "embed" => EMBED,
         "bench" => BENCH,
         "inspect" => INSPECT,
         "tokenize" => TOKENIZE,

@@ -9,6 +9,7 @@ use crate::graph::{Graph, Node};
 
 mod float;
 mod gguf;
+pub mod words;
 
 pub use float::F32;
 
@@ -41,8 +42,23 @@ pub struct Format {
 }
 
 /// Every format.
-pub static FORMATS: &[&Format] =
-    &[&float::F32, &float::F16, &float::BF16, &gguf::Q8_0, &gguf::Q4_0, &gguf::Q4_1];
+pub static FORMATS: &[&Format] = &[
+    &float::F32,
+    &float::F16,
+    &float::BF16,
+    &gguf::Q8_0,
+    &gguf::Q4_0,
+    &gguf::Q4_1,
+    &gguf::Q5_0,
+    &gguf::Q5_1,
+    &gguf::IQ4_NL,
+    &gguf::super_blocks::Q2_K,
+    &gguf::super_blocks::Q3_K,
+    &gguf::super_blocks::Q4_K,
+    &gguf::super_blocks::Q5_K,
+    &gguf::super_blocks::Q6_K,
+    &gguf::super_blocks::IQ4_XS,
+];
 
 impl Format {
     /// The format of that name.

@@ -281,6 +281,8 @@ fn vocabulary(metadata: &Metadata) -> GgufVocabulary<'_> {
         add_bos: flag("add_bos_token"),
         add_eos: flag("add_eos_token"),
         add_space_prefix: flag("add_space_prefix"),
+        lower_case: flag("normalizer.lowercase"),
+        strip_accents: flag("normalizer.strip_accents"),
     }
 }
 

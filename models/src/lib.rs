@@ -21,6 +21,7 @@ pub mod arch;
 pub mod chat;
 pub mod checkpoint;
 pub mod config;
+pub mod embedding;
 mod error;
 pub mod hub;
 pub mod image;
