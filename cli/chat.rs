@@ -14,7 +14,7 @@ use rustyline::error::ReadlineError;
 use crate::args::RunArgs;
 use crate::failure::{Interrupted, told};
 use crate::interrupt;
-use crate::run::{Speaker, answer, full, nobody_reads, pace};
+use crate::run::{Speaker, full, nobody_reads, pace};
 use crate::terminal::{Style, bytes, say};
 
 const PROMPT: &str = ">>> ";
@@ -93,7 +93,7 @@ fn turn(
 ) -> anyhow::Result<Timings> {
     let prompt = speaker.conversation(args.prompt.system.as_deref(), turns)?;
     let request = speaker.request(prompt, &args.answer);
-    let answer = interrupt::answering(|| answer(&mut speaker.engine, &request, sampler, true))?;
+    let answer = interrupt::answering(|| speaker.answer(&request, sampler, true))?;
     match answer.finish {
         Finish::ContextFull => {
             let error = full(&speaker.engine, &request, &answer);

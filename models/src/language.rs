@@ -11,6 +11,7 @@ use crate::chat::{ChatError, ChatTemplate, Message};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::gguf::{Metadata, Value};
 use crate::error::LoadError;
+use crate::manner::{self, Manner};
 use crate::tokenizer::{GgufVocabulary, Special, Tokenizer, TokenizerConfig, TokenizerError};
 
 /// Special tokens that end an answer in some family, under the names that files give them: a model that
@@ -108,6 +109,10 @@ pub struct Language {
     pub template: Option<(ChatTemplate, Origin)>,
     /// The tokens that end an answer: those of the configuration, and the vocabulary's own.
     pub end_ids: Vec<u32>,
+    /// The manner of the model's family.
+    pub family: &'static Manner,
+    /// The manner of those who made the template in use.
+    pub prompted: &'static Manner,
     path: String,
 }
 
@@ -122,12 +127,16 @@ impl Language {
         };
         let tokenizer = tokenizer(checkpoint, &config)?;
         let end_ids = end_ids(checkpoint, &tokenizer)?;
-        let mut language = Language { tokenizer: Arc::new(tokenizer), template: None, end_ids, path };
+        let name = name_of_template(checkpoint);
+        let family = name.map_or(&manner::PLAIN, manner::of);
+        let (tokenizer, prompted) = (Arc::new(tokenizer), &manner::PLAIN);
+        let mut language = Language { tokenizer, template: None, end_ids, family, prompted, path };
         if let Some((source, origin)) = template_source(checkpoint, &config)? {
             language.template = Some((language.compile(&source)?, origin));
-        } else if let Some(name) = name_of_template(checkpoint) {
+        } else if let Some(name) = name {
             let template = language.named(name)?;
             language.template = Some((template, Origin::Name(name.to_owned())));
+            language.prompted = family;
         }
         Ok(language)
     }
@@ -154,12 +163,14 @@ impl Language {
     /// Uses the built-in template of that name instead.
     pub fn use_named(&mut self, name: &str) -> Result<(), LanguageError> {
         self.template = Some((self.named(name)?, Origin::Given));
+        self.prompted = manner::of(name);
         Ok(())
     }
 
     /// Uses this template instead.
     pub fn use_source(&mut self, source: &str) -> Result<(), LanguageError> {
         self.template = Some((self.compile(source)?, Origin::Given));
+        self.prompted = &manner::PLAIN;
         Ok(())
     }
 

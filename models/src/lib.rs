@@ -23,6 +23,7 @@ pub mod config;
 mod error;
 pub mod hub;
 pub mod language;
+pub mod manner;
 mod os;
 pub mod sample;
 pub mod tokenizer;
