@@ -208,12 +208,12 @@ impl Speaker {
             print("\n")?;
         }
         let answer = Answer { text: voice.said, ..answer? };
-        self.remark(&answer, sampler.invalid_rows() - invalid);
+        self.remark(&answer, request.max_tokens, sampler.invalid_rows() - invalid);
         Ok(answer)
     }
 
     /// Says what the family's manner did to an answer that its text does not show.
-    fn remark(&self, answer: &Answer, invalid: usize) {
+    fn remark(&self, answer: &Answer, tokens_max: Option<usize>, invalid: usize) {
         if invalid > 0 {
             let name = self.language.family.name;
             let what = "were not finite: weights are damaged, or arithmetic overflowed";
@@ -222,7 +222,7 @@ impl Speaker {
                 format_args!("the logits of {invalid} tokens {what}; {name}'s rule chose those tokens"),
             );
         }
-        if let (Finish::Length, Some(most), true) = (&answer.finish, self.tokens_max, self.own_limit) {
+        if let (Finish::Length, Some(most), true) = (&answer.finish, tokens_max, self.own_limit) {
             say(
                 Style::Faint,
                 format_args!("ended at the model's own limit of {most} tokens; -n sets another"),

@@ -186,12 +186,27 @@ impl Language {
 
     /// The text that [`Language::chat`] turns into ids. It does not say which part a user wrote.
     pub fn rendered(&self, messages: &[Message]) -> Result<String, LanguageError> {
+        self.render(messages, true)
+    }
+
+    /// The text of a conversation that nobody is asked to go on with.
+    pub(crate) fn rendered_open(&self, messages: &[Message]) -> Result<String, LanguageError> {
+        self.render(messages, false)
+    }
+
+    fn render(&self, messages: &[Message], answer: bool) -> Result<String, LanguageError> {
         match &self.template {
             Some((template, _)) => {
-                template.render(messages, true, &Map::new()).map_err(|error| self.fault(error))
+                template.render(messages, answer, &Map::new()).map_err(|error| self.fault(error))
             }
             None => Ok(without_template(messages)),
         }
+    }
+
+    /// The tokens of a part of a text, none of them special.
+    pub(crate) fn plain_ids(&self, text: &str) -> Result<Vec<u32>, LanguageError> {
+        let encoded = self.tokenizer.encode(text, Special::Text);
+        encoded.map_err(|error| LanguageError::Tokenizer { path: self.path.clone(), error })
     }
 
     /// The prompt of a text as it stands.

@@ -135,7 +135,7 @@ static MANNERS: &[Manner] = &[
         sampling: |_| transformers(1.0, 2, 1.0),
         ..PLAIN
     },
-    Manner { takes_commands: true, ..rwkv_named("rwkv") },
+    rwkv_named("rwkv"),
     rwkv_named("rwkv-world"),
     Manner { name: "atom", stops: &["\n"], sampling: |_| transformers(0.95, 50, 0.7), ..PLAIN },
     Manner {
@@ -161,7 +161,7 @@ const fn rwkv_named(name: &'static str) -> Manner {
         sampling: rwkv,
         pace: rwkv_pace,
         touches: Touches { trims: true, ..Touches::NONE },
-        takes_commands: false,
+        takes_commands: true,
     }
 }
 
