@@ -25,6 +25,8 @@ pub(crate) struct Speaker {
     pub(crate) sampling: Sampling,
     /// What ends and touches the answers: the prompt's manner, or none.
     pub(crate) manner: &'static Manner,
+    /// The tokens that end an answer.
+    end_ids: Vec<u32>,
     tokens_max: Option<usize>,
     /// Whether that is the model's own limit and not the user's.
     own_limit: bool,
@@ -51,7 +53,8 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     }
     let mut speaker = speaker(args)?;
     load::announce(&speaker.engine);
-    if !speaker.language.family.name.is_empty() {
+    let recommended = speaker.engine.model().checkpoint().config().recommends();
+    if !speaker.language.family.name.is_empty() && !recommended {
         let what = sampling::manner(&speaker.sampling, speaker.language.family.name);
         say(Style::Faint, format_args!("{what}"));
     }
@@ -111,10 +114,11 @@ fn speaker(args: &RunArgs) -> anyhow::Result<Speaker> {
     }
     let manner = if args.prompt.raw { &PLAIN } else { language.prompted };
     let generation = checkpoint.config().generation()?;
-    let family = (language.family.sampling)(&language.tokenizer);
+    let family = language.family.sampling(&language.tokenizer, checkpoint.config().recommends());
     let mut sampling = sampling::effective(&args.sampling, &generation, family)?;
     sampling.pace = (manner.pace)(&language.tokenizer);
     let own = generation.max_new_tokens.and_then(|most| usize::try_from(most).ok()).or(manner.tokens_max);
+    let end_ids = [language.end_ids.as_slice(), &manner.end_ids(&language.tokenizer)].concat();
     let own_limit = args.answer.predict.is_none();
     let tokens_max = args.answer.predict.map_or(own, |most| usize::try_from(most).ok());
     let tokens = language.tokenizer.vocab_size();
@@ -127,7 +131,7 @@ fn speaker(args: &RunArgs) -> anyhow::Result<Speaker> {
         return Err(LoadError::Unsupported { file, what, supported }.into());
     }
     let engine = Engine::new(model, Some(language.tokenizer.clone()));
-    let speaker = Speaker { engine, language, sampling, manner, tokens_max, own_limit };
+    let speaker = Speaker { engine, language, sampling, manner, end_ids, tokens_max, own_limit };
     speaker.sampler()?;
     Ok(speaker)
 }
@@ -145,7 +149,7 @@ impl Speaker {
         Request {
             prompt,
             max_tokens: self.tokens_max,
-            end_ids: if args.ignore_eos { Vec::new() } else { self.language.end_ids.clone() },
+            end_ids: if args.ignore_eos { Vec::new() } else { self.end_ids.clone() },
             stops: {
                 let own = self.manner.stops.iter().filter(|_| !args.ignore_eos);
                 own.map(|stop| (*stop).to_owned()).chain(args.reverse_prompt.iter().cloned()).collect()

@@ -1,7 +1,7 @@
 //! How a family's own code makes an answer of what its model says: sampling, ends, last touches.
 //!
-//! One row for each family whose files leave that open. What files say wins over a row, and what a user says
-//! over both.
+//! One row for each family whose files may leave that open. Sampling that files recommend takes the place of a
+//! row's, and what a user says wins over both.
 
 mod polish;
 
@@ -16,10 +16,14 @@ pub struct Manner {
     pub name: &'static str,
     /// Texts that end an answer to the family's own prompt; they are not part of it.
     pub stops: &'static [&'static str],
+    /// Tokens that end such an answer, by all of the text that they add.
+    pub end_tokens: &'static [&'static str],
     /// The most tokens of an answer.
     pub tokens_max: Option<usize>,
-    /// The sampling that files and users change.
-    pub sampling: fn(&Tokenizer) -> Sampling,
+    /// The sampling of models whose files recommend none.
+    pub sampling: fn() -> Sampling,
+    /// What holds for the family's tokens whatever files recommend.
+    pub rules: fn(&Tokenizer, &mut Sampling),
     /// How the length of answers to the family's own prompt is kept in bounds.
     pub pace: fn(&Tokenizer) -> Option<Pace>,
     /// What is changed in the text of an answer to the family's own prompt.
@@ -32,8 +36,10 @@ pub struct Manner {
 pub static PLAIN: Manner = Manner {
     name: "",
     stops: &[],
+    end_tokens: &[],
     tokens_max: None,
-    sampling: |_| Sampling::default(),
+    sampling: Sampling::default,
+    rules: |_, _| {},
     pace: |_| None,
     touches: Touches::NONE,
     takes_commands: false,
@@ -65,22 +71,25 @@ fn penalised(sampling: Sampling, repeat_penalty: f32) -> Sampling {
 
 /// ChatGLM's rule for logits that are not numbers: all count the same, but for token 5 (the beginning of a
 /// word), which comes.
-fn chatglm(temperature: f32, top_p: f32) -> Sampling {
-    Sampling { invalid: Some(5), ..transformers(temperature, 50, top_p) }
+fn chatglm(_: &Tokenizer, sampling: &mut Sampling) {
+    sampling.invalid = Some(5);
 }
 
 /// Of an answer of ChatGLM and its successors.
 const TRAINING_TIME: &[(&str, &str)] = &[("[[训练时间]]", "2023年")];
 
+/// What PanGu-alpha's demonstration draws anew until it is something else.
+fn pangu(tokenizer: &Tokenizer, sampling: &mut Sampling) {
+    sampling.logit_bias.extend(tokenizer.unknown().map(|id| (id, f32::NEG_INFINITY)));
+}
+
 /// ChatRWKV does not let these follow themselves.
 const NEVER_TWICE: [&str; 5] = ["，", "。", "：", "？", "！"];
 
-/// ChatRWKV cuts by top-p before it divides by the temperature. Token 0 ends documents and never comes.
-fn rwkv(tokenizer: &Tokenizer) -> Sampling {
-    let never_twice = NEVER_TWICE.iter().filter_map(|text| single(tokenizer, text)).collect();
-    let logit_bias = vec![(0, f32::NEG_INFINITY)];
-    let (temperature, top_k, top_p, min_p) = (1.0, 0, 0.85, 0.0);
-    Sampling { temperature, top_k, top_p, min_p, never_twice, logit_bias, ..Sampling::default() }
+/// Token 0 ends documents and never comes.
+fn rwkv(tokenizer: &Tokenizer, sampling: &mut Sampling) {
+    sampling.never_twice = NEVER_TWICE.iter().filter_map(|text| single(tokenizer, text)).collect();
+    sampling.logit_bias.push((0, f32::NEG_INFINITY));
 }
 
 /// An answer of ChatRWKV begins in its first line, ends rarely within 40 tokens, freely up to 150, and soon
@@ -112,56 +121,84 @@ fn single(tokenizer: &Tokenizer, text: &str) -> Option<u32> {
 static MANNERS: &[Manner] = &[
     Manner {
         name: "chatglm",
-        sampling: |_| chatglm(0.95, 0.7),
+        sampling: || transformers(0.95, 50, 0.7),
+        rules: chatglm,
         touches: Touches { trims: true, replaced: TRAINING_TIME, wide: true, ..Touches::NONE },
         ..PLAIN
     },
     Manner {
         name: "chatglm2",
-        sampling: |_| chatglm(0.8, 0.8),
+        sampling: || transformers(0.8, 50, 0.8),
+        rules: chatglm,
         touches: Touches { trims: true, replaced: TRAINING_TIME, ..Touches::NONE },
         ..PLAIN
     },
     Manner {
         name: "chatglm3",
-        sampling: |_| chatglm(0.8, 0.8),
+        sampling: || transformers(0.8, 50, 0.8),
+        rules: chatglm,
         touches: Touches { trims: true, replaced: TRAINING_TIME, ..Touches::NONE },
         ..PLAIN
     },
     Manner {
         name: "pangu",
-        stops: &["问", "答"],
+        end_tokens: &["问", "答"],
         tokens_max: Some(100),
-        sampling: |_| transformers(1.0, 2, 1.0),
+        sampling: || transformers(1.0, 2, 1.0),
+        rules: pangu,
         ..PLAIN
     },
     rwkv_named("rwkv"),
     rwkv_named("rwkv-world"),
-    Manner { name: "atom", stops: &["\n"], sampling: |_| transformers(0.95, 50, 0.7), ..PLAIN },
+    Manner { name: "atom", stops: &["\n"], sampling: || transformers(0.95, 50, 0.7), ..PLAIN },
     Manner {
         name: "llama",
         stops: &["\n"],
         tokens_max: Some(256),
-        sampling: |_| transformers(0.8, 0, 0.95),
+        sampling: || transformers(0.8, 0, 0.95),
         touches: Touches { opening: "AI: ", trims: true, ..Touches::NONE },
         ..PLAIN
     },
-    Manner { name: "llama2", sampling: |_| transformers(0.6, 0, 0.9), ..PLAIN },
-    Manner { name: "qwen2", sampling: |_| penalised(transformers(0.7, 20, 0.8), 1.1), ..PLAIN },
-    Manner { name: "moss", sampling: |_| penalised(transformers(0.7, 40, 0.8), 1.02), ..PLAIN },
+    Manner { name: "llama2", sampling: || transformers(0.6, 0, 0.9), ..PLAIN },
+    Manner { name: "qwen2", sampling: || penalised(transformers(0.7, 20, 0.8), 1.1), ..PLAIN },
+    Manner { name: "moss", sampling: || penalised(transformers(0.7, 40, 0.8), 1.02), ..PLAIN },
     // BELLE's demonstration searches instead of sampling; without its beams that is the likeliest token.
-    Manner { name: "belle", sampling: |_| penalised(transformers(0.0, 0, 1.0), 1.2), ..PLAIN },
+    Manner { name: "belle", sampling: || penalised(transformers(0.0, 0, 1.0), 1.2), ..PLAIN },
 ];
 
 const fn rwkv_named(name: &'static str) -> Manner {
     Manner {
         name,
         stops: &["\n\n"],
+        end_tokens: &[],
         tokens_max: Some(999),
-        sampling: rwkv,
+        // The cut by top-p comes before the division by the temperature, as in the usual order.
+        sampling: || Sampling { temperature: 1.0, top_k: 0, top_p: 0.85, min_p: 0.0, ..Sampling::default() },
+        rules: rwkv,
         pace: rwkv_pace,
         touches: Touches { trims: true, ..Touches::NONE },
         takes_commands: true,
+    }
+}
+
+impl Manner {
+    /// The sampling that files and users change, where files recommend any or not.
+    pub fn sampling(&self, tokenizer: &Tokenizer, files_recommend: bool) -> Sampling {
+        let mut sampling = if files_recommend { Sampling::default() } else { (self.sampling)() };
+        (self.rules)(tokenizer, &mut sampling);
+        sampling
+    }
+
+    /// The tokens that end an answer to the family's own prompt.
+    pub fn end_ids(&self, tokenizer: &Tokenizer) -> Vec<u32> {
+        if self.end_tokens.is_empty() {
+            return Vec::new();
+        }
+        let ends = |id: &u32| {
+            let text = tokenizer.decode(&[*id], true);
+            self.end_tokens.iter().any(|end| text.trim() == *end)
+        };
+        (0..u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX)).filter(ends).collect()
     }
 }
 

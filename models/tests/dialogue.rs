@@ -32,7 +32,7 @@ struct Chat {
 impl Chat {
     fn new(name: &str, system: Option<&str>) -> Chat {
         let language = language(name);
-        let sampling = (language.family.sampling)(&language.tokenizer);
+        let sampling = language.family.sampling(&language.tokenizer, false);
         let pace = (language.prompted.pace)(&language.tokenizer);
         Chat {
             dialogue: language.dialogue(system).unwrap(),

@@ -5,6 +5,7 @@ use jtllm_fuzz::for_seconds;
 use jtllm_models::chat::ChatTemplate;
 use jtllm_models::manner::{self, Polish, Touches};
 use jtllm_models::sample::{SampleError, Sampler, Sampling};
+use jtllm_models::tokenizer::{Special, Tokenizer, TokenizerConfig};
 
 fn polished(touches: Touches, parts: &[&str]) -> String {
     let mut polish = Polish::new(touches);
@@ -61,6 +62,39 @@ fn fuzz_touches_do_not_depend_on_the_cut() {
         let parts: Vec<&str> = (0..random.below(12)).map(|_| PIECES[random.below(PIECES.len())]).collect();
         assert_eq!(polished(touches, &parts), polished(touches, &[&parts.concat()]), "{parts:?}");
     });
+}
+
+#[test]
+fn what_files_recommend_takes_the_place_of_a_familys_sampling_but_not_of_its_rules() {
+    let language = jtllm_models::Language::of(&jtllm_models::Checkpoint::demo().unwrap()).unwrap();
+    let of = |name: &str, files: bool| manner::of(name).sampling(&language.tokenizer, files);
+    let plain = Sampling::default();
+    assert_eq!((of("qwen2", false).repeat_penalty, of("qwen2", false).top_k), (1.1, 20));
+    assert_eq!(of("qwen2", true), plain);
+    assert_eq!((of("chatglm", false).temperature, of("chatglm", false).invalid), (0.95, Some(5)));
+    assert_eq!(of("chatglm", true), Sampling { invalid: Some(5), ..plain.clone() });
+    assert_eq!(of("rwkv", true).logit_bias, [(0, f32::NEG_INFINITY)]);
+    assert_eq!(of("gemma", false), plain);
+}
+
+#[test]
+fn pangu_ends_at_single_words_and_not_inside_others() {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/fixtures/tokenizers/pangu/vocab.model");
+    let tokenizer =
+        Tokenizer::from_pangu(&std::fs::read(file).unwrap(), &TokenizerConfig::default()).unwrap();
+    let manner = manner::of("pangu");
+    let texts: Vec<String> = manner
+        .end_ids(&tokenizer)
+        .iter()
+        .map(|id| tokenizer.decode(&[*id], true).trim().to_owned())
+        .collect();
+    assert!(texts.len() >= 2 && texts.iter().all(|text| ["问", "答"].contains(&text.as_str())), "{texts:?}");
+    let within = tokenizer.encode("回答问题", Special::Text).unwrap();
+    assert!(within.iter().all(|id| !manner.end_ids(&tokenizer).contains(id)), "{within:?}");
+    let sampling = manner.sampling(&tokenizer, false);
+    assert_eq!(sampling.logit_bias, [(tokenizer.unknown().unwrap(), f32::NEG_INFINITY)]);
+    assert_eq!((sampling.top_k, manner.tokens_max), (2, Some(100)));
 }
 
 fn greedy() -> Sampling {
