@@ -103,7 +103,7 @@ fn line(
             return Ok(None);
         }
     };
-    let Turn { prompt, sampling, ends, tokens_max } = turn;
+    let Turn { prompt, sampling, ends, tokens_max } = *turn;
     sampler.retune(sampling)?;
     let mut request = speaker.request(prompt, &args.answer);
     if !ends {

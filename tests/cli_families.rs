@@ -64,3 +64,25 @@ fn chatglm_goes_on_where_logits_are_no_numbers_and_says_so() {
     let text = support::failure(&["run", demo.path().to_str().unwrap(), "-p", "Hi"], 1);
     assert!(text.contains("is not finite"), "{text}");
 }
+
+#[test]
+fn an_answer_of_rwkv_begins_in_its_first_line_and_ends_by_itself() {
+    let (_folder, model) = support::rwkv();
+    let line_end = support::json(&["tokenize", &model, "--ids", "\n"])[0].clone();
+    for seed in ["1", "2", "3"] {
+        let answer = support::json(&["run", &model, "-p", "hello", "--json", "-s", seed]);
+        let ids = answer["ids"].as_array().unwrap();
+        assert!(!ids[..2].contains(&line_end) && !ids.contains(&json!(0)), "{ids:?}");
+        // From the 151st token on line ends become likelier with each, until two of them end the answer.
+        assert_eq!((&answer["finish_reason"], &answer["stop"]), (&json!("stop"), &json!("\n\n")), "{answer}");
+        assert!(ids.len() < 400, "{} tokens", ids.len());
+    }
+    // Without a line end in any token nothing but the limit ends it.
+    let line_end = line_end.to_string();
+    let bias = ["258", "260", "261", "262", "263", "265", &line_end].map(|id| format!("-l{id}-inf"));
+    let bias: Vec<&str> = bias.iter().map(String::as_str).collect();
+    let output = support::run(&[["run", &model, "-p", "hello"].as_slice(), &bias].concat());
+    let said = stderr(&output);
+    assert!(said.contains("as rwkv answers: temperature 1, top-k 0, top-p 0.85"), "{said}");
+    assert!(said.contains("ended at the model's own limit of 999 tokens; -n sets another"), "{said}");
+}

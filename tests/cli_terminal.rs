@@ -140,25 +140,9 @@ fn a_full_context_does_not_end_the_chat() {
     session.exp_eof().unwrap();
 }
 
-/// The tiny RWKV-4 in a folder with the first words of the World vocabulary: as many as it has rows for.
-fn rwkv() -> (tempfile::TempDir, String) {
-    let parent = tempfile::tempdir().unwrap();
-    let folder = parent.path().join("rwkv-4-tiny");
-    std::fs::create_dir(&folder).unwrap();
-    let name = "RWKV-4-tiny.pth";
-    std::fs::copy(Path::new(&support::fixture("rwkv-4-tiny")).join(name), folder.join(name)).unwrap();
-    let name = "rwkv_vocab_v20230424.txt";
-    let words =
-        std::fs::read_to_string(Path::new(&support::fixture("tokenizers/rwkv-world")).join(name)).unwrap();
-    let words: String = words.lines().take(266).flat_map(|line| [line, "\n"]).collect();
-    std::fs::write(folder.join(name), words).unwrap();
-    let model = folder.display().to_string();
-    (parent, model)
-}
-
 #[test]
 fn rwkv_takes_the_commands_of_chatrwkv() {
-    let (_folder, model) = rwkv();
+    let (_folder, model) = support::rwkv();
     let (mut session, _home) = chat(&[&model, "--top-k", "1", "-n", "12"]);
     assert!(say(&mut session, "/?").contains("+gen TEXT"));
     assert!(say(&mut session, "+").contains("no answer yet"));

@@ -47,7 +47,7 @@ impl Chat {
 
     fn turn(&mut self, line: &str) -> Turn {
         match self.ask(line) {
-            Asked::Answer(turn) => turn,
+            Asked::Answer(turn) => *turn,
             Asked::Note(note) => panic!("{line}: {note}"),
         }
     }

@@ -72,7 +72,7 @@ impl ChatRwkv {
             return Asked::Note("there is no answer yet to give another for".to_owned());
         };
         self.last = Last::Chat;
-        Asked::Answer(Turn { prompt, sampling, ends: true, tokens_max: None })
+        Asked::Answer(Box::new(Turn { prompt, sampling, ends: true, tokens_max: None }))
     }
 
     fn free_turn(&mut self, sampling: Sampling, pace: Option<Pace>) -> Asked {
@@ -81,7 +81,7 @@ impl ChatRwkv {
         };
         self.last = Last::Free;
         let sampling = Sampling { pace, ..sampling };
-        Asked::Answer(Turn { prompt, sampling, ends: false, tokens_max: Some(FREE_TOKENS) })
+        Asked::Answer(Box::new(Turn { prompt, sampling, ends: false, tokens_max: Some(FREE_TOKENS) }))
     }
 }
 

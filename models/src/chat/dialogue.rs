@@ -9,7 +9,7 @@ use crate::sample::Sampling;
 #[derive(Debug)]
 pub enum Asked {
     /// An answer.
-    Answer(Turn),
+    Answer(Box<Turn>),
     /// None: this is to be said instead.
     Note(String),
 }
@@ -81,7 +81,8 @@ impl Dialogue for Turns {
     fn ask(&mut self, language: &Language, line: &str, sampling: &Sampling) -> Result<Asked, LanguageError> {
         self.messages.push(Message::new("user", line));
         let prompt = language.chat(&self.messages)?;
-        Ok(Asked::Answer(Turn { prompt, sampling: sampling.clone(), ends: true, tokens_max: None }))
+        let sampling = sampling.clone();
+        Ok(Asked::Answer(Box::new(Turn { prompt, sampling, ends: true, tokens_max: None })))
     }
 
     fn answered(&mut self, _: &Language, _: &[u32], text: &str, _: bool) -> Result<(), LanguageError> {

@@ -63,7 +63,7 @@ fn unpacked(entry: &mut TensorEntry, encoding: &'static str, per_byte: u64) -> R
     /// Numbers of a word into which columns are taken apart.
     const WORD: u64 = 4;
     let columns = entry.shape[1];
-    if columns % WORD != 0 {
+    if !columns.is_multiple_of(WORD) {
         return Err(fault(entry, format!("rows of {columns} bytes, expected a multiple of {WORD}")));
     }
     let wide = |count: u64| {
