@@ -121,21 +121,20 @@ pub(crate) struct PromptArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Answer")]
 pub(crate) struct AnswerArgs {
-    /// The most tokens of an answer; -1: until the context is full
+    /// The most tokens of an answer; -1: until the context is full [default: the model's own limit, else -1]
     #[arg(
         short = 'n',
         long,
         visible_aliases = ["n-predict", "max-new-tokens"],
         value_name = "N",
-        default_value_t = -1,
         allow_negative_numbers = true,
         value_parser = clap::value_parser!(i64).range(-1..)
     )]
-    pub(crate) predict: i64,
+    pub(crate) predict: Option<i64>,
     /// End the answer before this text; may be given several times
     #[arg(short = 'r', long, visible_alias = "stop", value_name = "TEXT")]
     pub(crate) reverse_prompt: Vec<String>,
-    /// Do not stop at the tokens that end an answer
+    /// Do not stop at the tokens, nor at the model's own texts, that end an answer
     #[arg(long)]
     pub(crate) ignore_eos: bool,
     /// When the context is full, drop its older half and go on

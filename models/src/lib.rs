@@ -26,6 +26,7 @@ mod error;
 pub mod hub;
 pub mod image;
 pub mod language;
+pub mod manner;
 mod os;
 pub mod sample;
 pub mod tokenizer;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use jtllm_models::LoadError;
 use jtllm_models::arch::LooksAhead;
-use jtllm_models::image::Image;
 use jtllm_models::embedding::Embedding;
+use jtllm_models::image::Image;
 use jtllm_models::sample::{SampleError, Sampler};
 use jtllm_models::tokenizer::{Stops, Stream, Tokenizer, TokenizerError};
 use jtllm_runtime::network::{Batch, Row};

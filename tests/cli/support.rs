@@ -101,6 +101,21 @@ pub(crate) fn copy_of(folder: &Path) -> tempfile::TempDir {
     copy
 }
 
+/// The tiny RWKV-4 in a folder with the first words of the World vocabulary: as many as it has rows for.
+pub(crate) fn rwkv() -> (tempfile::TempDir, String) {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("rwkv-4-tiny");
+    std::fs::create_dir(&folder).unwrap();
+    let name = "RWKV-4-tiny.pth";
+    std::fs::copy(Path::new(&fixture("rwkv-4-tiny")).join(name), folder.join(name)).unwrap();
+    let name = "rwkv_vocab_v20230424.txt";
+    let words = std::fs::read_to_string(Path::new(&fixture("tokenizers/rwkv-world")).join(name)).unwrap();
+    let words: String = words.lines().take(266).flat_map(|line| [line, "\n"]).collect();
+    std::fs::write(folder.join(name), words).unwrap();
+    let model = folder.display().to_string();
+    (parent, model)
+}
+
 /// A copy of the demo model.
 pub(crate) fn demo_copy() -> tempfile::TempDir {
     copy_of(&root().join("models/demo"))

@@ -18,6 +18,7 @@ pub mod index;
 pub(crate) mod json;
 pub mod names;
 mod open;
+mod quantised;
 pub mod safetensors;
 pub mod storage;
 pub mod torch;

@@ -8,7 +8,7 @@ use super::gguf::{self, Split};
 use super::index::{self, Index};
 use super::names::{self, Architecture, Named};
 use super::storage::read_small;
-use super::{Checkpoint, Piece, SideFiles, Storage, TensorEntry, forms, safetensors};
+use super::{Checkpoint, Piece, SideFiles, Storage, TensorEntry, forms, quantised, safetensors};
 use crate::config::{Config, MAX_CONFIG};
 use crate::error::LoadError;
 
@@ -64,6 +64,7 @@ fn huggingface_folder(folder: &Path) -> Result<Checkpoint, LoadError> {
     } else {
         shards(folder, &index::read(&folder.join(index::FILE))?, safetensors_file)?
     };
+    let weights = quantised::joined(&config, weights)?;
     Ok(Checkpoint::new(folder, SideFiles::Folder(folder.to_owned()), config, weights))
 }
 
