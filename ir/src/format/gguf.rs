@@ -146,8 +146,8 @@ pub(super) static IQ4_NL: Format = Format {
 };
 
 /// The polynomial whose values at 0 to 15 lie nearest to ggml's table -127, -104, -83, -65, -49, -35, -22, -10,
-/// 1, 13, 25, 38, 53, 69, 89, 113: none is further than 0.434 away, so rounding gives the table itself. Four
-/// multiplications cost less than fifteen selections, and no target need look anything up.
+/// 1, 13, 25, 38, 53, 69, 89, 113: none is further than 0.434 away, so rounding gives the table itself: four
+/// multiplications where a tree of selections has fifteen, and no target need look anything up.
 const CODEBOOK: [f32; 5] = [0.001_586_04, 0.031_086_4, -1.371_93, 24.173_8, -126.567];
 
 /// The number that each place of a plane of four bits stands for in ggml's table of 16.
