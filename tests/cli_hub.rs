@@ -47,13 +47,16 @@ const FIXTURES: &[(&str, &str)] = &[
     ("smollm2", "llama2-gqa-tiny"),
     ("bge-large-zh", "bert-bge-cls-tiny"),
     ("minilm", "bert-minilm-mean-tiny"),
+    ("llava", "llava-1.5-tiny"),
+    ("llava-next", "llava-next-1.6-tiny"),
 ];
 
-/// Names of models that answer no questions: their tokens are shown instead.
+/// Names of models that answer no questions, but give vectors of texts.
 const ENCODERS: [&str; 2] = ["bge-large-zh", "minilm"];
 
-/// Names whose fixtures, with their pictures, are not part of these tests.
+/// Names of models that see.
 const SEERS: [&str; 2] = ["llava", "llava-next"];
+const IMAGE: &str = "tests/fixtures/llava-1.5-tiny/image0.png";
 
 /// A tokenizer of bytes, for fixtures that have none.
 fn bytes_tokenizer() -> Vec<u8> {
@@ -133,15 +136,18 @@ fn json_of(output: &Output) -> Value {
 fn every_name_of_the_table_answers_after_its_download() {
     let hub = zoo();
     for row in NAMES {
-        let known = FIXTURES.iter().any(|(name, _)| *name == row.name) || SEERS.contains(&row.name);
-        assert!(known, "{} has no fixture", row.name);
+        assert!(FIXTURES.iter().any(|(name, _)| *name == row.name), "{} has no fixture", row.name);
     }
     for (name, _) in FIXTURES {
         let cache = tempfile::tempdir().unwrap();
-        let arguments: &[&str] = match ENCODERS.contains(name) {
-            true => &["tokenize", name, "你好, world"],
-            false => &["run", name, "-p", "Hi", "-n", "3", "--ignore-eos", "-c", "1200"],
+        let mut arguments = match ENCODERS.contains(name) {
+            true => vec!["embed", name, "-p", "你好, world"],
+            false => vec!["run", name, "-p", "Hi", "-n", "3", "--ignore-eos", "-c", "1200"],
         };
+        if SEERS.contains(name) {
+            arguments.extend(["--image", IMAGE]);
+        }
+        let arguments = &arguments[..];
         let output = succeeds(&hub, cache.path(), arguments);
         assert!(!stdout(&output).is_empty(), "{name}");
         assert!(stderr(&output).contains(&hub.url()), "{name} says where it comes from: {}", stderr(&output));
