@@ -160,7 +160,7 @@ pub trait Architecture: Send + Sync {
         CHUNK as usize
     }
 
-    /// How the model sees, if it does: then its body takes rows of images as well; see [`BodyInputs::shown`].
+    /// How the model sees, if it does: then its body takes rows of images as well.
     fn vision(&self) -> Option<&dyn Vision> {
         None
     }
