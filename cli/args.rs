@@ -21,8 +21,20 @@ pub(crate) struct Line {
 pub(crate) enum Command {
     /// Answer a prompt, or chat
     Run(Box<RunArgs>),
+    /// Download a model, or what changed of it
+    Pull(PullArgs),
+    /// List the models of the cache
+    List(ListArgs),
+    /// Say what a model is, and which files it has
+    Show(ShowArgs),
+    /// Delete models from the cache
+    Rm(RmArgs),
+    /// List the processes that have a model in memory
+    Ps(PsArgs),
     /// Compare a model with the stored outputs of its reference implementation
     Verify(VerifyArgs),
+    /// Turn texts into vectors, with a model that was made for it
+    Embed(EmbedArgs),
     /// Measure speed, as llama-bench does
     Bench(BenchArgs),
     /// Show what a model is compiled to
@@ -111,21 +123,20 @@ pub(crate) struct PromptArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Answer")]
 pub(crate) struct AnswerArgs {
-    /// The most tokens of an answer; -1: until the context is full
+    /// The most tokens of an answer; -1: until the context is full [default: the model's own limit, else -1]
     #[arg(
         short = 'n',
         long,
         visible_aliases = ["n-predict", "max-new-tokens"],
         value_name = "N",
-        default_value_t = -1,
         allow_negative_numbers = true,
         value_parser = clap::value_parser!(i64).range(-1..)
     )]
-    pub(crate) predict: i64,
+    pub(crate) predict: Option<i64>,
     /// End the answer before this text; may be given several times
     #[arg(short = 'r', long, visible_alias = "stop", value_name = "TEXT")]
     pub(crate) reverse_prompt: Vec<String>,
-    /// Do not stop at the tokens that end an answer
+    /// Do not stop at the tokens, nor at the model's own texts, that end an answer
     #[arg(long)]
     pub(crate) ignore_eos: bool,
     /// When the context is full, drop its older half and go on
@@ -352,6 +363,38 @@ pub(crate) struct InspectArgs {
     pub(crate) code: bool,
 }
 
+/// How hidden vectors become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PoolingName {
+    /// That of the first token
+    Cls,
+    Mean,
+    Max,
+    /// That of the last token
+    Last,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct EmbedArgs {
+    /// A folder, a .gguf file or a name
+    pub(crate) model: String,
+    /// A text; may be given several times; without it each line of stdin is one
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) prompt: Vec<String>,
+    /// How the vectors of tokens become one [default: what the model's files say]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(crate) pooling: Option<PoolingName>,
+    /// Print one JSON object, as OpenAI's API answers
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Threads [default: one for each core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// What computes
+    #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+    pub(crate) backend: BackendName,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct TokenizeArgs {
     /// A folder, a .gguf file or a name; `demo` is the built-in model
@@ -377,6 +420,51 @@ pub(crate) struct TemplateArgs {
     #[arg(long = "system-prompt", visible_alias = "system", value_name = "TEXT")]
     pub(crate) system: Option<String>,
     /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PullArgs {
+    /// A name, with :SIZE where it has several, or org/name, with :FILE or :QUANTISATION for GGUF
+    pub(crate) model: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// Print a JSON list
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ShowArgs {
+    /// A folder, a .gguf file or a name; `demo` is the built-in model
+    pub(crate) model: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RmArgs {
+    /// The models, as `jtllm list` or `jtllm pull` names them
+    #[arg(required = true)]
+    pub(crate) models: Vec<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Print a JSON list of what was deleted
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PsArgs {
+    /// Print a JSON list
     #[arg(long)]
     pub(crate) json: bool,
 }

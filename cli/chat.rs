@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use jtllm_models::chat::Message;
+use jtllm_models::chat::{Asked, Dialogue, Turn};
 use jtllm_models::sample::Sampler;
 use jtllm_runtime::cache::Status;
 use jtllm_serve::{Finish, Timings};
@@ -14,7 +14,7 @@ use rustyline::error::ReadlineError;
 use crate::args::RunArgs;
 use crate::failure::{Interrupted, told};
 use crate::interrupt;
-use crate::run::{Speaker, answer, full, nobody_reads, pace};
+use crate::run::{Speaker, full, nobody_reads, pace};
 use crate::terminal::{Style, bytes, say};
 
 const PROMPT: &str = ">>> ";
@@ -49,31 +49,34 @@ enum Wish {
 pub(crate) fn chat(speaker: &mut Speaker, args: &RunArgs) -> anyhow::Result<()> {
     let mut editor = Editor::open()?;
     let mut sampler = speaker.sampler()?;
-    let mut turns: Vec<Message> = Vec::new();
+    let mut dialogue = speaker.language.dialogue(args.prompt.system.as_deref(), speaker.images.len())?;
     let mut last: Option<Timings> = None;
     say(Style::Faint, format_args!("/? for help, Ctrl-D to leave"));
     loop {
         match editor.wish()? {
             Wish::Leave => return Ok(()),
-            Wish::Help => say(Style::Plain, format_args!("{HELP}")),
+            Wish::Help => {
+                [HELP, dialogue.commands()].iter().filter(|list| !list.is_empty()).for_each(|list| {
+                    say(Style::Plain, format_args!("{list}"));
+                });
+            }
             Wish::Unknown(word) => {
                 say(Style::Plain, format_args!("there is no {word}; /? lists what there is"))
             }
             Wish::Stats => stats(speaker, last.as_ref()),
             Wish::Clear => {
-                turns.clear();
+                dialogue.clear();
                 speaker.engine.clear();
                 sampler = speaker.sampler()?;
                 say(Style::Faint, format_args!("the conversation is forgotten"));
             }
             Wish::Say(text) => {
-                turns.push(speaker.question(&text, turns.is_empty()));
-                match turn(speaker, args, &mut sampler, &mut turns) {
-                    Ok(timings) => last = Some(timings),
+                match line(speaker, args, &mut sampler, &mut *dialogue, &text) {
+                    Ok(timings) => last = timings.or(last),
                     Err(error) if nobody_reads(&error) => return Err(error),
                     // A chat goes on: the message that could not be answered is taken back.
                     Err(error) => {
-                        turns.pop();
+                        dialogue.withdraw();
                         say(Style::Alarm, format_args!("error: {}", told(&error)));
                     }
                 }
@@ -85,15 +88,32 @@ pub(crate) fn chat(speaker: &mut Speaker, args: &RunArgs) -> anyhow::Result<()> 
     }
 }
 
-fn turn(
+/// Does what a line asks for; gives an answer's times.
+fn line(
     speaker: &mut Speaker,
     args: &RunArgs,
     sampler: &mut Sampler,
-    turns: &mut Vec<Message>,
-) -> anyhow::Result<Timings> {
-    let prompt = speaker.conversation(args.prompt.system.as_deref(), turns)?;
-    let request = speaker.request(prompt, &args.answer);
-    let answer = interrupt::answering(|| answer(&mut speaker.engine, &request, sampler, true))?;
+    dialogue: &mut dyn Dialogue,
+    text: &str,
+) -> anyhow::Result<Option<Timings>> {
+    let turn = match dialogue.ask(&speaker.language, text, &speaker.sampling)? {
+        Asked::Answer(turn) => turn,
+        Asked::Note(note) => {
+            say(Style::Plain, format_args!("{note}"));
+            return Ok(None);
+        }
+    };
+    let Turn { prompt, sampling, ends, tokens_max } = *turn;
+    sampler.retune(sampling)?;
+    let prompt = speaker.engine.with_images(&prompt, &speaker.images)?;
+    let mut request = speaker.request(prompt, &args.answer);
+    if !ends {
+        request.stops.clone_from(&args.answer.reverse_prompt);
+    }
+    if args.answer.predict.is_none() {
+        request.max_tokens = tokens_max.or(request.max_tokens);
+    }
+    let answer = interrupt::answering(|| speaker.answer(&request, sampler, true))?;
     match answer.finish {
         Finish::ContextFull => {
             let error = full(&speaker.engine, &request, &answer);
@@ -102,8 +122,9 @@ fn turn(
         Finish::Cancelled => say(Style::Faint, format_args!("stopped")),
         _ => {}
     }
-    turns.push(Message::new("assistant", answer.text));
-    Ok(answer.timings)
+    let ended = matches!(answer.finish, Finish::EndOfSequence | Finish::Stop(_));
+    dialogue.answered(&speaker.language, &answer.ids, &answer.text, ended)?;
+    Ok(Some(answer.timings))
 }
 
 fn stats(speaker: &Speaker, last: Option<&Timings>) {

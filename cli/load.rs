@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use jtllm_models::arch::POSITIONS;
-use jtllm_models::{Checkpoint, LoadError, hub};
+use jtllm_models::{Checkpoint, LoadError};
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
@@ -12,6 +12,7 @@ use jtllm_runtime::machine::Machine;
 use jtllm_serve::{Backend, Engine, EngineError, LoadOptions, Model};
 
 use crate::args::{BackendName, CacheType, CapsName, MachineArgs};
+use crate::download::{Display, client};
 use crate::terminal::{self, Style, bytes, say};
 
 /// The name of the built-in model. A folder or file of this name comes first.
@@ -20,12 +21,16 @@ pub(crate) const DEMO: &str = "demo";
 /// Positions of the context, unless asked for otherwise, for models that were made for more.
 const CONTEXT: usize = 4096;
 
-/// Opens a model's files. Without a name, or by that of the demo model, it is the built-in one.
+/// Opens a model's files, which are downloaded if they are not here. Without a name, or by that of the demo
+/// model, it is the built-in one.
 pub(crate) fn checkpoint(name: Option<&str>) -> Result<Checkpoint, LoadError> {
     match name {
         None => Checkpoint::demo(),
         Some(DEMO) if !Path::new(DEMO).exists() => Checkpoint::demo(),
-        Some(name) => Checkpoint::open(&hub::resolve(name, |key| std::env::var_os(key))?),
+        Some(name) => {
+            let display = Display::new();
+            Checkpoint::open(&client().open(name, &|event| display.hear(event))?)
+        }
     }
 }
 

@@ -4,10 +4,14 @@ mod args;
 mod bench;
 mod chat;
 mod doctor;
+mod download;
+mod embed;
 mod failure;
 mod inspect;
 mod interrupt;
 mod load;
+mod models;
+mod ps;
 mod run;
 mod sampling;
 mod template;
@@ -32,18 +36,25 @@ fn main() {
             refusal.exit_code()
         }
     };
+    ps::leave();
     std::process::exit(status);
 }
 
 fn execute(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Run(args) => run::run(args),
+        Command::Pull(args) => models::pull(args),
+        Command::List(args) => models::list(args),
+        Command::Show(args) => models::show(args),
+        Command::Rm(args) => models::rm(args),
+        Command::Ps(args) => ps::ps(args),
         Command::Verify(args) => verify::verify(args),
         Command::Bench(args) => bench::bench(args),
         Command::Inspect(args) => inspect::inspect(args),
         Command::Completions { shell } => completions(*shell),
         Command::Tokenize(args) => tokenize::tokenize(args),
         Command::Template(args) => template::template(args),
+        Command::Embed(args) => embed::embed(args),
         Command::Doctor(args) => doctor::doctor(args),
     }
 }

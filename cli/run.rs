@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::Context;
 use jtllm_models::chat::Message;
 use jtllm_models::image::Image;
+use jtllm_models::manner::{Manner, PLAIN, Polish};
 use jtllm_models::sample::{Sampler, Sampling};
 use jtllm_models::tokenizer::Special;
 use jtllm_models::{Language, LoadError};
@@ -20,15 +21,22 @@ use serde_json::{Value, json};
 use crate::args::{AnswerArgs, PromptArgs, RunArgs};
 use crate::failure::{Interrupted, OutputClosed, Usage};
 use crate::terminal::{Style, print, print_json, say};
-use crate::{chat, interrupt, load, sampling};
+use crate::{chat, interrupt, load, ps, sampling};
 
 /// A model with its words, ready to answer.
 pub(crate) struct Speaker {
     pub(crate) engine: Engine,
     pub(crate) language: Language,
-    sampling: Sampling,
     /// The images that the conversation begins with.
-    images: Vec<Arc<Seen>>,
+    pub(crate) images: Vec<Arc<Seen>>,
+    pub(crate) sampling: Sampling,
+    /// What ends and touches the answers: the prompt's manner, or none.
+    pub(crate) manner: &'static Manner,
+    /// The tokens that end an answer.
+    end_ids: Vec<u32>,
+    tokens_max: Option<usize>,
+    /// Whether that is the model's own limit and not the user's.
+    own_limit: bool,
 }
 
 /// Answers one prompt, or hands over to the chat.
@@ -55,6 +63,12 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     }
     let mut speaker = speaker(args)?;
     load::announce(&speaker.engine);
+    ps::enter(&speaker.engine);
+    let recommended = speaker.engine.model().checkpoint().config().recommends();
+    if !speaker.language.family.name.is_empty() && !recommended {
+        let what = sampling::manner(&speaker.sampling, speaker.language.family.name);
+        say(Style::Faint, format_args!("{what}"));
+    }
     speaker.look(&args.prompt.image)?;
     match prompt {
         Some(prompt) => once(&mut speaker, args, &prompt),
@@ -110,7 +124,15 @@ fn speaker(args: &RunArgs) -> anyhow::Result<Speaker> {
             source.map_err(|error| Usage(format!("--chat-template-file {}: {error}", file.display())))?;
         language.use_source(&source)?;
     }
-    let sampling = sampling::effective(&args.sampling, &checkpoint.config().generation()?)?;
+    let manner = if args.prompt.raw { &PLAIN } else { language.prompted };
+    let generation = checkpoint.config().generation()?;
+    let family = language.family.sampling(&language.tokenizer, checkpoint.config().recommends());
+    let mut sampling = sampling::effective(&args.sampling, &generation, family)?;
+    sampling.pace = (manner.pace)(&language.tokenizer);
+    let own = generation.max_new_tokens.and_then(|most| usize::try_from(most).ok()).or(manner.tokens_max);
+    let end_ids = [language.end_ids.as_slice(), &manner.end_ids(&language.tokenizer)].concat();
+    let own_limit = args.answer.predict.is_none();
+    let tokens_max = args.answer.predict.map_or(own, |most| usize::try_from(most).ok());
     let tokens = language.tokenizer.vocab_size();
     let model = load::model(checkpoint, &args.machine)?;
     let rows = model.architecture().vocabulary();
@@ -121,7 +143,8 @@ fn speaker(args: &RunArgs) -> anyhow::Result<Speaker> {
         return Err(LoadError::Unsupported { file, what, supported }.into());
     }
     let engine = Engine::new(model, Some(language.tokenizer.clone()));
-    let speaker = Speaker { engine, language, sampling, images: Vec::new() };
+    let images = Vec::new();
+    let speaker = Speaker { engine, language, images, sampling, manner, end_ids, tokens_max, own_limit };
     speaker.sampler()?;
     Ok(speaker)
 }
@@ -146,11 +169,6 @@ impl Speaker {
         Ok(())
     }
 
-    /// A message of the user; the first one comes after the images.
-    pub(crate) fn question(&self, text: &str, first: bool) -> Message {
-        Message::new("user", text).with_images(if first { self.images.len() } else { 0 })
-    }
-
     /// A sampler for one answer; without a seed it draws one.
     pub(crate) fn sampler(&self) -> Result<Sampler, Usage> {
         let vocabulary = self.engine.model().architecture().vocabulary();
@@ -162,10 +180,13 @@ impl Speaker {
     pub(crate) fn request(&self, prompt: Vec<u32>, args: &AnswerArgs) -> Request {
         Request {
             prompt,
-            max_tokens: usize::try_from(args.predict).ok(),
-            end_ids: if args.ignore_eos { Vec::new() } else { self.language.end_ids.clone() },
-            stops: args.reverse_prompt.clone(),
             images: self.images.clone(),
+            max_tokens: self.tokens_max,
+            end_ids: if args.ignore_eos { Vec::new() } else { self.end_ids.clone() },
+            stops: {
+                let own = self.manner.stops.iter().filter(|_| !args.ignore_eos);
+                own.map(|stop| (*stop).to_owned()).chain(args.reverse_prompt.iter().cloned()).collect()
+            },
             shift_keep: args.context_shift.then_some(args.keep),
         }
     }
@@ -178,33 +199,73 @@ impl Speaker {
     }
 }
 
-/// Generates an answer and shows it as it comes, if `show`, with a line end. Once nobody reads, it stops.
-pub(crate) fn answer(
-    engine: &mut Engine,
-    request: &Request,
-    sampler: &mut Sampler,
+/// An answer while it comes: its text, touched up, goes to stdout if it is shown.
+struct Voice {
+    polish: Polish,
     show: bool,
-) -> anyhow::Result<Answer> {
-    let (mut closed, mut shown) = (None, false);
-    let mut hear = |text: &str, _: u32| {
-        if show && !text.is_empty() && closed.is_none() {
-            closed = print(text).err();
-            shown = true;
+    said: String,
+    closed: Option<anyhow::Error>,
+}
+
+impl Voice {
+    fn say(&mut self, text: &str) {
+        self.said.push_str(text);
+        if self.show && !text.is_empty() && self.closed.is_none() {
+            self.closed = print(text).err();
         }
-        match closed.is_some() || interrupt::stopped() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+    }
+}
+
+impl Speaker {
+    /// Generates an answer and shows it as it comes, if `show`, with a line end. Once nobody reads, it stops.
+    pub(crate) fn answer(
+        &mut self,
+        request: &Request,
+        sampler: &mut Sampler,
+        show: bool,
+    ) -> anyhow::Result<Answer> {
+        let polish = Polish::new(self.manner.touches);
+        let mut voice = Voice { polish, show, said: String::new(), closed: None };
+        let invalid = sampler.invalid_rows();
+        let answer = self.engine.generate(request, sampler, &mut |text, _| {
+            let text = voice.polish.push(text);
+            voice.say(&text);
+            match voice.closed.is_some() || interrupt::stopped() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        });
+        let rest = voice.polish.finish();
+        voice.say(&rest);
+        if let Some(error) = voice.closed {
+            return Err(error);
         }
-    };
-    let answer = engine.generate(request, sampler, &mut hear);
-    if let Some(error) = closed {
-        return Err(error);
+        // An answer has a line end even if it is empty, or cut short by an error.
+        if show && (!voice.said.is_empty() || answer.is_ok()) {
+            print("\n")?;
+        }
+        let answer = Answer { text: voice.said, ..answer? };
+        self.remark(&answer, request.max_tokens, sampler.invalid_rows() - invalid);
+        Ok(answer)
     }
-    // An answer has a line end even if it is empty, or cut short by an error.
-    if show && (shown || answer.is_ok()) {
-        print("\n")?;
+
+    /// Says what the family's manner did to an answer that its text does not show.
+    fn remark(&self, answer: &Answer, tokens_max: Option<usize>, invalid: usize) {
+        if invalid > 0 {
+            let name = self.language.family.name;
+            let what = "were not finite: weights are damaged, or arithmetic overflowed";
+            say(
+                Style::Alarm,
+                format_args!("the logits of {invalid} tokens {what}; {name}'s rule chose those tokens"),
+            );
+        }
+        if let (Finish::Length, Some(most), true) = (&answer.finish, tokens_max, self.own_limit) {
+            say(
+                Style::Faint,
+                format_args!("ended at the model's own limit of {most} tokens; -n sets another"),
+            );
+        }
     }
-    Ok(answer?)
 }
 
 fn once(speaker: &mut Speaker, args: &RunArgs, prompt: &str) -> anyhow::Result<()> {
@@ -212,12 +273,13 @@ fn once(speaker: &mut Speaker, args: &RunArgs, prompt: &str) -> anyhow::Result<(
         let ids = speaker.language.prompt(prompt, Special::Parse)?;
         speaker.engine.with_images(&ids, &speaker.images)?
     } else {
-        speaker.conversation(args.prompt.system.as_deref(), &[speaker.question(prompt, true)])?
+        let question = Message::new("user", prompt).with_images(speaker.images.len());
+        speaker.conversation(args.prompt.system.as_deref(), &[question])?
     };
     let mut sampler = speaker.sampler()?;
     let request = speaker.request(ids, &args.answer);
     let show = !args.answer.json;
-    let answer = answer(&mut speaker.engine, &request, &mut sampler, show)?;
+    let answer = speaker.answer(&request, &mut sampler, show)?;
     if args.answer.json {
         let mut report = report(&answer, &request);
         report["sampling"] = sampling::report(sampler.sampling(), sampler.seed());

@@ -1,4 +1,4 @@
-//! Which sampling is in force: a flag wins over the model's recommendation, that over the built-in default.
+//! Which sampling is in force: a flag wins over the model's recommendation, that over its family's manner.
 
 use jtllm_models::Generation;
 use jtllm_models::sample::{Sampling, Stage};
@@ -7,9 +7,13 @@ use serde_json::{Value, json};
 use crate::args::SamplingArgs;
 use crate::failure::Usage;
 
-/// Joins flags, recommendation and defaults, and checks the result.
-pub(crate) fn effective(flags: &SamplingArgs, model: &Generation) -> Result<Sampling, Usage> {
-    let mut sampling = recommended(model);
+/// Joins flags, recommendation and the family's sampling, and checks the result.
+pub(crate) fn effective(
+    flags: &SamplingArgs,
+    model: &Generation,
+    family: Sampling,
+) -> Result<Sampling, Usage> {
+    let mut sampling = recommended(model, family);
     let set = |field: &mut f32, flag: Option<f32>| *field = flag.unwrap_or(*field);
     set(&mut sampling.temperature, flags.temp);
     set(&mut sampling.top_p, flags.top_p);
@@ -31,7 +35,8 @@ pub(crate) fn effective(flags: &SamplingArgs, model: &Generation) -> Result<Samp
     set(&mut sampling.dry_penalty_last_n, flags.dry_penalty_last_n);
     sampling.dry_allowed_length = flags.dry_allowed_length.unwrap_or(sampling.dry_allowed_length);
     sampling.mirostat = flags.mirostat.unwrap_or(sampling.mirostat);
-    sampling.logit_bias = flags.logit_bias.clone();
+    sampling.logit_bias.retain(|(id, _)| flags.logit_bias.iter().all(|(given, _)| given != id));
+    sampling.logit_bias.extend(&flags.logit_bias);
     sampling.seed = flags.seed.and_then(|seed| u64::try_from(seed).ok());
     match flags.dry_sequence_breaker.as_slice() {
         [] => {}
@@ -46,8 +51,7 @@ pub(crate) fn effective(flags: &SamplingArgs, model: &Generation) -> Result<Samp
     Ok(sampling)
 }
 
-fn recommended(model: &Generation) -> Sampling {
-    let mut sampling = Sampling::default();
+fn recommended(model: &Generation, mut sampling: Sampling) -> Sampling {
     let set = |field: &mut f32, value: Option<f64>| *field = value.map_or(*field, |value| value as f32);
     set(&mut sampling.temperature, model.temperature);
     set(&mut sampling.top_p, model.top_p);
@@ -96,7 +100,20 @@ pub(crate) fn report(sampling: &Sampling, seed: u64) -> Value {
         "mirostat": sampling.mirostat,
         "mirostat_tau": short(sampling.mirostat_tau),
         "mirostat_eta": short(sampling.mirostat_eta),
+        "never_twice": sampling.never_twice,
+        "pace": sampling.pace.map(|pace| pace.token),
+        "invalid": sampling.invalid,
         "logit_bias": sampling.logit_bias.iter().map(bias).collect::<Vec<Value>>(),
         "samplers": stages,
     })
+}
+
+/// What is in force of a family's own, for people.
+pub(crate) fn manner(sampling: &Sampling, family: &str) -> String {
+    let Sampling { temperature, top_k, top_p, repeat_penalty, .. } = sampling;
+    let penalty = match *repeat_penalty == 1.0 {
+        true => String::new(),
+        false => format!(", repeat penalty {repeat_penalty}"),
+    };
+    format!("as {family} answers: temperature {temperature}, top-k {top_k}, top-p {top_p}{penalty}")
 }

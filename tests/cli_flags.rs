@@ -10,8 +10,22 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use support::{FRANCE, answer, failure, fixture, json, root, run, stderr};
 
-const COMMANDS: [&str; 8] =
-    ["run", "verify", "bench", "inspect", "tokenize", "template", "doctor", "completions"];
+const COMMANDS: [&str; 14] = [
+    "run",
+    "pull",
+    "list",
+    "show",
+    "rm",
+    "ps",
+    "verify",
+    "embed",
+    "bench",
+    "inspect",
+    "tokenize",
+    "template",
+    "doctor",
+    "completions",
+];
 
 /// How the effect of a flag shows.
 enum Shows {
@@ -151,12 +165,40 @@ const TEMPLATE: &[Case] = &[
     ("--json", &["--json"], Output(&["demo"])),
 ];
 
+const PULL: &[Case] =
+    &[("--json", &[], Test("cli_hub.rs", "a_quantisation_is_chosen_from_a_repository_of_gguf_files"))];
+
+const LIST: &[Case] = &[("--json", &["--json"], Output(&[]))];
+
+const SHOW: &[Case] = &[("--json", &["--json"], Output(&["demo"]))];
+
+const RM: &[Case] = &[
+    ("--force", &[], Test("cli_hub.rs", "the_cache_is_listed_shown_and_cleared")),
+    ("--json", &[], Test("cli_hub.rs", "the_cache_is_listed_shown_and_cleared")),
+];
+
+const PS: &[Case] = &[("--json", &["--json"], Output(&[]))];
+
+const EMBED: &[Case] = &[
+    ("--prompt", &[], Test("cli_embed.rs", "lines_and_arguments_give_the_same_vectors")),
+    ("--pooling", &[], Test("cli_embed.rs", "another_pooling_gives_another_vector")),
+    ("--json", &[], Test("cli_embed.rs", "one_object_has_the_vectors_in_order_and_counts_tokens")),
+    ("--threads", &[], Test("cli_embed.rs", "every_backend_gives_the_vectors_of_the_reference")),
+    ("--backend", &[], Test("cli_embed.rs", "every_backend_gives_the_vectors_of_the_reference")),
+];
+
 const DOCTOR: &[Case] = &[("--json", &["--json"], Output(&[]))];
 
 fn cases(command: &str) -> &'static [Case] {
     match command {
         "run" => RUN,
+        "pull" => PULL,
+        "list" => LIST,
+        "show" => SHOW,
+        "rm" => RM,
+        "ps" => PS,
         "verify" => VERIFY,
+        "embed" => EMBED,
         "bench" => BENCH,
         "inspect" => INSPECT,
         "tokenize" => TOKENIZE,

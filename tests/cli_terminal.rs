@@ -141,6 +141,40 @@ fn a_full_context_does_not_end_the_chat() {
 }
 
 #[test]
+fn rwkv_takes_the_commands_of_chatrwkv() {
+    let (_folder, model) = support::rwkv();
+    let (mut session, _home) = chat(&[&model, "--top-k", "1", "-n", "12"]);
+    assert!(say(&mut session, "/?").contains("+gen TEXT"));
+    assert!(say(&mut session, "+").contains("no answer yet"));
+    let hello = say(&mut session, "hello");
+    assert!(!hello.trim().is_empty());
+    assert_eq!(say(&mut session, "+"), hello, "the likeliest answer is the same again");
+    let other = say(&mut session, "hello");
+    let stats = say(&mut session, "/stats");
+    assert!(!stats.contains("(0 cached)") && stats.contains(" cached)"), "the state goes on: {stats}");
+    assert_ne!(other, hello, "the first answer is part of the conversation");
+    let free = say(&mut session, "+gen hello");
+    assert_ne!(free, hello);
+    assert_eq!(say(&mut session, "++"), free);
+    assert!(!say(&mut session, "+qa hello").trim().is_empty());
+    assert!(say(&mut session, "+reset").contains("Chat reset."));
+    assert_eq!(say(&mut session, "hello -temp=3 -top_p=0.5"), hello, "options are not part of a message");
+    assert!(say(&mut session, "hello -temp=x").contains("expected a number"));
+    session.send_control('d').unwrap();
+    session.exp_eof().unwrap();
+    assert_eq!(status(&session), Some(0));
+}
+
+#[test]
+fn other_models_take_no_commands() {
+    let (mut session, _home) = chat(&[]);
+    assert!(!say(&mut session, "/?").contains("+gen"));
+    assert!(!say(&mut session, "+reset").contains("Chat reset."));
+    session.send_control('d').unwrap();
+    session.exp_eof().unwrap();
+}
+
+#[test]
 fn a_chat_cannot_be_raw_or_json() {
     for flag in ["--raw", "--json"] {
         let home = tempfile::tempdir().unwrap();

@@ -64,17 +64,36 @@ fn the_demo_model_passes_by_its_tokens_and_largest_logits() {
     assert!(table.contains("20/20") && table.contains("chat 19: 10 logits"), "{table}");
 }
 
+/// A model of the real world against its golden file; `None` where it was not fetched.
+fn real(golden: &str, file: &str) -> Option<String> {
+    let Some(folder) = std::env::var_os("JTLLM_TEST_ASSETS") else {
+        println!("skipped: {file}: JTLLM_TEST_ASSETS is not set (tests/fetch-assets.sh DIR fetches it)");
+        return None;
+    };
+    let model = Path::new(&folder).join(file);
+    Some(answer(&["verify", &fixture(golden), "--model", model.to_str().unwrap()]))
+}
+
 #[test]
 fn smollm2_passes_by_its_tokens_and_largest_logits() {
     let file = "smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
-    let Some(folder) = std::env::var_os("JTLLM_TEST_ASSETS") else {
-        println!("skipped: {file}: JTLLM_TEST_ASSETS is not set (tests/fetch-assets.sh DIR fetches it)");
-        return;
-    };
-    let model = Path::new(&folder).join(file);
-    let table =
-        answer(&["verify", &fixture("real-smollm2-135m-instruct-q4_1"), "--model", model.to_str().unwrap()]);
-    assert!(table.contains("raw 4: greedy tokens"), "{table}");
+    if let Some(table) = real("real-smollm2-135m-instruct-q4_1", file) {
+        assert!(table.contains("raw: texts") && table.contains("raw 4: greedy tokens"), "{table}");
+    }
+}
+
+#[test]
+fn gemma3_passes_by_its_tokens_and_largest_logits() {
+    if let Some(table) = real("real-gemma3-270m-q4_k_m", "gemma3-270m/gemma-3-270m-q4_k_m.gguf") {
+        assert!(table.contains("raw: texts") && table.contains("raw 9: greedy tokens"), "{table}");
+    }
+}
+
+#[test]
+fn minilm_passes_by_its_embeddings() {
+    if let Some(table) = real("real-all-minilm-l6-v2", "minilm") {
+        assert!(table.contains("embedding of text 19"), "{table}");
+    }
 }
 
 #[test]

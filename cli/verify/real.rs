@@ -4,9 +4,11 @@
 //! nearer than [`UNDECIDED`] may go either way: from there on the reference's own tokens are fed.
 
 use jtllm_models::chat::Message;
+use jtllm_models::embedding::Embedding;
+use jtllm_models::tokenizer::Special;
 use jtllm_models::{Language, LoadError};
 use jtllm_serve::Engine;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::golden::Golden;
 use super::{Check, argmax, engine, margin};
@@ -18,6 +20,9 @@ const UNDECIDED: f32 = 0.01;
 /// How far logits may be apart.
 const LOGITS: f32 = 1e-3;
 
+/// How far the numbers of a vector of length 1 may be apart; the file has seven digits of them.
+const EMBEDDING: f32 = 2e-6;
+
 /// Compares every prompt of the file.
 pub(super) fn checks(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<Check>> {
     let json = golden.json();
@@ -26,10 +31,16 @@ pub(super) fn checks(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<C
     for prompt in lists.iter().flat_map(|list| golden.list(&json[*list])) {
         context = context.max(golden.list(&prompt["input_ids"]).len() + golden.list(&prompt["greedy"]).len());
     }
+    for item in golden.list(&json["items"]) {
+        context = context.max(golden.list(&item["input_ids"]).len());
+    }
     let mut engine = engine(args, context, false)?;
-    let mut checks = Vec::new();
+    let mut checks = embeddings(golden, &mut engine)?;
     if !golden.list(&json["chat"]).is_empty() {
         checks.push(prompts(golden, &engine)?);
+    }
+    if golden.list(&json["raw"]).iter().any(|raw| raw["text"].is_string()) {
+        checks.push(texts(golden, &engine)?);
     }
     for list in lists {
         for (number, prompt) in golden.list(&json[list]).iter().enumerate() {
@@ -37,6 +48,32 @@ pub(super) fn checks(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<C
             checks.extend(positions(golden, &mut engine, &name, prompt)?);
             checks.extend(greedy(golden, &mut engine, &name, prompt)?);
         }
+    }
+    Ok(checks)
+}
+
+/// The vectors of texts, with their tokens.
+fn embeddings(golden: &Golden, engine: &mut Engine) -> anyhow::Result<Vec<Check>> {
+    let items = golden.list(&golden.json()["items"]);
+    if items.is_empty() {
+        return Ok(Vec::new());
+    }
+    let checkpoint = engine.model().checkpoint();
+    let language = Language::of(checkpoint)?;
+    let how = Embedding::of(checkpoint)?;
+    let how = how.ok_or_else(|| {
+        golden.wrong("items", "none: the model's files speak of no pooling", &json!(items.len()))
+    })?;
+    let positions = engine.context();
+    let mut checks = Vec::new();
+    for (number, item) in items.iter().enumerate() {
+        let ids = golden.ids("items.input_ids", &item["input_ids"])?;
+        let text = golden.text("items.text", &item["text"])?;
+        let same = how.tokens(&language.tokenizer, text, positions)? == ids;
+        let expected = golden.numbers("items.embedding", &item["embedding"])?;
+        let found = engine.embed(&ids, &how)?;
+        let check = Check::numbers(format!("embedding of text {number}"), &found, &expected, EMBEDDING);
+        checks.push(check.and_tokens(usize::from(same), 1));
     }
     Ok(checks)
 }
@@ -55,6 +92,18 @@ fn prompts(golden: &Golden, engine: &Engine) -> anyhow::Result<Check> {
         agree += usize::from(language.chat(&messages)? == golden.ids("input_ids", &chat["input_ids"])?);
     }
     Ok(Check::tokens("chat: prompts", agree, chats.len()))
+}
+
+/// Each text that is no conversation as the model's own vocabulary writes it.
+fn texts(golden: &Golden, engine: &Engine) -> anyhow::Result<Check> {
+    let language = Language::of(engine.model().checkpoint())?;
+    let raws = golden.list(&golden.json()["raw"]);
+    let mut agree = 0;
+    for raw in raws {
+        let found = language.prompt(golden.text("raw.text", &raw["text"])?, Special::Parse)?;
+        agree += usize::from(found == golden.ids("input_ids", &raw["input_ids"])?);
+    }
+    Ok(Check::tokens("raw: texts", agree, raws.len()))
 }
 
 /// The likeliest token after each position of the prompt, and the logits after the last.

@@ -1,5 +1,6 @@
 //! Tiny models with random weights: every logit and every hidden vector is compared.
 
+use jtllm_models::embedding::Embedding;
 use jtllm_models::tokenizer::Special;
 use jtllm_models::{Language, LoadError};
 use jtllm_serve::Engine;
@@ -43,12 +44,19 @@ pub(super) fn checks(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<C
 fn embeddings(golden: &Golden, engine: &mut Engine) -> anyhow::Result<Vec<Check>> {
     let items = golden.list(&golden.json()["items"]);
     let bound = if items.is_empty() { 0.0 } else { golden.hidden_bound()? };
+    let how = Embedding::of(engine.model().checkpoint())?;
     let mut checks = Vec::new();
     for (number, item) in items.iter().enumerate() {
         let ids = golden.ids("items.input_ids", &item["input_ids"])?;
         let expected = golden.tensor(golden.text("items.last_hidden_state", &item["last_hidden_state"])?)?;
         let found = engine.feed(&ids, true)?;
         checks.push(Check::numbers(format!("hidden vectors of text {number}"), &found, &expected, bound));
+        if let (Some(how), Some(name)) = (&how, item["embedding"].as_str()) {
+            // Of vectors of texts the reference's error is kept in the place of that of logits.
+            let (expected, bound) = (golden.tensor(name)?, golden.bound("logits_max_abs")?);
+            let found = how.vector(&found, engine.model().architecture().row_width());
+            checks.push(Check::numbers(format!("embedding of text {number}"), &found, &expected, bound));
+        }
     }
     Ok(checks)
 }

@@ -64,11 +64,16 @@ pub fn contraction(graph: &Graph, node: Node, stop: &dyn Fn(Node) -> bool) -> Op
     }
     let &[a, b] = operands(graph, product, ScalarOp::Mul)? else { return None };
     let (in_a, in_b) = (depends_on(graph, a, stop), depends_on(graph, b, stop));
-    // Weights are what stays the same: the operand that depends on fewer of the leading axes is right.
+    // Weights are what stays the same: the operand that reads them is right. Where both do, as when a weight
+    // scales what is multiplied, it is the one that reads nothing else.
     let weightless = |node: Node| !mentions_weight(graph, node, stop);
-    let (left, right, in_left, in_right) = match (weightless(a), weightless(b)) {
-        (true, false) => (a, b, in_a, in_b),
-        (false, true) => (b, a, in_b, in_a),
+    let pair = match (weightless(a), weightless(b)) {
+        (false, false) => [a, b].map(|node| !weights_alone(graph, node, stop)),
+        (a, b) => [a, b],
+    };
+    let (left, right, in_left, in_right) = match pair {
+        [true, false] => (a, b, in_a, in_b),
+        [false, true] => (b, a, in_b, in_a),
         _ => return None,
     };
     let axes = 0..space.len();
@@ -88,6 +93,18 @@ fn mentions_weight(graph: &Graph, node: Node, stop: &dyn Fn(Node) -> bool) -> bo
         && match graph.op(node) {
             Op::Weight { .. } => true,
             op => op.operands().into_iter().any(|x| mentions_weight(graph, x, stop)),
+        }
+}
+
+/// Whether nothing but weights and constants is read.
+fn weights_alone(graph: &Graph, node: Node, stop: &dyn Fn(Node) -> bool) -> bool {
+    !stop(node)
+        && match graph.op(node) {
+            Op::Weight { .. } | Op::Const(_) => true,
+            Op::Index { extras, .. } => extras.is_empty(),
+            Op::Map { xs, .. } => xs.iter().all(|x| weights_alone(graph, *x, stop)),
+            Op::View { x, extras, .. } => extras.is_empty() && weights_alone(graph, *x, stop),
+            _ => false,
         }
 }
 

@@ -100,18 +100,16 @@ fn fixed_factors(graph: &Graph, node: Node, at: &[Expr], factors: &mut Vec<Facto
     }
 }
 
-/// The length of the blocks: the largest span of `axis` that some factor is constant in.
+/// The length of the blocks: the shortest of those that some factor is constant in, each as long as it can be.
+/// So all factors which are constant in longer blocks leave the sum too.
 fn block_of(graph: &Graph, factors: &[Factor], axis: u16, depth: i64) -> Option<i64> {
-    let mut found: Vec<i64> = factors
-        .iter()
-        .filter(|factor| factor.fixed)
-        .flat_map(|factor| spans(&read_coordinates(graph, factor.node, &factor.at, &|_| false), axis))
-        .filter(|block| *block > 1 && depth % block == 0 && *block < depth)
-        .collect();
-    found.sort_unstable_by(|a, b| b.cmp(a));
-    found
-        .into_iter()
-        .find(|block| factors.iter().any(|factor| constant_in_block(graph, factor, axis, *block, depth)))
+    let own = |factor: &Factor| {
+        let coordinates = read_coordinates(graph, factor.node, &factor.at, &|_| false);
+        let fits = |block: &i64| *block > 1 && depth % block == 0 && *block < depth;
+        let constant = |block: &i64| constant_in_block(graph, factor, axis, *block, depth);
+        spans(&coordinates, axis).into_iter().filter(fits).find(constant)
+    };
+    factors.iter().filter(|factor| factor.fixed).filter_map(own).min()
 }
 
 /// Whether a factor depends on the block, but not on the place within it.

@@ -20,6 +20,7 @@ const ATTENTION_TOLERANCE: f32 = 1e-5;
 fn linear_layers_of_every_format() {
     for format in FORMATS {
         for (tokens, width, depth) in [(1, 48, 64), (1, 37, 96), (4, 48, 64), (16, 20, 32), (48, 37, 64)] {
+            let depth = depth * (format.block / 32).max(1);
             let mut case = Case::new(&format!("linear {} {tokens}x{width}x{depth}", format.name));
             let t = rows(&mut case.graph, &mut case.bindings, tokens);
             let x = case.input("x", &[t.clone(), int(depth)], &[tokens, depth]);
@@ -129,10 +130,11 @@ fn an_attention_layer_is_few_kernels() {
 fn packed_tables_are_gathered_by_row() {
     for format in FORMATS {
         let mut case = Case::new(&format!("embedding {}", format.name));
-        let table = case.weight(format, "table", &[50, 64]);
+        let width = format.block.max(64);
+        let table = case.weight(format, "table", &[50, width]);
         let ids = case.ints("ids", &[int(3)], &[3], (0, int(50)), vec![7, 0, 49]);
-        let rows =
-            case.graph.view(table, &[int(3), int(64)], &[ids], |c| vec![c.extra(0, &[c.axis(0)]), c.axis(1)]);
+        let shape = [int(3), int(width)];
+        let rows = case.graph.view(table, &shape, &[ids], |c| vec![c.extra(0, &[c.axis(0)]), c.axis(1)]);
         case.graph.output("rows", rows);
         let compilation = compiled(&case.graph, &Caps::vector(4));
         assert_eq!(compilation.gathers.len(), format.planes.len());

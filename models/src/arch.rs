@@ -160,7 +160,7 @@ pub trait Architecture: Send + Sync {
         CHUNK as usize
     }
 
-    /// How the model sees, if it does: then its body takes rows of images as well; see [`BodyInputs::shown`].
+    /// How the model sees, if it does: then its body takes rows of images as well.
     fn vision(&self) -> Option<&dyn Vision> {
         None
     }
@@ -244,6 +244,7 @@ pub static ARCHITECTURES: &[Row] = &[
     Row { names: &["MossForCausalLM"], read: moss::read },
     Row { names: &["GPT2LMHeadModel"], read: gpt2::read },
     Row { names: &["PanguAlpha"], read: pangu::read },
+    Row { names: &["GPTPanguForCausalLM"], read: pangu::read_huggingface },
     Row { names: &["BertModel"], read: bert::read },
     Row { names: &["Rwkv4", "Rwkv5", "Rwkv5_1", "Rwkv5_2", "Rwkv6", "Rwkv7"], read: rwkv::read },
     Row { names: &["RwkvForCausalLM"], read: rwkv::read_huggingface },

@@ -9,6 +9,8 @@
 //! use up any stack. Both need a hostile template, and both end the process without harm beyond it.
 
 mod builtin;
+mod chatrwkv;
+mod dialogue;
 mod guard;
 mod python;
 
@@ -21,6 +23,7 @@ use minijinja::{Environment, ErrorKind};
 use serde_json::{Map, Value, json};
 
 use crate::tokenizer::{Special, Tokenizer, TokenizerError};
+pub use dialogue::{Asked, Dialogue, Turn};
 use guard::Guard;
 
 /// Instructions of the template engine for one prompt: so many, and more for each byte of the messages, up

@@ -191,6 +191,11 @@ impl Config {
         Ok(ids)
     }
 
+    /// Whether there is a `generation_config.json`, or what stands for it in GGUF.
+    pub fn recommends(&self) -> bool {
+        self.generation.is_some()
+    }
+
     /// The recommended sampling: of `generation_config.json`, else of `config.json`, where older models keep
     /// it.
     pub fn generation(&self) -> Result<Generation, LoadError> {

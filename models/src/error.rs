@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::hub::HubError;
+
 /// Why a model, or a part of it, could not be loaded. Each variant says where (file, and tensor, offset or
 /// field) and what was expected there; text that comes from a file is printed escaped and shortened.
 #[derive(Debug)]
@@ -94,6 +96,8 @@ pub enum LoadError {
         /// What is different now.
         why: String,
     },
+    /// The model is not here, and could not be downloaded.
+    Hub(HubError),
     /// The file is well-formed, but of a kind that this version does not read.
     Unsupported {
         /// The file or folder.
@@ -106,11 +110,13 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// The exit status of a program that ends with this error: 3 the model was not found, 4 it is damaged,
+    /// The exit status of a program that ends with this error: 3 the model was not found or could not be
+    /// downloaded, 4 it is damaged,
     /// inconsistent or not supported, 1 the operating system failed.
     pub fn exit_code(&self) -> i32 {
         match self {
-            LoadError::NotFound { .. } => 3,
+            LoadError::Hub(HubError::Unsupported { .. }) => 4,
+            LoadError::NotFound { .. } | LoadError::Hub(_) => 3,
             LoadError::Io { .. } => 1,
             _ => 4,
         }
@@ -141,6 +147,7 @@ impl std::error::Error for LoadError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             LoadError::Io { source, .. } => Some(source),
+            LoadError::Hub(error) => Some(error),
             _ => None,
         }
     }
@@ -183,6 +190,7 @@ impl fmt::Display for LoadError {
             LoadError::Changed { file, why } => {
                 write!(f, "{}: changed since it was opened: {why}", file.display())
             }
+            LoadError::Hub(error) => error.fmt(f),
             LoadError::Unsupported { file, what, supported } => {
                 write!(f, "{}: {what} is not supported; {supported}", file.display())
             }

@@ -11,6 +11,7 @@ use crate::chat::{ChatError, ChatTemplate, Message};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::gguf::{Metadata, Value};
 use crate::error::LoadError;
+use crate::manner::{self, Manner};
 use crate::tokenizer::{GgufVocabulary, Special, Tokenizer, TokenizerConfig, TokenizerError};
 
 /// Special tokens that end an answer in some family, under the names that files give them: a model that
@@ -108,6 +109,10 @@ pub struct Language {
     pub template: Option<(ChatTemplate, Origin)>,
     /// The tokens that end an answer: those of the configuration, and the vocabulary's own.
     pub end_ids: Vec<u32>,
+    /// The manner of the model's family.
+    pub family: &'static Manner,
+    /// The manner of those who made the template in use.
+    pub prompted: &'static Manner,
     path: String,
 }
 
@@ -122,14 +127,18 @@ impl Language {
         };
         let tokenizer = tokenizer(checkpoint, &config)?;
         let end_ids = end_ids(checkpoint, &tokenizer)?;
-        let mut language = Language { tokenizer: Arc::new(tokenizer), template: None, end_ids, path };
+        let name = name_of_template(checkpoint);
+        let family = name.map_or(&manner::PLAIN, manner::of);
+        let (tokenizer, prompted) = (Arc::new(tokenizer), &manner::PLAIN);
+        let mut language = Language { tokenizer, template: None, end_ids, family, prompted, path };
         if let Some((source, origin)) = template_source(checkpoint, &config)? {
             let template = language.compile(&source)?;
             let template = if origin == Origin::File(PARTS) { template.of_parts() } else { template };
             language.template = Some((template, origin));
-        } else if let Some(name) = name_of_template(checkpoint) {
+        } else if let Some(name) = name {
             let template = language.named(name)?;
             language.template = Some((template, Origin::Name(name.to_owned())));
+            language.prompted = family;
         }
         Ok(language)
     }
@@ -156,12 +165,14 @@ impl Language {
     /// Uses the built-in template of that name instead.
     pub fn use_named(&mut self, name: &str) -> Result<(), LanguageError> {
         self.template = Some((self.named(name)?, Origin::Given));
+        self.prompted = manner::of(name);
         Ok(())
     }
 
     /// Uses this template instead.
     pub fn use_source(&mut self, source: &str) -> Result<(), LanguageError> {
         self.template = Some((self.compile(source)?, Origin::Given));
+        self.prompted = &manner::PLAIN;
         Ok(())
     }
 
@@ -177,12 +188,27 @@ impl Language {
 
     /// The text that [`Language::chat`] turns into ids. It does not say which part a user wrote.
     pub fn rendered(&self, messages: &[Message]) -> Result<String, LanguageError> {
+        self.render(messages, true)
+    }
+
+    /// The text of a conversation that nobody is asked to go on with.
+    pub(crate) fn rendered_open(&self, messages: &[Message]) -> Result<String, LanguageError> {
+        self.render(messages, false)
+    }
+
+    fn render(&self, messages: &[Message], answer: bool) -> Result<String, LanguageError> {
         match &self.template {
             Some((template, _)) => {
-                template.render(messages, true, &Map::new()).map_err(|error| self.fault(error))
+                template.render(messages, answer, &Map::new()).map_err(|error| self.fault(error))
             }
             None => Ok(without_template(messages)),
         }
+    }
+
+    /// The tokens of a part of a text, none of them special.
+    pub(crate) fn plain_ids(&self, text: &str) -> Result<Vec<u32>, LanguageError> {
+        let encoded = self.tokenizer.encode(text, Special::Text);
+        encoded.map_err(|error| LanguageError::Tokenizer { path: self.path.clone(), error })
     }
 
     /// The prompt of a text as it stands.
@@ -281,6 +307,8 @@ fn vocabulary(metadata: &Metadata) -> GgufVocabulary<'_> {
         add_bos: flag("add_bos_token"),
         add_eos: flag("add_eos_token"),
         add_space_prefix: flag("add_space_prefix"),
+        lower_case: flag("normalizer.lowercase"),
+        strip_accents: flag("normalizer.strip_accents"),
     }
 }
 

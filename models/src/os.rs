@@ -90,3 +90,69 @@ pub(crate) fn kind(metadata: &Metadata) -> &'static str {
     }
     if file_type.is_file() { "a regular file" } else { "something else" }
 }
+
+/// A feature of this processor without which the cryptography of TLS does not run.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn lacks_for_tls() -> Option<&'static str> {
+    let needed = [
+        ("AES", is_x86_feature_detected!("aes")),
+        ("PCLMULQDQ", is_x86_feature_detected!("pclmulqdq")),
+        ("BMI1", is_x86_feature_detected!("bmi1")),
+        ("BMI2", is_x86_feature_detected!("bmi2")),
+        ("ADX", is_x86_feature_detected!("adx")),
+        ("AVX2", is_x86_feature_detected!("avx2")),
+    ];
+    needed.into_iter().find(|(_, present)| !present).map(|(name, _)| name)
+}
+
+/// A feature of this processor without which the cryptography of TLS does not run.
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn lacks_for_tls() -> Option<&'static str> {
+    use std::arch::is_aarch64_feature_detected as has;
+    let needed =
+        [("NEON", has!("neon")), ("AES", has!("aes")), ("PMULL", has!("pmull")), ("SHA2", has!("sha2"))];
+    needed.into_iter().find(|(_, present)| !present).map(|(name, _)| name)
+}
+
+/// Bytes that may still be written below a folder; `None` where the platform does not tell.
+#[cfg(unix)]
+pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(folder).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// Bytes that may still be written below a folder: this platform's standard library does not tell.
+#[cfg(not(unix))]
+pub(crate) fn free_bytes(_folder: &Path) -> Option<u64> {
+    None
+}
+
+/// Makes `link` lead to the file `to`, which is given from the link's own folder.
+#[cfg(unix)]
+pub(crate) fn symlink(to: &Path, link: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(to, link)
+}
+
+/// Makes `link` lead to the file `to`, which is given from the link's own folder.
+#[cfg(windows)]
+pub(crate) fn symlink(to: &Path, link: &Path) -> io::Result<()> {
+    std::os::windows::fs::symlink_file(to, link)
+}
+
+/// There are no symbolic links here.
+#[cfg(not(any(unix, windows)))]
+pub(crate) fn symlink(_to: &Path, _link: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Makes what was renamed into a folder survive a crash of the machine.
+#[cfg(unix)]
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Folders cannot be opened here; their changes reach the disk in the system's own time.
+#[cfg(not(unix))]
+pub(crate) fn sync_folder(_folder: &Path) -> io::Result<()> {
+    Ok(())
+}

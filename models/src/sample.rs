@@ -13,11 +13,14 @@ use std::fmt;
 
 use crate::tokenizer::Tokenizer;
 use candidates::Candidates;
-pub use params::{Sampling, Stage};
+pub use params::{Bend, Pace, Sampling, Stage};
 use random::Random;
 
 /// Mirostat 1 estimates the shape of the distribution from this many of its best tokens, as in its paper.
 const MIROSTAT_SHAPE: usize = 100;
+
+/// The logit of the token that comes where none is finite; all others are 0 then.
+const INVALID_LOGIT: f32 = 5e4;
 
 /// Why there is no next token.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,19 +94,16 @@ pub struct Sampler {
     breakers: HashSet<u32>,
     /// Mirostat's running bound on surprise, in bits.
     surprise_max: f32,
+    /// How many tokens were chosen since the text began.
+    chosen: u32,
+    /// How often logits were not finite.
+    invalid: usize,
 }
 
 impl Sampler {
     /// Checks the parameters for a vocabulary of `vocabulary` tokens. Without a seed one is drawn.
     pub fn new(sampling: Sampling, vocabulary: usize) -> Result<Self, SampleError> {
-        sampling.validate()?;
-        if let Some((id, _)) = sampling.logit_bias.iter().find(|(id, _)| *id as usize >= vocabulary) {
-            return Err(SampleError::Parameter {
-                field: "logit_bias",
-                value: format!("token {id}"),
-                expected: "about tokens of the vocabulary",
-            });
-        }
+        check(&sampling, vocabulary)?;
         let seed = sampling.seed.unwrap_or_else(random::seed);
         Ok(Sampler {
             surprise_max: 2.0 * sampling.mirostat_tau,
@@ -116,7 +116,21 @@ impl Sampler {
             history: Vec::new(),
             counts: HashMap::new(),
             breakers: HashSet::new(),
+            chosen: 0,
+            invalid: 0,
         })
+    }
+
+    /// Goes on with other parameters. What was seen and drawn stays; so do the seed and the breakers of DRY.
+    pub fn retune(&mut self, sampling: Sampling) -> Result<(), SampleError> {
+        check(&sampling, self.vocabulary)?;
+        self.sampling = sampling;
+        Ok(())
+    }
+
+    /// How many rows of logits were not finite and gave `Sampling::invalid` its turn.
+    pub fn invalid_rows(&self) -> usize {
+        self.invalid
     }
 
     /// Looks up which tokens contain a string of `dry_sequence_breakers`; repetition does not count across
@@ -149,6 +163,7 @@ impl Sampler {
     pub fn forget(&mut self) {
         self.history.clear();
         self.counts.clear();
+        self.chosen = 0;
     }
 
     /// Tells the sampler which token became part of the sequence, prompt tokens included.
@@ -174,21 +189,33 @@ impl Sampler {
             return Err(SampleError::Length { found: logits.len(), expected: self.vocabulary });
         }
         if let Some(index) = logits.iter().position(|logit| !logit.is_finite()) {
-            return Err(SampleError::NonFinite { index });
+            let token = self.sampling.invalid.ok_or(SampleError::NonFinite { index })?;
+            logits.fill(0.0);
+            logits[token as usize] = INVALID_LOGIT;
+            self.invalid += 1;
         }
         let (highest, log_sum) = log_sum_exp(logits);
         self.row.clear();
-        for (id, bias) in &self.sampling.logit_bias {
-            match *bias {
-                f32::NEG_INFINITY => self.row.forbid(logits, *id),
-                bias => self.row.change(logits, *id, |logit| logit + bias),
-            }
-        }
+        self.bias(logits);
+        self.chosen = self.chosen.saturating_add(1);
         self.penalise(logits);
         let id = if self.sampling.temperature <= 0.0 { greatest(logits) } else { self.draw(logits) };
         let id = id.ok_or(SampleError::Nothing)?;
         let own = self.row.original(id).unwrap_or(logits[id as usize]);
         Ok(Sampled { id, logprob: (f64::from(own - highest) - log_sum) as f32 })
+    }
+
+    fn bias(&mut self, logits: &mut [f32]) {
+        let Sampler { sampling, row, history, chosen, .. } = self;
+        let pace = sampling.pace.map(|pace| (pace.token, pace.bias(*chosen)));
+        let last = history.last().filter(|last| sampling.never_twice.contains(last));
+        let twice = last.map(|last| (*last, f32::NEG_INFINITY));
+        for (id, bias) in sampling.logit_bias.iter().copied().chain(pace).chain(twice) {
+            match bias {
+                f32::NEG_INFINITY => row.forbid(logits, id),
+                bias => row.change(logits, id, |logit| logit + bias),
+            }
+        }
     }
 
     fn penalise(&mut self, logits: &mut [f32]) {
@@ -251,6 +278,23 @@ impl Sampler {
         let (id, p) = candidates.pick(random)?;
         self.surprise_max -= sampling.mirostat_eta * (-p.log2() - sampling.mirostat_tau);
         Some(id)
+    }
+}
+
+/// Whether the parameters make sense for a vocabulary of that size.
+fn check(sampling: &Sampling, vocabulary: usize) -> Result<(), SampleError> {
+    sampling.validate()?;
+    let outside = |id: &u32| *id as usize >= vocabulary;
+    let biased = sampling.logit_bias.iter().map(|(id, _)| *id).find(outside);
+    let found =
+        biased.map(|id| ("logit_bias", id)).or(sampling.invalid.filter(outside).map(|id| ("invalid", id)));
+    match found {
+        Some((field, id)) => Err(SampleError::Parameter {
+            field,
+            value: format!("token {id}"),
+            expected: "about tokens of the vocabulary",
+        }),
+        None => Ok(()),
     }
 }
 

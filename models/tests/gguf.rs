@@ -367,6 +367,45 @@ fn f31_vocabulary_and_embedding_disagree() {
     says(open(&file).unwrap_err(), &["tensors missing", "token_embd.weight"]);
 }
 
+/// A file of Gemma 3 with what its converter writes.
+fn gemma3() -> GgufFile {
+    let mut file = GgufFile::llama();
+    file.set("general.architecture", 8, text("gemma3"));
+    for (key, _, _) in &mut file.keys {
+        *key = key.replace("llama.", "gemma3.");
+    }
+    file.set("gemma3.attention.sliding_window", 4, u32(8));
+    file.set("gemma3.attention.key_length", 4, u32(24));
+    file
+}
+
+#[test]
+fn gemma3_leaves_to_its_reader_which_layers_have_a_window_and_how_scores_are_scaled() {
+    let field = |file: &GgufFile, name: &str| open(file).unwrap().config().raw(name).cloned();
+    let file = gemma3();
+    assert_eq!(field(&file, "norms_include_one"), Some(true.into()));
+    assert_eq!(field(&file, "query_pre_attn_scalar"), Some(24.into()));
+    assert_eq!((field(&file, "layer_types"), field(&file, "sliding_window")), (None, Some(8.into())));
+    // The largest model divides its width by its heads.
+    let mut large = gemma3();
+    large.set("gemma3.block_count", 4, u32(62));
+    assert_eq!(field(&large, "query_pre_attn_scalar"), Some(16.into()));
+    let pattern = "gemma3.attention.sliding_window_pattern";
+    let mut every = gemma3();
+    every.set(pattern, 4, u32(3));
+    assert_eq!(field(&every, "sliding_window_pattern"), Some(3.into()));
+    let mut listed = gemma3();
+    listed.set(pattern, 9, array(7, &[vec![1], vec![0]]));
+    let types = serde_json::json!(["sliding_attention", "full_attention"]);
+    assert_eq!(field(&listed, "layer_types"), Some(types));
+    let mut none = gemma3();
+    none.keys.retain(|(key, ..)| !key.contains("sliding"));
+    let types = serde_json::json!(["full_attention", "full_attention"]);
+    assert_eq!(field(&none, "layer_types"), Some(types));
+    every.set(pattern, 8, text("often"));
+    says(open(&every).unwrap_err(), &[pattern, "a whole number of at least 1", "often"]);
+}
+
 #[test]
 fn unknown_architectures_are_named() {
     let mut file = GgufFile::llama();

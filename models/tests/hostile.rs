@@ -9,7 +9,8 @@ use jtllm_fuzz::{Random, for_seconds};
 use jtllm_ir::{DType, Format};
 use jtllm_models::arch::{self, Architecture, Pass, Rows, Weights};
 use jtllm_models::chat::Message;
-use jtllm_models::checkpoint::{gguf, index, safetensors};
+use jtllm_models::checkpoint::{gguf, index, names, safetensors};
+use jtllm_models::embedding::Embedding;
 use jtllm_models::tokenizer::Special;
 use jtllm_models::{Checkpoint, Config, Language, LoadError};
 
@@ -265,7 +266,55 @@ fn gguf_files() -> Vec<GgufFile> {
         8,
         text("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"),
     );
-    vec![plain, scored, merged]
+    let others = names::ARCHITECTURES.iter().map(|architecture| of_architecture(&plain, architecture.gguf));
+    [plain.clone(), scored, merged].into_iter().chain(others).collect()
+}
+
+/// The file under the name of another architecture, with keys and tensors that only some read.
+fn of_architecture(plain: &GgufFile, name: &str) -> GgufFile {
+    let mut file = plain.clone();
+    file.set("general.architecture", 8, text(name));
+    file.keys.iter_mut().for_each(|(key, ..)| *key = key.replace("llama.", &format!("{name}.")));
+    file.set(&format!("{name}.attention.layer_norm_epsilon"), 6, 1e-5f32.to_le_bytes().to_vec());
+    for (key, value) in [
+        ("wkv.head_size", 16u32),
+        ("rescale_every_n_layers", 1),
+        ("attention.sliding_window", 8),
+        ("attention.sliding_window_pattern", 2),
+        ("pooling_type", 2),
+    ] {
+        file.set(&format!("{name}.{key}"), 4, value.to_le_bytes().to_vec());
+    }
+    if name == "bert" {
+        file.set("tokenizer.ggml.model", 8, text("bert"));
+        file.set(
+            "tokenizer.ggml.tokens",
+            9,
+            array(8, &["[UNK]", "[CLS]", "[SEP]", "\u{2581}a", "b"].map(text)),
+        );
+        file.set(
+            "tokenizer.ggml.token_type",
+            9,
+            array(5, &[3i32, 3, 3, 1, 1].map(|x| x.to_le_bytes().to_vec())),
+        );
+    }
+    file.tensor("token_types.weight", &[64, 2], 0, 512);
+    for layer in 0..2 {
+        let mut add = |part: &str, dimensions: &[u64], len| {
+            file.tensor(&format!("blk.{layer}.{part}.weight"), dimensions, 0, len);
+        };
+        add("channel_mix_key", &[64, 96], 96 * 256);
+        add("time_mix_r_k", &[64], 256);
+        add("time_mix_first", &[16, 4], 256);
+        add("time_mix_decay", &[64], 256);
+        add("time_mix_decay_w1", &[64, 8], 8 * 256);
+        for part in ["w1", "a1", "v1", "g1"] {
+            add(&format!("time_mix_{part}"), &[64, 10], 10 * 256);
+        }
+        let parts = if name == "rwkv6" { 5 } else { 6 };
+        add("time_mix_lerp_fused", &[64, 1, 1, parts], parts as usize * 256);
+    }
+    file
 }
 
 /// A file whose parts contradict each other.
@@ -323,6 +372,10 @@ fn fuzz_gguf_models() {
     let files = gguf_files();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
+    for file in &files {
+        std::fs::write(&path, file.bytes()).unwrap();
+        arch::read(Checkpoint::open(&path).unwrap().config()).map_err(|error| error.to_string()).unwrap();
+    }
     for_seconds("GGUF models", |random| {
         std::fs::write(&path, hostile_gguf(random, &files)).unwrap();
         let Ok(checkpoint) = Checkpoint::open(&path) else { return };
@@ -331,7 +384,9 @@ fn fuzz_gguf_models() {
         assert_eq!(read as u64, checkpoint.total_bytes());
         let config = checkpoint.config();
         let _ = (config.eos_ids(), config.rope_scaling(), config.rope_theta(), config.generation());
-        assert!(config.count("num_attention_heads", 1..=u64::from(u32::MAX)).is_ok());
+        let heads = ["num_attention_heads", "n_head"].map(|name| config.count(name, 1..=u64::from(u32::MAX)));
+        assert!(heads.iter().any(Result::is_ok) || config.raw("head_size").is_some());
+        let _ = Embedding::of(&checkpoint);
         check_architecture(config);
         let Ok(language) = Language::of(&checkpoint) else { return };
         for special in [Special::Text, Special::Parse] {

@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use jtllm_models::tokenizer::{Special, Stream, Tokenizer};
@@ -320,6 +322,60 @@ fn t06_qwen2_from_two_files_equals_the_golden_ids() {
 fn t06_gemma3_equals_the_golden_ids() {
     let Some(file) = asset("gemma3/tokenizer.json") else { return };
     check(Tokenizer::from_json(&file).unwrap(), &json(&fixture("tokenizers/gemma3/golden.json")));
+}
+
+/// A vocabulary as llama.cpp's converter writes it (`tests/gguf/vocabularies.py`), read back; `None` where Python has
+/// no `gguf`.
+fn converted(kind: &str, folder: &Path) -> Option<Tokenizer> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let python = || {
+        let mut python = Command::new("python3");
+        python.current_dir(&root).env("PYTHONDONTWRITEBYTECODE", "1");
+        python
+    };
+    if !python().args(["-c", "import gguf"]).output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: python3 cannot import gguf (pip install gguf==0.19.0)");
+        return None;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("vocabulary.gguf");
+    let output = python().args(["tests/gguf/vocabularies.py", kind]).args([folder, &file]).output().unwrap();
+    assert!(output.status.success(), "{kind}: {}", String::from_utf8_lossy(&output.stderr));
+    Some(gguf_tokenizer(&std::fs::read(file).unwrap()))
+}
+
+fn golden(name: &str) -> Value {
+    json(&fixture(&format!("tokenizers/{name}/golden.json")))
+}
+
+#[test]
+fn t06_vendored_vocabularies_equal_the_golden_ids_through_gguf() {
+    for (kind, name) in
+        [("bert", "bert-minilm"), ("world", "rwkv-world"), ("llama2", "llama2"), ("chatglm", "chatglm3-6b")]
+    {
+        let folder = Path::new("tests/fixtures/tokenizers").join(name);
+        let Some(tokenizer) = converted(kind, &folder) else { return };
+        let special = if kind == "chatglm" { Special::Text } else { Special::Parse };
+        check_as(tokenizer, special, &golden(name), str::to_owned);
+    }
+}
+
+#[test]
+fn t06_fetched_vocabularies_equal_the_golden_ids_through_gguf() {
+    for (kind, name) in [("llama3", "llama3"), ("qwen2", "qwen3")] {
+        if asset(&format!("{name}/tokenizer.json")).is_none() {
+            return;
+        }
+        let folder = Path::new(&std::env::var_os("JTLLM_TEST_ASSETS").unwrap()).join(name);
+        let Some(tokenizer) = converted(kind, &folder) else { return };
+        check(tokenizer, &golden(name));
+    }
+}
+
+#[test]
+fn t06_gemma3_from_gguf_equals_the_golden_ids() {
+    let Some(file) = asset("gemma3-270m/gemma-3-270m-q4_k_m.gguf") else { return };
+    check(gguf_tokenizer(&file), &golden("gemma3"));
 }
 
 #[test]

@@ -419,3 +419,32 @@ fn pickled_shards_follow_their_index() {
     assert_eq!(names, ["a", "b"]);
     assert_eq!(assembled(checkpoint.locate("b").unwrap()), [5f32, 6.0, 7.0].map(f32::to_le_bytes).concat());
 }
+
+#[test]
+fn a_pickle_of_chatglms_own_integers_counts_numbers_and_not_bytes() {
+    let mut file = TorchFile::default();
+    file.bytes("a.weight", "CharStorage", 1, &[2, 4], (0..8).collect());
+    file.bytes("a.weight_scale", "HalfStorage", 2, &[2], vec![0, 0x3c, 0, 0x40]);
+    file.floats("norm.weight", &[4], 1.0);
+    for (bits, encoding, columns) in [(8, "chatglm_int8", 4), (4, "chatglm_int4", 8)] {
+        let folder = copied("chatglm-6b-tiny", &["config.json"]);
+        let config = folder.path().join("config.json");
+        let text = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(&config, text.replacen('{', &format!("{{\"quantization_bit\": {bits},"), 1)).unwrap();
+        for bytes in [file.zipped(), file.legacy()] {
+            std::fs::write(folder.path().join("pytorch_model.bin"), bytes).unwrap();
+            let checkpoint = Checkpoint::open(folder.path()).unwrap();
+            let matrix = checkpoint.tensor("a.weight").unwrap();
+            assert_eq!((matrix.encoding, matrix.shape.as_slice()), (encoding, [2, columns].as_slice()));
+            let piece = &matrix.pieces[0];
+            assert_eq!(
+                (piece.rows, piece.cols, piece.stride, piece.bytes()),
+                (2, columns, 4, [0, 1, 2, 3, 4, 5, 6, 7].as_slice())
+            );
+            let scale = checkpoint.tensor("a.weight_scale").unwrap();
+            assert_eq!((scale.encoding, scale.shape.as_slice()), ("f16", [2, 1].as_slice()));
+            assert_eq!((scale.pieces[0].rows, scale.pieces[0].cols, scale.pieces[0].stride), (2, 1, 2));
+            assert_eq!(checkpoint.tensor("norm.weight").unwrap().shape, [4]);
+        }
+    }
+}

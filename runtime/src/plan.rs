@@ -29,6 +29,8 @@ struct Step {
     kernel: usize,
     grid: [Expr; 3],
     args: Vec<Span>,
+    /// Bytes of the weights among them.
+    weight_bytes: u64,
 }
 
 /// A compiled graph, ready to run any number of times.
@@ -115,11 +117,14 @@ impl Plan {
         let mut steps = Vec::new();
         for step in &compilation.steps {
             let span = |argument: &Argument| builder.argument(argument, &inputs, &constants);
+            let args = step.arguments.iter().map(span).collect::<Result<Vec<Span>, _>>()?;
+            let weights = step.arguments.iter().zip(&args).filter(|(x, _)| matches!(x, Argument::Weight(_)));
             steps.push(Step {
                 program: programs[step.kernel].clone(),
                 kernel: step.kernel,
                 grid: compilation.kernels[step.kernel].grid.clone(),
-                args: step.arguments.iter().map(span).collect::<Result<_, _>>()?,
+                weight_bytes: weights.map(|(_, span)| span.len).sum(),
+                args,
             });
         }
         let fixed_bytes = builder.fixed_bytes;
@@ -180,7 +185,8 @@ impl Plan {
             let begin = Instant::now();
             device.launch(&step.program, groups, &self.symbols, &step.args)?;
             if let Some(trace) = trace.as_deref_mut() {
-                trace.record(&self.compilation.kernels[step.kernel], &step.args, groups, begin.elapsed());
+                let (kernel, weights) = (&self.compilation.kernels[step.kernel], step.weight_bytes);
+                trace.record(kernel, &step.args, weights, groups, begin.elapsed());
             }
         }
         Ok(())

@@ -18,6 +18,8 @@ pub struct Entry {
     pub time: Duration,
     /// Bytes of the buffers that all launches bound: what they move at most.
     pub bytes: u64,
+    /// Those of them that are weights.
+    pub weight_bytes: u64,
 }
 
 /// Times of kernels, by kernel name and the bytes that one launch binds.
@@ -27,13 +29,26 @@ pub struct Trace {
 }
 
 impl Trace {
-    pub(crate) fn record(&mut self, kernel: &Kernel, args: &[Span], groups: [u32; 3], time: Duration) {
+    pub(crate) fn record(
+        &mut self,
+        kernel: &Kernel,
+        args: &[Span],
+        weight_bytes: u64,
+        groups: [u32; 3],
+        time: Duration,
+    ) {
         let bytes: u64 = args.iter().map(|span| span.len).sum();
         let entry = self.entries.entry((kernel.name.clone(), bytes)).or_default();
         entry.launches += 1;
         entry.groups += groups.iter().map(|n| u64::from(*n)).product::<u64>();
         entry.time += time;
         entry.bytes += bytes;
+        entry.weight_bytes += weight_bytes;
+    }
+
+    /// Bytes of weights that all launches bound: each byte counts as often as some kernel was given it.
+    pub fn weight_bytes(&self) -> u64 {
+        self.entries.values().map(|entry| entry.weight_bytes).sum()
     }
 
     /// The entries, longest time first.

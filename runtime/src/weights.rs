@@ -180,7 +180,7 @@ impl Weights {
         let wrong = |why: String| Error::Weight { name: weight.to_owned(), why };
         let source = self.sources.get(weight).ok_or_else(|| wrong("it was never located".to_owned()))?;
         let format = source.format;
-        let which = format.planes.iter().position(|p| p.suffix == suffix);
+        let which = format.own_planes().iter().position(|p| p.suffix == suffix);
         let which = which.ok_or_else(|| wrong(format!("format {} has no plane {suffix}", format.name)))?;
         let mut buffers = Buffers::new(format, source.matrix().1 as usize);
         let width = buffers.rows[which].len();
@@ -196,7 +196,8 @@ impl Weights {
     fn check(&self, plane: &Wanted, weight: &str, source: &Source) -> Result<(), Error> {
         let wrong = |why: String| Err(Error::Weight { name: weight.to_owned(), why });
         let (_, suffix) = split_plane_name(&plane.name);
-        let Some(found) = source.format.planes.iter().find(|p| p.suffix == suffix && p.dtype == plane.dtype)
+        let Some(found) =
+            source.format.own_planes().iter().find(|p| p.suffix == suffix && p.dtype == plane.dtype)
         else {
             return wrong(format!("format {} has no plane {suffix} of {}", source.format.name, plane.dtype));
         };
@@ -215,7 +216,7 @@ impl Weights {
         let (rows, columns) = source.matrix();
         let caps = device.target().caps();
         let mut planes = Vec::new();
-        for plane in source.format.planes {
+        for plane in source.format.own_planes() {
             let name = source.format.plane_name(weight, plane);
             let mut shape: Vec<Expr> = source.shape.iter().map(|n| Expr::int(*n as i64)).collect();
             if let Some(last) = shape.last_mut() {
@@ -291,14 +292,14 @@ struct Buffers {
 impl Buffers {
     fn new(format: &Format, columns: usize) -> Buffers {
         let row = |plane: &Plane| vec![0; columns / plane.span * plane.dtype.size()];
-        Buffers { rows: format.planes.iter().map(row).collect() }
+        Buffers { rows: format.own_planes().iter().map(row).collect() }
     }
 
     fn unpack(&mut self, format: &Format, bytes: &[u8]) {
         let mut parts: Vec<_> = self
             .rows
             .iter_mut()
-            .zip(format.planes)
+            .zip(format.own_planes())
             .map(|(row, plane)| row.chunks_exact_mut(format.block / plane.span * plane.dtype.size()))
             .collect();
         for block in bytes.chunks_exact(format.block_bytes) {
@@ -319,7 +320,7 @@ fn unpack_group(
     let mut buffers = Buffers::new(source.format, columns);
     for (place, row) in rows.enumerate() {
         buffers.unpack(source.format, &source.row(row).ok_or(row)?);
-        for ((chunk, bytes), plane) in chunks.iter_mut().zip(&buffers.rows).zip(source.format.planes) {
+        for ((chunk, bytes), plane) in chunks.iter_mut().zip(&buffers.rows).zip(source.format.own_planes()) {
             let size = plane.dtype.size();
             for (column, element) in bytes.chunks_exact(size).enumerate() {
                 chunk[(column * group + place) * size..][..size].copy_from_slice(element);

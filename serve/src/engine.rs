@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use jtllm_models::LoadError;
 use jtllm_models::arch::LooksAhead;
+use jtllm_models::embedding::Embedding;
 use jtllm_models::image::Image;
 use jtllm_models::sample::{SampleError, Sampler};
 use jtllm_models::tokenizer::{Stops, Stream, Tokenizer, TokenizerError};
@@ -56,6 +57,8 @@ pub enum EngineError {
         /// Images.
         images: usize,
     },
+    /// The model gives logits of tokens, not vectors of texts.
+    NoEncoder,
     /// A token that the vocabulary does not have.
     NoSuchToken {
         /// The token.
@@ -84,6 +87,7 @@ impl fmt::Display for EngineError {
             EngineError::Images { places, images } => {
                 write!(f, "the prompt has places for {places} images, and there are {images}")
             }
+            EngineError::NoEncoder => f.write_str("the model is no encoder: it has no embeddings of texts"),
             EngineError::NoSuchToken { id, vocabulary } => {
                 write!(f, "token {id} does not exist: the vocabulary has {vocabulary}")
             }
@@ -288,6 +292,17 @@ impl Engine {
             self.held.extend_from_slice(&tokens[start..end]);
         }
         Ok(logits)
+    }
+
+    /// The vector of a text, of which these are the tokens.
+    pub fn embed(&mut self, tokens: &[u32], how: &Embedding) -> Result<Vec<f32>, EngineError> {
+        let architecture = self.model.architecture();
+        if architecture.looks_ahead() != LooksAhead::All {
+            return Err(EngineError::NoEncoder);
+        }
+        let width = architecture.row_width();
+        let hidden = self.feed(tokens, true)?;
+        Ok(how.vector(&hidden, width))
     }
 
     /// How many of `tokens` the cache holds already. The last one is always computed: its logits are wanted.

@@ -7,6 +7,7 @@ use jtllm_models::Checkpoint;
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Bucket, Part};
+use jtllm_runtime::trace::Trace;
 use jtllm_serve::{Backend, Engine, LoadOptions, Model};
 
 fn fixture(name: &str) -> PathBuf {
@@ -120,4 +121,38 @@ fn t07_tokens_outside_of_the_vocabulary_are_refused() {
         assert!(engine.held().is_empty(), "nothing of the prompt is computed");
     }
     assert!(engine.feed(&[1, vocabulary - 1, 2], false).is_ok());
+}
+
+/// Bytes of the weights that a pass of RWKV is given.
+fn given_in_a_pass(engine: &Engine) -> u64 {
+    let times = |name: &str| match name {
+        // Of the embedding only the rows of tokens.
+        "emb.weight" | "rwkv.embeddings.weight" => 0,
+        // Version 6 keeps five matrices in one tensor; five kernels read one each.
+        name if name.ends_with("att.time_maa_w2") => 5,
+        // Version 7 mixes the first layer's values into later ones; the first layer has nothing to mix in.
+        name if name.starts_with("blocks.0.att.v") && name.len() == "blocks.0.att.v0".len() => 0,
+        _ => 1,
+    };
+    let tensors = engine.model().checkpoint().tensors();
+    tensors.map(|tensor| times(&tensor.name) * tensor.pieces.iter().map(|piece| piece.len).sum::<u64>()).sum()
+}
+
+#[test]
+fn a_chunk_of_an_rwkv_prompt_reads_each_weight_byte_once() {
+    for name in
+        ["rwkv-4-tiny", "rwkv-4-tiny/hf", "rwkv-5-tiny", "rwkv-5.2-tiny", "rwkv-6-tiny", "rwkv-7-tiny"]
+    {
+        let mut engine = engine(name, KernelCache::off("a test"), false);
+        let weights = given_in_a_pass(&engine);
+        let mut traced = |tokens: &[u32]| {
+            engine.trace = Some(Trace::default());
+            engine.feed(tokens, false).unwrap();
+            engine.trace.take().unwrap().weight_bytes()
+        };
+        let tokens = prompt(200);
+        assert_eq!(traced(&tokens[..192]), weights, "{name}: 192 tokens in one chunk");
+        let one_by_one: u64 = (193..=200).map(|len| traced(&tokens[..len])).sum();
+        assert_eq!(one_by_one, 8 * weights, "{name}: 8 tokens one by one");
+    }
 }

@@ -21,6 +21,20 @@ pub(crate) fn jtllm(arguments: &[&str]) -> Command {
 pub(crate) fn isolate(command: &mut Command) {
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
     command.env("JTLLM_CACHE", scratch.join("cli-cache")).env("HF_HUB_CACHE", scratch.join("no-such-hub"));
+    // Nothing listens there: a test that wants a hub names it.
+    command.env("HF_ENDPOINT", "http://127.0.0.1:9");
+    let own = [
+        "HF_HOME",
+        "HF_TOKEN",
+        "HF_HUB_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+        "MODELSCOPE_ENDPOINT",
+        "MODELSCOPE_DOMAIN",
+    ];
+    let proxies = ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
+    for name in own.iter().chain(&proxies) {
+        command.env_remove(name);
+    }
     command.env_remove("NO_COLOR").env_remove("RUST_BACKTRACE");
 }
 
@@ -85,6 +99,21 @@ pub(crate) fn copy_of(folder: &Path) -> tempfile::TempDir {
         }
     }
     copy
+}
+
+/// The tiny RWKV-4 in a folder with the first words of the World vocabulary: as many as it has rows for.
+pub(crate) fn rwkv() -> (tempfile::TempDir, String) {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("rwkv-4-tiny");
+    std::fs::create_dir(&folder).unwrap();
+    let name = "RWKV-4-tiny.pth";
+    std::fs::copy(Path::new(&fixture("rwkv-4-tiny")).join(name), folder.join(name)).unwrap();
+    let name = "rwkv_vocab_v20230424.txt";
+    let words = std::fs::read_to_string(Path::new(&fixture("tokenizers/rwkv-world")).join(name)).unwrap();
+    let words: String = words.lines().take(266).flat_map(|line| [line, "\n"]).collect();
+    std::fs::write(folder.join(name), words).unwrap();
+    let model = folder.display().to_string();
+    (parent, model)
 }
 
 /// A copy of the demo model.

@@ -58,6 +58,12 @@ impl Case {
                     let words = (0..count).map(|_| word()).collect();
                     Tensor::ints(DType::U32, &sizes, words)
                 }
+                dtype @ (DType::U8 | DType::I8) => {
+                    // Small enough for either.
+                    let mut byte = || ((noise(&mut self.seed) + 1.0) * 63.0) as i64;
+                    let bytes = (0..count).map(|_| byte()).collect();
+                    Tensor::ints(dtype, &sizes, bytes)
+                }
                 dtype => {
                     // So that scores of attention are a few units large, as in models.
                     let scale = if format.is_direct() { 1.0 } else { 0.01 };

@@ -146,6 +146,8 @@ impl Maker<'_> {
         let limit = match format.name {
             "q8_0" => 6.0,
             "q4_1" => 1.0,
+            "iq4_nl" => 1.5,
+            _ if format.block == 256 => 200.0,
             _ => 0.5,
         };
         Value { node, limit, exact: format.is_direct() }

@@ -199,7 +199,7 @@ pub(crate) fn all() -> Vec<(String, Graph)> {
     graphs.push(("rope_interleaved".to_owned(), rotation("rope", &interleaved, 8)));
     graphs.push(("rope_interleaved_partial".to_owned(), rotation("rope", &interleaved, 12)));
     for format in jtllm_ir::format::FORMATS {
-        graphs.push((format!("decode_{}", format.name), decode(format, 3, 64)));
+        graphs.push((format!("decode_{}", format.name), decode(format, 3, format.block.max(64) as i64)));
     }
     graphs
 }

@@ -2,7 +2,7 @@
 //! of the embedding, queries, keys and values of a head side by side.
 
 use jtllm_ir::build::gelu_tanh;
-use jtllm_ir::{DType, Graph, Node, Tensor};
+use jtllm_ir::{DType, Expr, Graph, Node, Tensor};
 
 use super::build::{Build, Layer, Sight};
 use super::settings::{HEADS_MAX, SIZE_MAX, epsilon, positions_in, vocabulary};
@@ -17,6 +17,8 @@ struct Bloom {
     heads: i64,
     epsilon: f32,
     positions: usize,
+    /// Whether all queries come first, then all keys, then all values, as in GGUF; else they come head by head.
+    by_part: bool,
 }
 
 /// Reads a configuration of the family, under its newer or its older field names.
@@ -40,6 +42,7 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>, LoadError> 
         heads,
         epsilon: epsilon(config, "layer_norm_epsilon", 1e-5)?,
         positions: positions_in(config, "seq_length")?,
+        by_part: config.optional_flag("qkv_by_part")?.unwrap_or(false),
     }))
 }
 
@@ -64,8 +67,11 @@ impl Bloom {
         let name = |part: &str| format!("transformer.h.{layer}.self_attention.{part}");
         let head = self.width / self.heads;
         let packed = build.linear(x, &name("query_key_value"), [3 * self.width, self.width], true)?;
-        let qkv =
-            [0, 1, 2].map(|part| build.heads(packed, [self.heads, head], |h, d| (h * 3 + part) * head + d));
+        let place = |part: i64, h: Expr, d: Expr| match self.by_part {
+            true => (h + part * self.heads) * head + d,
+            false => (h * 3 + part) * head + d,
+        };
+        let qkv = [0, 1, 2].map(|part| build.heads(packed, [self.heads, head], |h, d| place(part, h, d)));
         let slopes = Tensor::floats(DType::F32, &[self.heads as usize], slopes(self.heads));
         let layer = Layer {
             name: &format!("layers.{layer}"),

@@ -10,7 +10,7 @@ use jtllm_ir::build::{self, Sequences};
 use jtllm_ir::{DType, Expr, Graph, Node, ScalarOp};
 
 use super::build::Build;
-use super::settings::{few, size, vocabulary};
+use super::settings::{HEADS_MAX, few, size, vocabulary};
 use super::{Architecture, BodyInputs, Pass, SEQUENCES, Weights, head_rows};
 use crate::config::Config;
 use crate::error::LoadError;
@@ -43,6 +43,10 @@ struct Rwkv {
     ranks: Ranks,
     /// Whether tensors have Hugging Face's names.
     huggingface: bool,
+    /// Whether narrow matrices have a row for each output, as in GGUF; the authors' have one for each input.
+    rows_are_outputs: bool,
+    /// After how many layers the sum is halved: the weights of those that follow were divided to match.
+    rescale_every: Option<i64>,
 }
 
 /// Inner widths of the pairs of narrow matrices that versions 6 and 7 have.
@@ -89,6 +93,8 @@ fn read_version(config: &Config, version: Version) -> Result<Box<dyn Architectur
         heads,
         ranks: Ranks::read(config, version)?,
         huggingface: false,
+        rows_are_outputs: config.optional_flag("linear_rows_are_outputs")?.unwrap_or(false),
+        rescale_every: config.optional_count("rescale_every", 1..=HEADS_MAX)?.map(|every| every as i64),
     }))
 }
 
@@ -117,6 +123,8 @@ pub(super) fn read_huggingface(config: &Config) -> Result<Box<dyn Architecture>,
         heads: 1,
         ranks: Ranks::default(),
         huggingface: true,
+        rows_are_outputs: false,
+        rescale_every: None,
     }))
 }
 
@@ -282,6 +290,9 @@ impl Architecture for Rwkv {
             let x = build.layer_norm(hidden, &self.tensor(&block, "ln2"), EPSILON)?;
             let inner = self.channels(&mut build, &block, x)?;
             hidden = build.add(hidden, inner);
+            if self.rescale_every.is_some_and(|every| (layer + 1) % every == 0) {
+                hidden = build.scaled(hidden, 0.5);
+            }
             if pass.taps {
                 let normed = build.layer_norm(hidden, &self.name("ln_out"), EPSILON)?;
                 build.tap(&format!("hidden.layer{layer}_lnout"), normed);

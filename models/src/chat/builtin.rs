@@ -15,7 +15,7 @@ macro_rules! no_system {
 macro_rules! system_or {
     ($text:literal) => {
         concat!(
-            "{% if messages[0]['role'] == 'system' %}{% set turns = messages[1:] %}{% set system = messages[0]['content'] %}\
+            "{% if messages and messages[0]['role'] == 'system' %}{% set turns = messages[1:] %}{% set system = messages[0]['content'] %}\
              {% else %}{% set turns = messages %}{% set system = '",
             $text,
             "' %}{% endif %}"

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::open::{self, Weights};
-use super::{Checkpoint, Piece, SideFiles, Storage, TensorEntry, index, torch};
+use super::{Checkpoint, Piece, SideFiles, Storage, TensorEntry, index, quantised, torch};
 use crate::config::Config;
 use crate::error::LoadError;
 
@@ -77,6 +77,7 @@ pub(super) fn open_file(file: &Path) -> Result<Checkpoint, LoadError> {
 
 fn huggingface(folder: &Path, weights: Weights) -> Result<Checkpoint, LoadError> {
     let config = open::configured(folder)?;
+    let weights = quantised::joined(&config, weights)?;
     Ok(checkpoint(folder, folder, config, weights))
 }
 

@@ -32,7 +32,7 @@ pub struct Index {
 }
 
 /// Reads an index that must be there.
-pub(super) fn read(file: &Path) -> Result<Index, LoadError> {
+pub(crate) fn read(file: &Path) -> Result<Index, LoadError> {
     let bytes = read_small(file, LEN_MAX)?.ok_or_else(|| LoadError::Missing {
         file: file.to_owned(),
         what: "files",

@@ -18,6 +18,7 @@ pub mod index;
 pub(crate) mod json;
 pub mod names;
 mod open;
+mod quantised;
 pub mod safetensors;
 pub mod storage;
 pub mod torch;
@@ -138,6 +139,11 @@ impl Checkpoint {
     /// Bytes of all tensors together.
     pub fn total_bytes(&self) -> u64 {
         self.tensors.iter().flat_map(|tensor| &tensor.pieces).map(|piece| piece.len).sum()
+    }
+
+    /// The files that hold tensors.
+    pub fn storages(&self) -> impl Iterator<Item = &Storage> {
+        self.storages.iter().map(AsRef::as_ref)
     }
 
     /// The metadata of a GGUF model, with its vocabulary and chat template; `None` for other formats.

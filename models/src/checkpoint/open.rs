@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::gguf::{self, Split};
 use super::index::{self, Index};
-use super::names::{self, Architecture};
+use super::names::{self, Architecture, Named};
 use super::storage::read_small;
-use super::{Checkpoint, Piece, SideFiles, Storage, TensorEntry, forms, safetensors};
+use super::{Checkpoint, Piece, SideFiles, Storage, TensorEntry, forms, quantised, safetensors};
 use crate::config::{Config, MAX_CONFIG};
 use crate::error::LoadError;
 
@@ -64,6 +64,7 @@ fn huggingface_folder(folder: &Path) -> Result<Checkpoint, LoadError> {
     } else {
         shards(folder, &index::read(&folder.join(index::FILE))?, safetensors_file)?
     };
+    let weights = quantised::joined(&config, weights)?;
     Ok(Checkpoint::new(folder, SideFiles::Folder(folder.to_owned()), config, weights))
 }
 
@@ -200,11 +201,12 @@ fn gguf_model(path: &Path, file: &Path, side_files: SideFiles) -> Result<Checkpo
     let first_file = first_storage.path().to_owned();
     let architecture = Architecture::of(&first.metadata, &first_file)?;
     let weights = gguf_weights(architecture, &headers)?;
-    check_split_total(first, &first_file, weights.tensors.len() as u64)?;
+    let count: usize = headers.iter().map(|(_, header)| header.tensors.len()).sum();
+    check_split_total(first, &first_file, count as u64)?;
     let shape =
         |name: &str| weights.tensors.iter().find(|entry| entry.name == name).map(|entry| entry.shape.clone());
     let factors = rope_factors(&weights, &first_file)?;
-    let config = names::config(architecture, first, &first_file, shape, factors)?;
+    let config = names::config(architecture, first, &first_file, &shape, factors)?;
     let mut checkpoint = Checkpoint::new(path, side_files, config, weights);
     checkpoint.gguf = headers.into_iter().next().map(|(_, header)| header.metadata);
     Ok(checkpoint)
@@ -249,22 +251,21 @@ fn gguf_weights(
     architecture: &Architecture,
     headers: &[(Arc<Storage>, gguf::Header)],
 ) -> Result<Weights, LoadError> {
+    let metadata = &headers.first().expect("gguf_files returns at least one file").1.metadata;
     let mut names = HashSet::new();
     let mut weights = Weights { tensors: Vec::new(), storages: Vec::new() };
     for (storage, header) in headers {
         weights.storages.push(Arc::clone(storage));
         for tensor in &header.tensors {
-            let name = architecture.tensor_name(&tensor.name);
-            if !names.insert(name.clone()) {
-                return Err(LoadError::tensor(storage.path(), &tensor.name, format!("{name} comes twice")));
+            for Named { name, shape, offset, len } in architecture.named(tensor, metadata) {
+                if !names.insert(name.clone()) {
+                    let why = format!("{name} comes twice");
+                    return Err(LoadError::tensor(storage.path(), &tensor.name, why));
+                }
+                let piece = rows_piece(storage, &shape, tensor.offset + offset, len);
+                let encoding = tensor.block.encoding;
+                weights.tensors.push(TensorEntry { name, encoding, shape, pieces: vec![piece] });
             }
-            let piece = rows_piece(storage, &tensor.shape, tensor.offset, tensor.len);
-            weights.tensors.push(TensorEntry {
-                name,
-                encoding: tensor.block.encoding,
-                shape: tensor.shape.clone(),
-                pieces: vec![piece],
-            });
         }
     }
     Ok(weights)

@@ -1,162 +1,176 @@
-//! From a model's name to its files on this machine.
+//! From a model's name to its files: on this machine if they are there, else from a hub.
 //!
-//! Models that other tools downloaded are found in the cache that `huggingface_hub` keeps:
-//! `models--org--name/refs/main` holds a revision, `snapshots/<revision>/` the files.
+//! [`resolve`] looks in the cache alone. A [`Client`] also downloads: from the hubs of its [`Settings`] in turn,
+//! into the cache that `huggingface_hub` shares. A file is taken from any server that gives bytes of the promised
+//! hash, and has its final name only when they were checked.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::gguf::Split;
+use crate::checkpoint::{gguf::Split, index};
 use crate::error::LoadError;
 
+mod cache;
+mod client;
+mod digest;
+mod endpoint;
+mod error;
+mod http;
+mod lock;
+pub mod names;
 mod nearest;
+mod pip;
+mod select;
+mod settings;
+mod transfer;
 
-/// Short names for well-known repositories.
-pub const SHORT_NAMES: &[(&str, &str)] = &[
-    ("atom", "FlagAlpha/Atom-7B-Chat"),
-    ("llama2", "meta-llama/Llama-2-7b-chat-hf"),
-    ("llama3.1", "meta-llama/Llama-3.1-8B-Instruct"),
-    ("llama3.2", "meta-llama/Llama-3.2-1B-Instruct"),
-    ("mistral", "mistralai/Mistral-7B-Instruct-v0.3"),
-    ("qwen1.5", "Qwen/Qwen1.5-0.5B-Chat"),
-    ("qwen2", "Qwen/Qwen2-0.5B-Instruct"),
-    ("qwen2.5", "Qwen/Qwen2.5-0.5B-Instruct"),
-    ("smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"),
-];
+pub use cache::Cached;
+pub use client::Client;
+pub use endpoint::{Endpoint, Protocol};
+pub use error::HubError;
+pub use settings::{Patience, Proxies, Settings};
 
-/// The longest name that is looked up.
-const LONGEST_NAME: usize = 256;
+/// What happens during a download.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Something that a person may want to know, as a sentence without its full stop.
+    Note(String),
+    /// A repository was found, and its files come now.
+    Begin {
+        /// The repository.
+        repository: &'a str,
+        /// The hub's address.
+        from: &'a str,
+        /// How many files are needed.
+        files: usize,
+        /// Their bytes together, as far as the hub tells.
+        size: u64,
+    },
+    /// A file is not in the cache yet and comes now.
+    File {
+        /// Its name in the repository.
+        path: &'a str,
+        /// Its bytes, if the hub tells.
+        size: Option<u64>,
+        /// Bytes of it that an earlier download left.
+        from: u64,
+    },
+    /// So many bytes came.
+    Bytes(u64),
+    /// So many bytes turned out useless.
+    Dropped(u64),
+    /// The file is whole and was checked.
+    Whole,
+    /// All files are there.
+    End,
+}
 
-/// Finds a model. `name` is an existing path, a short name, or a repository `org/name`, either of the latter
-/// optionally with `:` and the name of a GGUF file or of a quantisation (`:Q4_K_M`). `environment` gives the
-/// value of an environment variable: `HF_HUB_CACHE`, `HF_HOME`, `XDG_CACHE_HOME`, `HOME` and `USERPROFILE`
-/// say, in this order, where the cache is. Nothing is downloaded.
+/// Who is told what happens during a download.
+pub type Watch<'a> = &'a dyn Fn(Event<'_>);
+
+/// Finds a model without asking anybody. `name` is an existing path, a short name of [`names::NAMES`] with or
+/// without `:` and a size, or a repository `org/name`; the last two optionally with `:` and the name of a file or
+/// of a quantisation (`:Q4_K_M`). `environment` gives the value of an environment variable, as
+/// [`Settings::from_environment`] reads them.
 pub fn resolve(name: &str, environment: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, LoadError> {
+    locate(&Settings::from_environment(environment), name)
+}
+
+fn locate(settings: &Settings, name: &str) -> Result<PathBuf, LoadError> {
+    lookup(settings, name)?.ok_or_else(|| refused(settings, name).unwrap_or_else(|| unknown(settings, name)))
+}
+
+/// Why a repository of the cache does not have what a name chooses of it.
+fn refused(settings: &Settings, name: &str) -> Option<LoadError> {
+    let wanted = names::parse(name)?;
+    let snapshot = cache::Folder::of(settings.cache.as_deref()?, &wanted.repository).snapshot().ok()??;
+    let files = cache::files(&snapshot);
+    let paths: Vec<&str> = files.iter().map(String::as_str).collect();
+    let select::Refusal { why, suggestions } = select::select(&paths, wanted.choice.as_deref()).err()?;
+    let why = format!("{}: {why}", snapshot.display());
+    Some(LoadError::NotFound { name: name.to_owned(), why, suggestions })
+}
+
+/// The path of a model that is on this machine with all its files.
+fn lookup(settings: &Settings, name: &str) -> Result<Option<PathBuf>, LoadError> {
     let path = Path::new(name);
     if !name.is_empty() && path.exists() {
-        return Ok(path.to_owned());
+        return Ok(Some(path.to_owned()));
     }
-    let cache = cache_folder(environment);
-    let (model, choice) = match name.split_once(':') {
-        Some((model, choice)) => (model, Some(choice)),
-        None => (name, None),
+    let Some(wanted) = names::parse(name) else {
+        return Ok(None);
     };
-    let model = match SHORT_NAMES.iter().find(|(short, _)| short.eq_ignore_ascii_case(model)) {
-        Some((_, repository)) => repository,
-        None => model,
-    };
-    let cached = cache.as_deref().map(cached_repositories).unwrap_or_default();
-    let snapshot = match (cache.as_deref(), is_repository(model)) {
-        (Some(cache), true) => snapshot(cache, model)?,
-        _ => None,
-    };
-    match (snapshot, choice) {
-        (Some(snapshot), None) => Ok(snapshot),
-        (Some(snapshot), Some(choice)) => choose(&snapshot, choice),
-        (None, _) => Err(unknown(name, model, cached, cache.as_deref())),
-    }
-}
-
-fn unknown(name: &str, model: &str, cached: Vec<String>, cache: Option<&Path>) -> LoadError {
-    let place = match cache {
-        Some(cache) => format!("no path, and no model in {}", cache.display()),
-        None => "no path, and there is no Hugging Face cache to look in".to_owned(),
-    };
-    let mut names = cached;
-    names.extend(SHORT_NAMES.iter().map(|(short, _)| (*short).to_owned()));
-    LoadError::NotFound {
-        name: name.to_owned(),
-        why: format!("it is {place}; downloads come with a later version"),
-        suggestions: nearest::nearest(model, &names),
-    }
-}
-
-fn cache_folder(environment: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let set = |key: &str| environment(key).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let below = |key: &str, rest: &str| set(key).map(|folder| folder.join(rest));
-    set("HF_HUB_CACHE")
-        .or_else(|| below("HF_HOME", "hub"))
-        .or_else(|| below("XDG_CACHE_HOME", "huggingface/hub"))
-        .or_else(|| below("HOME", ".cache/huggingface/hub"))
-        .or_else(|| below("USERPROFILE", ".cache/huggingface/hub"))
-}
-
-/// Whether a name has Hugging Face's form `org/name`. Each part becomes a piece of a folder's name, so none
-/// may lead out of the cache.
-fn is_repository(name: &str) -> bool {
-    let part = |part: &str| {
-        let plain = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
-        !part.is_empty() && part.chars().all(plain) && !part.contains("..") && !part.contains("--")
-    };
-    name.len() <= LONGEST_NAME
-        && name.split_once('/').is_some_and(|(organisation, model)| part(organisation) && part(model))
-}
-
-/// The folder with a repository's files as of its main revision; without that, its only revision.
-fn snapshot(cache: &Path, repository: &str) -> Result<Option<PathBuf>, LoadError> {
-    let folder = cache.join(format!("models--{}", repository.replace('/', "--")));
-    let snapshots = folder.join("snapshots");
-    let reference = folder.join("refs").join("main");
-    if let Some(revision) = crate::checkpoint::storage::read_small(&reference, 1024)? {
-        let revision = String::from_utf8_lossy(&revision).trim().to_owned();
-        if revision.is_empty() || !revision.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            return Err(LoadError::header(&reference, 0, "expected the hash of a revision"));
+    let choice = wanted.choice.as_deref();
+    let wheel = wanted.wheel.map(|wheel| wheel.repository);
+    if let Some(cache) = settings.cache.as_deref() {
+        for repository in [Some(wanted.repository.as_str()), wheel].into_iter().flatten() {
+            if let Some(snapshot) = cache::Folder::of(cache, repository).snapshot()?
+                && let Some(found) = complete(&snapshot, choice)
+            {
+                return Ok(Some(found));
+            }
         }
-        let found = snapshots.join(revision);
-        return Ok(found.is_dir().then_some(found));
     }
-    let mut revisions = entries(&snapshots);
-    match (revisions.pop(), revisions.is_empty()) {
-        (Some(only), true) => Ok(Some(snapshots.join(only))),
-        _ => Ok(None),
-    }
+    let names = [wanted.modelscope, Some(wanted.repository.as_str())];
+    let folders = names.into_iter().flatten().flat_map(|name| modelscope_folders(settings, name));
+    Ok(folders.filter(|folder| folder.is_dir()).find_map(|folder| complete(&folder, choice)))
 }
 
-/// A GGUF file of a snapshot by its name or by a part of it, as `Q4_K_M`.
-fn choose(snapshot: &Path, choice: &str) -> Result<PathBuf, LoadError> {
-    let mut models: Vec<String> =
-        entries(snapshot).into_iter().filter(|name| name.ends_with(".gguf")).collect();
-    models.retain(|name| Split::of(name).is_none_or(|split| split.number == 1));
-    if let Some(exact) = models.iter().find(|name| *name == choice) {
-        return Ok(snapshot.join(exact));
-    }
-    let wanted = choice.to_ascii_lowercase();
-    let matching: Vec<&String> = models.iter().filter(|name| has_part(name, &wanted)).collect();
-    match matching.as_slice() {
-        [one] => Ok(snapshot.join(one)),
-        _ => Err(LoadError::NotFound {
-            name: choice.to_owned(),
-            why: match matching.len() {
-                0 => format!("{} has no GGUF file of this name or quantisation", snapshot.display()),
-                count => format!("{count} GGUF files in {} match it", snapshot.display()),
-            },
-            suggestions: nearest::nearest(choice, &models),
-        }),
-    }
-}
-
-/// Whether a file name contains `part` as a word of its own, so that `q4_k` does not match `q4_k_m`.
-fn has_part(name: &str, part: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    let joins = |character: char| character.is_ascii_alphanumeric() || character == '_';
-    !part.is_empty()
-        && name.match_indices(part).any(|(start, _)| {
-            !name[..start].ends_with(joins) && !name[start + part.len()..].starts_with(joins)
-        })
-}
-
-fn cached_repositories(cache: &Path) -> Vec<String> {
-    let repository = |name: String| {
-        let (organisation, model) = name.strip_prefix("models--")?.split_once("--")?;
-        Some(format!("{organisation}/{model}"))
+/// Where ModelScope's tools keep a repository, of both layouts that they had.
+fn modelscope_folders(settings: &Settings, repository: &str) -> Vec<PathBuf> {
+    let Some((owner, name)) = repository.split_once('/') else {
+        return Vec::new();
     };
-    entries(cache).into_iter().filter_map(repository).collect()
+    let old = name.replace('.', "___");
+    let of = |root: &PathBuf| {
+        let new = root.join("models").join(format!("{owner}--{name}")).join("snapshots").join("master");
+        [new, root.join("models").join(owner).join(&old), root.join(owner).join(&old)]
+    };
+    settings.modelscope_caches.iter().flat_map(of).collect()
 }
 
-/// The names in a folder in alphabetical order; none, if it cannot be read.
-fn entries(folder: &Path) -> Vec<String> {
-    let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut names: Vec<String> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort();
-    names
+/// The path by which a folder's model is opened, if all its files are there.
+fn complete(folder: &Path, choice: Option<&str>) -> Option<PathBuf> {
+    let files = cache::files(folder);
+    let paths: Vec<&str> = files.iter().map(String::as_str).collect();
+    let selection = select::select(&paths, choice).ok()?;
+    let chosen: Vec<&str> = selection.files.iter().map(|&at| paths[at]).collect();
+    for path in &chosen {
+        if path.ends_with(".index.json") {
+            let index = index::read(&folder.join(path)).ok()?;
+            if !index.shards.keys().all(|shard| chosen.contains(&shard.as_str())) {
+                return None;
+            }
+        }
+        if let Some(split) = Split::of(path)
+            && !(1..=split.count).all(|number| chosen.contains(&split.name(number).as_str()))
+        {
+            return None;
+        }
+    }
+    Some(selection.main.map_or_else(|| folder.to_owned(), |main| folder.join(main)))
+}
+
+/// The name of a file that a folder lacks.
+fn lacks(folder: &Path) -> String {
+    let files = cache::files(folder);
+    let indices = files.iter().filter(|path| path.ends_with(".index.json"));
+    let shards = indices.filter_map(|path| index::read(&folder.join(path)).ok());
+    let mut shards = shards.flat_map(|index| index.shards.into_keys());
+    shards.find(|shard| !files.contains(shard)).unwrap_or_else(|| "model.safetensors".to_owned())
+}
+
+fn unknown(settings: &Settings, name: &str) -> LoadError {
+    let model = name.split_once(':').map_or(name, |(model, _)| model);
+    let cache = settings.cache.as_deref();
+    let why = match cache {
+        Some(cache) if names::parse(name).is_some() => {
+            format!("it is not in {}; jtllm pull fetches it", cache.display())
+        }
+        Some(cache) => format!("it is no path, no model in {}, and no name of a model", cache.display()),
+        None => "it is no path and no name of a model, and there is no cache to look in".to_owned(),
+    };
+    let mut known = cache.map(cache::repositories).unwrap_or_default();
+    known.extend(names::NAMES.iter().map(|row| row.name.to_owned()));
+    LoadError::NotFound { name: name.to_owned(), why, suggestions: nearest::nearest(model, &known) }
 }

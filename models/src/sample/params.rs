@@ -74,6 +74,34 @@ impl FromStr for Stage {
     }
 }
 
+/// From which token of an answer on a bias holds, and how it grows with each further one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bend {
+    /// How many tokens the answer has before.
+    pub from: u32,
+    /// The bias there; minus infinity forbids.
+    pub bias: f32,
+    /// What each further token adds.
+    pub slope: f32,
+}
+
+/// A bias on one token that changes with the length of the answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    /// The token.
+    pub token: u32,
+    /// The parts of the curve, ascending.
+    pub bends: &'static [Bend],
+}
+
+impl Pace {
+    /// The bias for the token that follows `count` tokens of an answer.
+    pub fn bias(&self, count: u32) -> f32 {
+        let bend = self.bends.iter().rev().find(|bend| bend.from <= count);
+        bend.map_or(0.0, |bend| bend.bias + bend.slope * (count - bend.from) as f32)
+    }
+}
+
 /// How a token is chosen. The defaults are llama.cpp's and those of the command line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
@@ -119,6 +147,12 @@ pub struct Sampling {
     pub mirostat_eta: f32,
     /// Added to logits before all else; minus infinity forbids a token.
     pub logit_bias: Vec<(u32, f32)>,
+    /// Tokens that do not follow themselves.
+    pub never_twice: Vec<u32>,
+    /// Keeps the length of an answer in bounds.
+    pub pace: Option<Pace>,
+    /// Comes where logits are not finite numbers; `None`: that is an error.
+    pub invalid: Option<u32>,
     /// `None` draws one.
     pub seed: Option<u64>,
     /// The stages in order; one that is missing does not happen.
@@ -149,6 +183,9 @@ impl Default for Sampling {
             mirostat_tau: 5.0,
             mirostat_eta: 0.1,
             logit_bias: Vec::new(),
+            never_twice: Vec::new(),
+            pace: None,
+            invalid: None,
             seed: None,
             samplers: Stage::ORDER.to_vec(),
         }

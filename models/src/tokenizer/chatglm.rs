@@ -76,23 +76,16 @@ impl Tokenizer {
     fn read_chatglm(bytes: &[u8], config: &TokenizerConfig) -> Result<Tokenizer, TokenizerError> {
         let mut model = sentencepiece::read(sentencepiece::FILE, bytes, config)?;
         let ids = u32::try_from(model.pieces.pieces.len()).unwrap_or(u32::MAX)..;
-        let after: Vec<(u32, AddedToken)> = ids
-            .zip(AFTER)
-            .map(|(id, text)| {
-                // `sop` is a syllable, too: only as a word of its own is it the token.
-                let bare = text.starts_with(char::is_alphabetic);
-                (id, AddedToken::from(text.to_owned(), true).normalized(false).single_word(bare))
-            })
-            .collect();
+        let after: Vec<(u32, AddedToken)> = ids.zip(AFTER).map(|(id, text)| (id, control(text))).collect();
         model.pieces.added.retain(|(id, _)| after.iter().all(|(other, _)| other != id));
         model.pieces.added.extend(after);
         let mut tokenizer = model.pieces.assemble()?;
-        tokenizer.opening = tokenizer.named(sentencepiece::FILE, &["[gMASK]", "sop"])?;
+        tokenizer.opening = tokenizer.named(sentencepiece::FILE, &OPENING)?;
         tokenizer.eos = model.eos;
         tokenizer.with_config(config)
     }
 
-    fn named(&self, file: &'static str, texts: &[&str]) -> Result<Vec<u32>, TokenizerError> {
+    pub(super) fn named(&self, file: &'static str, texts: &[&str]) -> Result<Vec<u32>, TokenizerError> {
         let id = |text: &&str| {
             let found = self.token_id(text).filter(|id| self.is_special(*id));
             found.ok_or_else(|| {
@@ -102,6 +95,26 @@ impl Tokenizer {
         texts.iter().map(id).collect()
     }
 }
+
+/// `sop` is a syllable, too: only as a word of its own is it the token.
+fn control(text: &str) -> AddedToken {
+    let bare = text.starts_with(char::is_alphabetic);
+    AddedToken::from(text.to_owned(), true).normalized(false).single_word(bare)
+}
+
+/// Takes the tokens after the vocabulary of ChatGLM2 and 3 from its pieces, where GGUF lists them: among the pieces
+/// they would be syllables.
+pub(super) fn take_after(pieces: &mut Vec<Piece>) -> Vec<(u32, AddedToken)> {
+    let is_first = |piece: &Piece| piece.kind == Kind::Control && piece.text == AFTER[0];
+    let first = pieces.iter().position(is_first).unwrap_or(pieces.len());
+    let ids = u32::try_from(first).unwrap_or(u32::MAX)..;
+    let after = pieces.split_off(first);
+    let controls = ids.zip(after).filter(|(_, piece)| piece.kind == Kind::Control);
+    controls.map(|(id, piece)| (id, control(&piece.text))).collect()
+}
+
+/// What the prompts of ChatGLM2 and 3 begin with.
+pub(super) const OPENING: [&str; 2] = ["[gMASK]", "sop"];
 
 /// The pieces by which the final release's file is longer than the first one's.
 fn after_the_first_release() -> impl Iterator<Item = Piece> {

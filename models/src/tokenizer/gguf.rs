@@ -14,14 +14,14 @@ use super::guarded::Subwords;
 use super::preparation::Preparation;
 use super::sentencepiece::{Kind, Method, Piece, Pieces};
 use super::world::unescape;
-use super::{Parts, Tokenizer, TokenizerError, contained};
+use super::{Parts, Tokenizer, TokenizerConfig, TokenizerError, chatglm, contained};
 
 const FILE: &str = "gguf";
 
 /// The values of the `tokenizer.ggml.*` keys, each under its last name.
 #[derive(Debug, Clone, Default)]
 pub struct GgufVocabulary<'a> {
-    /// `model`: `gpt2` for byte-level BPE, `llama` for SentencePiece, `rwkv` for RWKV's World.
+    /// `model`: `gpt2` for byte-level BPE, `llama` for SentencePiece, `rwkv` for RWKV's World, `bert` for WordPiece.
     pub model: &'a str,
     /// `pre`: the name of the rule that cuts text into words; empty where the file has none.
     pub pre: &'a str,
@@ -45,6 +45,10 @@ pub struct GgufVocabulary<'a> {
     pub add_eos: Option<bool>,
     /// `add_space_prefix`
     pub add_space_prefix: Option<bool>,
+    /// `normalizer.lowercase`; `bert` alone has it, and is lower case where the key is missing.
+    pub lower_case: Option<bool>,
+    /// `normalizer.strip_accents`
+    pub strip_accents: Option<bool>,
 }
 
 /// How a byte-level vocabulary cuts text into words, by the name in `tokenizer.ggml.pre`.
@@ -178,13 +182,14 @@ impl Tokenizer {
         let (mut tokenizer, bos_by_kind) = match vocabulary.model {
             "gpt2" => merged(vocabulary)?,
             "llama" => (scored(vocabulary)?, true),
-            "rwkv" => (world(&vocabulary.tokens)?, false),
+            "rwkv" => (world(&vocabulary)?, false),
+            "bert" => return wordpieces(vocabulary),
             other => {
                 return Err(TokenizerError::Unsupported {
                     file: FILE,
                     field: "tokenizer.ggml.model".to_owned(),
                     value: other.to_owned(),
-                    known: "gpt2, llama, rwkv".to_owned(),
+                    known: "bert, gpt2, llama, rwkv".to_owned(),
                 });
             }
         };
@@ -225,7 +230,9 @@ fn scored(vocabulary: GgufVocabulary<'_>) -> Result<Tokenizer, TokenizerError> {
     for (id, (text, score)) in vocabulary.tokens.into_iter().zip(vocabulary.scores).enumerate() {
         pieces.push(Piece { text, score, kind: kind(&vocabulary.types, id)? });
     }
-    Pieces {
+    let is_glm = vocabulary.pre == "chatglm-spm";
+    let added = if is_glm { chatglm::take_after(&mut pieces) } else { Vec::new() };
+    let mut tokenizer = Pieces {
         file: FILE,
         byte_fallback: pieces.iter().any(|piece| piece.kind == Kind::Byte),
         pieces,
@@ -234,12 +241,35 @@ fn scored(vocabulary: GgufVocabulary<'_>) -> Result<Tokenizer, TokenizerError> {
         legacy: true,
         collapse_spaces: false,
         characters: Vec::new(),
-        added: Vec::new(),
+        added,
         first: Vec::new(),
         spelling: None,
         spelled: HashMap::new(),
     }
-    .assemble()
+    .assemble()?;
+    if is_glm {
+        tokenizer.opening = tokenizer.named(FILE, &chatglm::OPENING)?;
+    }
+    Ok(tokenizer)
+}
+
+/// BERT's pieces as llama.cpp has them: those that begin a word are marked, not those that go on.
+fn wordpieces(vocabulary: GgufVocabulary<'_>) -> Result<Tokenizer, TokenizerError> {
+    let mut ids = Vocab::new();
+    for (id, text) in vocabulary.tokens.into_iter().enumerate() {
+        let text = match (kind(&vocabulary.types, id)?, text.strip_prefix('\u{2581}')) {
+            (Kind::Control, _) => text,
+            (_, Some(first)) => first.to_owned(),
+            (_, None) => format!("##{text}"),
+        };
+        ids.insert(text, u32::try_from(id).unwrap_or(u32::MAX));
+    }
+    let config = TokenizerConfig {
+        lower_case: vocabulary.lower_case,
+        strip_accents: vocabulary.strip_accents,
+        ..TokenizerConfig::default()
+    };
+    Tokenizer::of_wordpieces(FILE, ids, &config)
 }
 
 fn known_words() -> String {
@@ -253,17 +283,21 @@ pub(super) fn words_named(name: &str) -> Option<&'static Words> {
     WORDS.iter().find(|words| words.names.contains(&name))
 }
 
-/// Tokens as Python writes bytes; the first one ends a document.
-fn world(tokens: &[String]) -> Result<Tokenizer, TokenizerError> {
-    let (end, rest) = tokens.split_first().map_or(("", &[][..]), |(end, rest)| (end.as_str(), rest));
+/// Tokens as Python writes bytes; unused ones fill the table up. The first one ends a document. No text spells it:
+/// what stands there is the converter's invention.
+fn world(vocabulary: &GgufVocabulary<'_>) -> Result<Tokenizer, TokenizerError> {
+    let rest = vocabulary.tokens.get(1..).unwrap_or_default();
     let mut read = Vec::with_capacity(rest.len());
     for (id, text) in (1..).zip(rest) {
+        if kind(&vocabulary.types, id as usize)? == Kind::Unused {
+            continue;
+        }
         let bytes = unescape(text, true).filter(|bytes| !bytes.is_empty()).ok_or_else(|| {
             TokenizerError::format(FILE, format!("tokenizer.ggml.tokens[{id}]"), "expected escaped bytes")
         })?;
         read.push((id, bytes));
     }
-    Tokenizer::of_world(FILE, &read, end)
+    Tokenizer::of_world(FILE, &read)
 }
 
 fn merged(vocabulary: GgufVocabulary<'_>) -> Result<(Tokenizer, bool), TokenizerError> {

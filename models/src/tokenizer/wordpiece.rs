@@ -35,6 +35,16 @@ impl Tokenizer {
         for (line, id) in file.lines().zip(0..) {
             ids.insert(line.trim_end().to_owned(), id);
         }
+        Self::of_wordpieces(FILE, ids, config)
+    }
+
+    /// A vocabulary of WordPiece, whatever file it came from.
+    pub(super) fn of_wordpieces(
+        file: &'static str,
+        ids: Vocab,
+        config: &TokenizerConfig,
+    ) -> Result<Tokenizer, TokenizerError> {
+        let wrong = |error: &dyn std::fmt::Display| TokenizerError::format(file, "file", error);
         let unknown = config.unknown.clone().unwrap_or_else(|| "[UNK]".to_owned());
         let Some(unknown_id) = ids.get(&unknown).copied() else {
             return Err(wrong(&format!("the vocabulary has no {unknown}")));
@@ -54,7 +64,7 @@ impl Tokenizer {
         let normalizer =
             BertNormalizer::new(true, config.chinese_characters.unwrap_or(true), config.strip_accents, cased);
         let mut tokenizer = Parts {
-            file: FILE,
+            file,
             model: Subwords::Listed(Box::new(ModelWrapper::WordPiece(model))),
             preparation: Some(normalizer.into()),
             pre_tokenizer: Some(BertPreTokenizer.into()),

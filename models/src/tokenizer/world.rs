@@ -110,14 +110,13 @@ impl Tokenizer {
             }
             tokens.push((id, bytes));
         }
-        Self::of_world(FILE, &tokens, END)
+        Self::of_world(FILE, &tokens)
     }
 
     /// A vocabulary of bytes with the token 0 that ends a document.
     pub(super) fn of_world(
         file: &'static str,
         tokens: &[(u32, Vec<u8>)],
-        end: &str,
     ) -> Result<Tokenizer, TokenizerError> {
         if tokens.is_empty() {
             return Err(TokenizerError::format(file, "vocabulary", "the vocabulary is empty"));
@@ -133,7 +132,7 @@ impl Tokenizer {
             decoder: None,
             spelling: Spelling::ByteLevel,
             spelled: HashMap::new(),
-            added: vec![(0, AddedToken::from(end.to_owned(), true).normalized(false))],
+            added: vec![(0, AddedToken::from(END.to_owned(), true).normalized(false))],
         }
         .assemble()?;
         tokenizer.eos = Some(0);

@@ -203,6 +203,8 @@ pub(crate) fn gguf_tokenizer(bytes: &[u8]) -> Tokenizer {
         add_bos: number("add_bos_token").map(|flag| flag != 0.0),
         add_eos: number("add_eos_token").map(|flag| flag != 0.0),
         add_space_prefix: number("add_space_prefix").map(|flag| flag != 0.0),
+        lower_case: number("normalizer.lowercase").map(|flag| flag != 0.0),
+        strip_accents: number("normalizer.strip_accents").map(|flag| flag != 0.0),
     })
     .unwrap()
 }

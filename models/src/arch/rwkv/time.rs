@@ -215,14 +215,18 @@ impl<'a> Time<'a> {
         let mixed = blend(&mut build.graph, x, previous, mix);
         let low = self.narrow(build, block, mixed, "att.time_maa_w1", [5 * rank, model.width])?;
         let low = build.graph.map(ScalarOp::Tanh, &[low]);
-        let whole = build.weight(&model.tensor(block, "att.time_maa_w2"), &[5, rank, model.width])?;
+        let by_output = model.rows_are_outputs;
+        let shape = if by_output { [5, model.width, rank] } else { [5, rank, model.width] };
+        let whole = build.weight(&model.tensor(block, "att.time_maa_w2"), &shape)?;
         let graph = &mut build.graph;
         let tokens = graph.shape(x)[0].clone();
         let parts = (0..5).map(|part| {
             let space = [tokens.clone(), Expr::int(rank)];
             let low = graph.view(low, &space, &[], |c| vec![c.axis(0), c.axis(1) + part * rank]);
             let space = [Expr::int(model.width), Expr::int(rank)];
-            let weight = graph.view(whole, &space, &[], |c| vec![Expr::int(part), c.axis(1), c.axis(0)]);
+            let (row, column) = if by_output { (0, 1) } else { (1, 0) };
+            let weight =
+                graph.view(whole, &space, &[], |c| vec![Expr::int(part), c.axis(row), c.axis(column)]);
             build::linear(graph, low, weight, None)
         });
         Ok(parts.collect())
@@ -280,7 +284,7 @@ impl<'a> Time<'a> {
 }
 
 impl Time<'_> {
-    /// `x` times a matrix that the file keeps with a row for each input.
+    /// `x` times one of the narrow matrices.
     fn narrow(
         &self,
         build: &mut Build<'_>,
@@ -289,7 +293,12 @@ impl Time<'_> {
         part: &str,
         [outputs, inputs]: [i64; 2],
     ) -> Result<Node, LoadError> {
-        let whole = build.weight(&self.model.tensor(block, part), &[inputs, outputs])?;
+        let name = self.model.tensor(block, part);
+        if self.model.rows_are_outputs {
+            let weight = build.weight(&name, &[outputs, inputs])?;
+            return Ok(build::linear(&mut build.graph, x, weight, None));
+        }
+        let whole = build.weight(&name, &[inputs, outputs])?;
         let space = [Expr::int(outputs), Expr::int(inputs)];
         let weight = build.graph.view(whole, &space, &[], |c| vec![c.axis(1), c.axis(0)]);
         Ok(build::linear(&mut build.graph, x, weight, None))

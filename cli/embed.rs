@@ -1,0 +1,85 @@
+//! `jtllm embed`: vectors of texts.
+
+use std::io::BufRead;
+
+use anyhow::Context;
+use jtllm_models::embedding::{Embedding, Pooling};
+use jtllm_models::{Checkpoint, Language};
+use jtllm_serve::Engine;
+use serde_json::{Value, json};
+
+use crate::args::{CacheType, EmbedArgs, MachineArgs, PoolingName};
+use crate::failure::Usage;
+use crate::load;
+use crate::terminal::{print, print_json};
+
+/// Prints the vector of each text: one a line as soon as it is known, or all in one object.
+pub(crate) fn embed(args: &EmbedArgs) -> anyhow::Result<()> {
+    let checkpoint = load::checkpoint(Some(&args.model))?;
+    let how = pooling(&checkpoint, args)?;
+    let language = Language::of(&checkpoint)?;
+    let machine = MachineArgs {
+        ctx_size: Some(0),
+        threads: args.threads,
+        backend: args.backend,
+        cache_type_k: CacheType::F32,
+        cache_type_v: CacheType::F32,
+    };
+    let mut engine = Engine::new(load::model(checkpoint, &machine)?, None);
+    let positions = engine.context();
+    let (mut vectors, mut count) = (Vec::new(), 0);
+    for text in texts(args) {
+        let tokens = how.tokens(&language.tokenizer, &text?, positions)?;
+        let vector: Value = engine.embed(&tokens, &how)?.into_iter().map(shortest).collect();
+        match args.json {
+            true => {
+                count += tokens.len();
+                let index = vectors.len();
+                vectors.push(json!({ "object": "embedding", "index": index, "embedding": vector }));
+            }
+            false => print(&format!("{vector}\n"))?,
+        }
+    }
+    if !args.json {
+        return Ok(());
+    }
+    print_json(&json!({
+        "object": "list",
+        "data": vectors,
+        "model": args.model,
+        "usage": { "prompt_tokens": count, "total_tokens": count },
+    }))
+}
+
+/// A number with no more digits than tell it from its neighbours.
+fn shortest(x: f32) -> Value {
+    Value::from(x.to_string().parse::<f64>().unwrap_or(f64::from(x)))
+}
+
+/// The texts that were given, or the lines of stdin.
+fn texts(args: &EmbedArgs) -> Box<dyn Iterator<Item = anyhow::Result<String>> + '_> {
+    if args.prompt.is_empty() {
+        let lines = std::io::stdin().lock().lines();
+        return Box::new(lines.map(|line| line.context("cannot read the texts from stdin")));
+    }
+    Box::new(args.prompt.iter().map(|text| Ok(text.clone())))
+}
+
+/// What the model's files say, or what was asked for: then with vectors of length 1, unless they say otherwise.
+fn pooling(checkpoint: &Checkpoint, args: &EmbedArgs) -> anyhow::Result<Embedding> {
+    let asked = args.pooling.map(|name| match name {
+        PoolingName::Cls => Pooling::First,
+        PoolingName::Mean => Pooling::Mean,
+        PoolingName::Max => Pooling::Max,
+        PoolingName::Last => Pooling::Last,
+    });
+    match (Embedding::of(checkpoint)?, asked) {
+        (Some(stated), Some(pooling)) => Ok(Embedding { pooling, ..stated }),
+        (Some(stated), None) => Ok(stated),
+        (None, Some(pooling)) => Ok(Embedding { pooling, normalise: true, tokens_max: None }),
+        (None, None) => Err(Usage(
+            "the model's files do not say how the vectors of tokens become one: --pooling says it".to_owned(),
+        )
+        .into()),
+    }
+}
