@@ -48,16 +48,15 @@ pub struct Wgsl {
 }
 
 impl Wgsl {
-    /// For an adapter that allows so many lanes in a workgroup, bytes of workgroup memory, storage buffers of a
-    /// stage and bytes of a binding.
-    pub fn new(lanes: u32, shared_bytes: u32, buffers: u32, span: u64) -> Wgsl {
+    /// For an adapter that allows so many lanes in a workgroup, bytes of workgroup memory and storage buffers of
+    /// a stage. How long a binding may be is for the device to check: lengths depend on sizes.
+    pub fn new(lanes: u32, shared_bytes: u32, buffers: u32) -> Wgsl {
         let lanes = lanes.clamp(1, 64);
         let lanes = if lanes.is_power_of_two() { lanes } else { lanes.next_power_of_two() / 2 };
         let caps = Caps {
             // The tree that joins lanes needs a word for each.
             shared_bytes: shared_bytes.saturating_sub(lanes * 4 + 16),
             max_bindings: buffers,
-            max_span: span,
             decompose: true,
             ..Caps::threads(lanes)
         };
@@ -66,7 +65,7 @@ impl Wgsl {
 
     /// What every adapter that conforms to WebGPU has.
     pub fn least() -> Wgsl {
-        Wgsl::new(256, 16 << 10, 8, 128 << 20)
+        Wgsl::new(256, 16 << 10, 8)
     }
 
     fn check(&self, kernel: &Kernel) -> Result<(), EmitError> {
@@ -112,10 +111,10 @@ impl Target for Wgsl {
     }
 }
 
-/// Whether the text is in the language, with nothing but its core.
+/// Whether the text is in the language, with nothing but its core, of which `unpack2x16float` is part.
 fn validate(text: &str) -> Result<(), String> {
     let module = naga::front::wgsl::parse_str(text).map_err(|error| error.emit_to_string(text))?;
-    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32);
     validator.validate(&module).map_err(|error| error.emit_to_string(text))?;
     Ok(())
 }

@@ -159,7 +159,6 @@ fn target(limits: &Limits) -> Wgsl {
         limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
         limits.max_compute_workgroup_storage_size,
         limits.max_storage_buffers_per_shader_stage,
-        u64::from(limits.max_storage_buffer_binding_size),
     )
 }
 
@@ -286,6 +285,12 @@ impl Device for Adapter {
         let total = groups.iter().map(|n| u64::from(*n)).product::<u64>();
         if total == 0 {
             return Ok(());
+        }
+        let most = u64::from(self.device.limits().max_storage_buffer_binding_size);
+        if let Some(span) = args.iter().find(|span| span.len > most) {
+            let why =
+                format!("a kernel reads {} bytes in one piece, the adapter binds at most {most}", span.len);
+            return Err(self.failed(why));
         }
         let spans = std::iter::once(symbols).chain(args);
         let entries: Vec<BindGroupEntry<'_>> = spans

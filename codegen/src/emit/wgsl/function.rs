@@ -97,12 +97,18 @@ impl Emitter<'_> {
             let element = carried(shared.dtype);
             self.line(0, &format!("var<workgroup> s{at}: array<{element}, {}>;", shared.len));
         }
-        for dtype in joined(self.kernel) {
-            let (name, lanes) = (carried(dtype), self.kernel.lanes);
-            self.line(0, &format!("var<workgroup> tree_{name}: array<{name}, {lanes}>;"));
-        }
         self.line(0, "var<workgroup> same: i32;");
         self.out.push_str(FUNCTIONS);
+        let trees = joined(self.kernel);
+        let mut memories: Vec<&str> = trees.iter().map(|(_, dtype)| carried(*dtype)).collect();
+        memories.sort_unstable();
+        memories.dedup();
+        for name in memories {
+            self.line(0, &format!("var<workgroup> tree_{name}: array<{name}, {}>;", self.kernel.lanes));
+        }
+        for (monoid, dtype) in trees {
+            self.tree(monoid, dtype);
+        }
     }
 
     /// The group's place in the grid; groups beyond its end have nothing to do.
@@ -128,9 +134,9 @@ impl Emitter<'_> {
         }
         let most = i64::from(i32::MAX);
         for param in &kernel.params {
-            if param.len.high() > most {
-                let need = param.len.high() as u64;
-                return Err(EmitError::Limit { what: "elements of a binding", need, have: most as u64 });
+            if let Some(need) = param.len.as_int().filter(|len| *len > most) {
+                let (need, have) = (need as u64, most as u64);
+                return Err(EmitError::Limit { what: "elements of a binding", need, have });
             }
         }
         Ok(())
@@ -194,27 +200,29 @@ impl Emitter<'_> {
                     operands.iter().map(|x| (format!("v{}", x.0), self.kernel.record(*x).dtype)).collect();
                 scalar(*op, &operands)
             }
-            Value::LaneReduce(monoid, x) => return self.join(id, *monoid, *x, depth),
+            Value::LaneReduce(monoid, x) => format!("{}(v{}, thread)", join(*monoid, dtype), x.0),
         };
         self.line(depth, &format!("let v{}: {} = {text};", id.0, carried(dtype)));
     }
 
-    /// Joins lanes in the order of the fixed tree.
-    fn join(&mut self, id: ValueId, monoid: Monoid, x: ValueId, depth: usize) {
-        let dtype = self.kernel.record(x).dtype;
-        let tree = format!("tree_{}", carried(dtype));
-        self.line(depth, &format!("{tree}[thread] = v{};", x.0));
-        self.line(depth, "workgroupBarrier();");
-        let mut half = self.kernel.lanes / 2;
-        while half > 0 {
-            let sides = [format!("{tree}[thread]"), format!("{tree}[thread + {half}u]")];
-            let joined = scalar(monoid.scalar(), &sides.map(|side| (side, dtype)));
-            self.line(depth, &format!("if (thread < {half}u) {{ {tree}[thread] = {joined}; }}"));
-            self.line(depth, "workgroupBarrier();");
-            half /= 2;
-        }
-        let name = carried(dtype);
-        self.line(depth, &format!("let v{}: {name} = workgroupUniformLoad(&{tree}[0]);", id.0));
+    /// A function that joins lanes in the order of the fixed tree. A loop, because each barrier costs a driver
+    /// that runs lanes one after another a place to come back to.
+    fn tree(&mut self, monoid: Monoid, dtype: DType) {
+        let (name, tree) = (carried(dtype), format!("tree_{}", carried(dtype)));
+        let sides = [format!("{tree}[thread]"), format!("{tree}[thread + half]")];
+        let joined = scalar(monoid.scalar(), &sides.map(|side| (side, dtype)));
+        let half = self.kernel.lanes / 2;
+        self.line(0, &format!("fn {}(x: {name}, thread: u32) -> {name} {{", join(monoid, dtype)));
+        self.line(1, &format!("{tree}[thread] = x;"));
+        self.line(1, &format!("for (var half = {half}u; half > 0u; half /= 2u) {{"));
+        self.line(2, "workgroupBarrier();");
+        self.line(2, &format!("if (thread < half) {{ {tree}[thread] = {joined}; }}"));
+        self.line(1, "}");
+        self.line(1, "workgroupBarrier();");
+        self.line(1, &format!("let all = {tree}[0];"));
+        self.line(1, "workgroupBarrier();");
+        self.line(1, "return all;");
+        self.line(0, "}");
     }
 
     fn load(&self, memory: Memory, at: &Expr) -> String {
@@ -268,15 +276,20 @@ fn joins(kernel: &Kernel, body: &[Stmt]) -> bool {
     })
 }
 
-/// The types that lanes join values of, once each as they are carried.
-fn joined(kernel: &Kernel) -> Vec<DType> {
-    let mut found: Vec<DType> = Vec::new();
+/// How lanes join values: each way once, by type as it is carried.
+fn joined(kernel: &Kernel) -> Vec<(Monoid, DType)> {
+    let mut found: Vec<(Monoid, DType)> = Vec::new();
     for record in &kernel.values {
-        if let Value::LaneReduce(..) = record.value
-            && !found.iter().any(|dtype| carried(*dtype) == carried(record.dtype))
+        if let Value::LaneReduce(monoid, _) = record.value
+            && !found.iter().any(|(known, dtype)| join(*known, *dtype) == join(monoid, record.dtype))
         {
-            found.push(record.dtype);
+            found.push((monoid, record.dtype));
         }
     }
     found
+}
+
+/// The name of a function that joins lanes.
+fn join(monoid: Monoid, dtype: DType) -> String {
+    format!("join_{}_{}", monoid.name(), carried(dtype))
 }
