@@ -110,6 +110,19 @@ fn a_context_beyond_all_positions_is_refused() {
     }
 }
 
+#[test]
+fn t07_tokens_outside_of_the_vocabulary_are_refused() {
+    let mut engine = engine("llama2-gqa-tiny", KernelCache::off("a test"), false);
+    let vocabulary = engine.model().architecture().vocabulary() as u32;
+    for id in [vocabulary, vocabulary + 1, u32::MAX] {
+        let error = engine.feed(&[1, id, 2], false).unwrap_err();
+        let expected = format!("token {id} does not exist: the vocabulary has {vocabulary}");
+        assert_eq!(error.to_string(), expected);
+        assert!(engine.held().is_empty(), "nothing of the prompt is computed");
+    }
+    assert!(engine.feed(&[1, vocabulary - 1, 2], false).is_ok());
+}
+
 /// Bytes of the weights that a pass of RWKV is given.
 fn given_in_a_pass(engine: &Engine) -> u64 {
     let times = |name: &str| match name {
