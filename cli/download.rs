@@ -86,7 +86,7 @@ impl State {
                     .iter()
                     .for_each(|total| total.set_position(total.position().saturating_sub(count)));
             }
-            Event::Whole => self.whole(),
+            Event::Whole { checked } => self.whole(checked),
             Event::End => self.clear(),
         }
     }
@@ -132,7 +132,7 @@ impl State {
         }
     }
 
-    fn whole(&mut self) {
+    fn whole(&mut self, checked: bool) {
         let Some(file) = self.file.take() else { return };
         if let (Some(bars), Some(bar)) = (&self.bars, file.bar) {
             bar.finish_and_clear();
@@ -140,7 +140,8 @@ impl State {
         }
         if !self.quiet {
             let seconds = file.began.elapsed().as_secs_f64();
-            self.note(&format!("{}  {}  checked  {seconds:.1} s", file.name, bytes(file.here)));
+            let how = if checked { "checked" } else { "without a hash" };
+            self.note(&format!("{}  {}  {how}  {seconds:.1} s", file.name, bytes(file.here)));
         }
     }
 

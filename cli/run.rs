@@ -1,9 +1,11 @@
 //! `jtllm run`: one answer.
 
+use std::borrow::Cow;
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::string::FromUtf8Error;
 use std::sync::Arc;
 use std::time::Instant;
@@ -61,6 +63,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     if prompt.as_ref().is_some_and(|prompt| prompt.is_empty()) {
         return Err(Usage("the prompt is empty".to_owned()).into());
     }
+    let images = images_of(&args.prompt.image)?;
     let mut speaker = speaker(args)?;
     load::announce(&speaker.engine);
     ps::enter(&speaker.engine);
@@ -69,7 +72,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         let what = sampling::manner(&speaker.sampling, speaker.language.family.name);
         say(Style::Faint, format_args!("{what}"));
     }
-    speaker.look(&args.prompt.image)?;
+    speaker.look(&images)?;
     match prompt {
         Some(prompt) => once(&mut speaker, args, &prompt),
         None => chat::chat(&mut speaker, args),
@@ -79,13 +82,40 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
 fn given_prompt(args: &PromptArgs) -> anyhow::Result<Option<String>> {
     match (&args.prompt, &args.file) {
         (Some(text), _) => Ok(Some(text.clone())),
-        (None, Some(file)) => {
-            let text = std::fs::read_to_string(file);
-            let text = text.map_err(|error| Usage(format!("--file {}: {error}", file.display())))?;
-            Ok(Some(without_last_newline(text)))
-        }
+        (None, Some(file)) => Ok(Some(without_last_newline(text_of("--file", file)?))),
         (None, None) => Ok(None),
     }
+}
+
+/// The most bytes of a file that a flag names: a device may have no end.
+const FILE_MAX: u64 = 64 << 20;
+
+/// All of a file that a flag names.
+fn bytes_of(flag: &str, file: &Path) -> Result<Vec<u8>, Usage> {
+    let wrong = |error: &dyn Display| Usage(format!("{flag} {}: {error}", file.display()));
+    let opened = File::open(file).map_err(|error| wrong(&error))?;
+    let mut bytes = Vec::new();
+    opened.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(|error| wrong(&error))?;
+    match bytes.len() as u64 > FILE_MAX {
+        true => Err(wrong(&format!("more than {FILE_MAX} bytes"))),
+        false => Ok(bytes),
+    }
+}
+
+fn text_of(flag: &str, file: &Path) -> Result<String, Usage> {
+    let wrong = |error: FromUtf8Error| Usage(format!("{flag} {}: {}", file.display(), error.utf8_error()));
+    String::from_utf8(bytes_of(flag, file)?).map_err(wrong)
+}
+
+/// The images that flags name.
+fn images_of(files: &[PathBuf]) -> Result<Vec<(String, Image)>, Usage> {
+    let image = |file: &PathBuf| {
+        let name = file.display().to_string();
+        let image = Image::decode(&bytes_of("--image", file)?);
+        let image = image.map_err(|error| Usage(format!("--image {name}: {error}")))?;
+        Ok((name, image))
+    };
+    files.iter().map(image).collect()
 }
 
 fn piped_prompt() -> anyhow::Result<String> {
@@ -114,15 +144,26 @@ fn without_last_newline(mut text: String) -> String {
 fn speaker(args: &RunArgs) -> anyhow::Result<Speaker> {
     let name = args.model.as_deref().or(args.model_flag.as_deref());
     let checkpoint = load::checkpoint(name)?;
+    let architecture = jtllm_models::arch::read(checkpoint.config())?;
+    if architecture.row_width() != architecture.vocabulary() {
+        let file = checkpoint.path().to_owned();
+        let what = "answering by an encoder of texts".to_owned();
+        return Err(LoadError::Unsupported {
+            file,
+            what,
+            supported: "jtllm embed gives its vectors".to_owned(),
+        }
+        .into());
+    }
+    if let (Some(file), None) = (args.prompt.image.first(), architecture.vision()) {
+        return Err(Usage(format!("--image {}: {}", file.display(), EngineError::Blind)).into());
+    }
     let mut language = Language::of(&checkpoint)?;
     if let Some(name) = &args.prompt.chat_template {
         language.use_named(name).map_err(|error| Usage(format!("--chat-template: {error}")))?;
     }
     if let Some(file) = &args.prompt.chat_template_file {
-        let source = std::fs::read_to_string(file);
-        let source =
-            source.map_err(|error| Usage(format!("--chat-template-file {}: {error}", file.display())))?;
-        language.use_source(&source)?;
+        language.use_source(&text_of("--chat-template-file", file)?)?;
     }
     let manner = if args.prompt.raw { &PLAIN } else { language.prompted };
     let generation = checkpoint.config().generation()?;
@@ -150,20 +191,14 @@ fn speaker(args: &RunArgs) -> anyhow::Result<Speaker> {
 }
 
 impl Speaker {
-    /// Looks at image files.
-    fn look(&mut self, files: &[PathBuf]) -> anyhow::Result<()> {
-        for file in files {
-            let wrong = |error: &dyn Display| Usage(format!("--image {}: {error}", file.display()));
-            if self.engine.model().architecture().vision().is_none() {
-                return Err(wrong(&EngineError::Blind).into());
-            }
-            let bytes = std::fs::read(file).map_err(|error| wrong(&error))?;
-            let image = Image::decode(&bytes).map_err(|error| wrong(&error))?;
+    /// Looks at images.
+    fn look(&mut self, images: &[(String, Image)]) -> anyhow::Result<()> {
+        for (name, image) in images {
             let begin = Instant::now();
-            let seen = self.engine.see(&image)?;
+            let seen = self.engine.see(image)?;
             let (time, tokens) = (begin.elapsed().as_secs_f64(), seen.tokens());
             let size = format!("{} x {} pixels", image.width, image.height);
-            say(Style::Faint, format_args!("{}: {size}, {tokens} tokens, in {time:.3} s", file.display()));
+            say(Style::Faint, format_args!("{name}: {size}, {tokens} tokens, in {time:.3} s"));
             self.images.push(seen);
         }
         Ok(())
@@ -205,13 +240,24 @@ struct Voice {
     show: bool,
     said: String,
     closed: Option<anyhow::Error>,
+    /// Whether stdout is one.
+    terminal: bool,
 }
 
 impl Voice {
+    /// The text for a terminal, which must not obey what a model writes.
+    fn harmless<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+        match self.terminal && text.contains(obeyed) {
+            true => Cow::Owned(text.replace(obeyed, "\u{fffd}")),
+            false => Cow::Borrowed(text),
+        }
+    }
+
     fn say(&mut self, text: &str) {
         self.said.push_str(text);
         if self.show && !text.is_empty() && self.closed.is_none() {
-            self.closed = print(text).err();
+            self.closed = print(&self.harmless(text)).err();
         }
     }
 }
@@ -225,7 +271,8 @@ impl Speaker {
         show: bool,
     ) -> anyhow::Result<Answer> {
         let polish = Polish::new(self.manner.touches);
-        let mut voice = Voice { polish, show, said: String::new(), closed: None };
+        let terminal = std::io::stdout().is_terminal();
+        let mut voice = Voice { polish, show, said: String::new(), closed: None, terminal };
         let invalid = sampler.invalid_rows();
         let answer = self.engine.generate(request, sampler, &mut |text, _| {
             let text = voice.polish.push(text);

@@ -412,3 +412,9 @@ fn bench_needs_no_tokenizer() {
         answer(&["bench", &fixture("llama2-gqa-tiny"), "-p", "16", "-n", "2", "-r", "1"]).contains("tg2")
     );
 }
+
+#[test]
+fn an_encoder_is_not_asked_questions() {
+    let text = failure(&["run", "tests/fixtures/bert-minilm-mean-tiny", "-p", "Hi"], 4);
+    assert!(text.contains("jtllm embed"), "{text}");
+}

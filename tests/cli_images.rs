@@ -57,7 +57,11 @@ fn the_answer_is_the_references() {
 #[test]
 fn what_cannot_be_shown_is_said() {
     let image = format!("{}/image0.png", MODELS[0]);
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 6] = [
+        (
+            &["run", MODELS[0], "--image", "/dev/zero", "-p", "Hi"],
+            "--image /dev/zero: more than 67108864 bytes",
+        ),
         (&["run", "--image", &image, "-p", "Hi"], "the model sees no images"),
         (&["run", MODELS[0], "--image", "README.md", "-p", "Hi"], "--image README.md: not an image"),
         (&["run", MODELS[0], "--image", "no.png", "-p", "Hi"], "--image no.png: No such file"),

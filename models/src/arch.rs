@@ -252,6 +252,9 @@ pub static ARCHITECTURES: &[Row] = &[
 
 /// ChatGLM-6B and its successors go by one name; only the latter pad their vocabulary.
 fn read_chatglm(config: &Config) -> Result<Box<dyn Architecture>, LoadError> {
+    if config.optional_count("pre_seq_len", 0..=1 << 20)?.is_some_and(|len| len > 0) {
+        return Err(config.wrong("pre_seq_len", "nothing: prefixes of P-tuning are not read"));
+    }
     match config.raw("padded_vocab_size") {
         Some(_) => chatglm2::read(config),
         None => chatglm::read(config),
@@ -261,6 +264,10 @@ fn read_chatglm(config: &Config) -> Result<Box<dyn Architecture>, LoadError> {
 /// The architecture that a configuration names.
 pub fn read(config: &Config) -> Result<Box<dyn Architecture>, LoadError> {
     let name = config.architecture()?;
+    if config.raw("quantization_config").is_some() {
+        let expected = "nothing: weights quantised by other tools are read from GGUF files alone";
+        return Err(config.wrong("quantization_config", expected));
+    }
     match ARCHITECTURES.iter().find(|row| row.names.contains(&name)) {
         Some(row) => (row.read)(config),
         None => {

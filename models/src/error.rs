@@ -115,7 +115,7 @@ impl LoadError {
     /// inconsistent or not supported, 1 the operating system failed.
     pub fn exit_code(&self) -> i32 {
         match self {
-            LoadError::Hub(HubError::Unsupported { .. }) => 4,
+            LoadError::Hub(HubError::Unsupported { .. } | HubError::Refused { .. }) => 4,
             LoadError::NotFound { .. } | LoadError::Hub(_) => 3,
             LoadError::Io { .. } => 1,
             _ => 4,

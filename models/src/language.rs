@@ -364,40 +364,58 @@ fn template_source(
 fn name_of_template(checkpoint: &Checkpoint) -> Option<&'static str> {
     let stated = checkpoint.config().optional_text("_name_or_path").ok().flatten().unwrap_or_default();
     let titled = checkpoint.gguf().and_then(|metadata| metadata.get("general.name")).and_then(Value::text);
-    let last = |text: &str| {
-        let name = Path::new(text).file_name().map(|name| name.to_string_lossy().into_owned());
+    let last = |path: &Path| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         name.unwrap_or_default().to_lowercase()
     };
     // In the cache of downloads the folder is named after a revision, and one above it after the model.
     let path = checkpoint.path();
-    let folders = path.iter().map(|part| part.to_string_lossy().to_lowercase());
+    let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let folders = whole.iter().chain(path.iter()).map(|part| part.to_string_lossy().to_lowercase());
     let cached = folders.rev().find(|part| part.starts_with("models--")).unwrap_or_default();
-    let names =
-        [last(&path.display().to_string()), cached, last(stated), titled.unwrap_or_default().to_lowercase()];
-    let has = |parts: &[&str]| names.iter().any(|name| parts.iter().all(|part| name.contains(part)));
-    let rules: [(&[&str], &str); 22] = [
-        (&["llava", "1.6", "mistral"], "llava-1.6-mistral"),
-        (&["llava", "1.6"], "llava-1.6-vicuna"),
-        (&["llava"], "llava"),
-        (&["atom", "chat"], "atom-chat"),
-        (&["atom"], "atom"),
-        (&["belle"], "belle"),
-        (&["chatglm3"], "chatglm3"),
-        (&["chatglm2"], "chatglm2"),
-        (&["chatglm"], "chatglm"),
-        (&["pangu"], "pangu"),
-        (&["rwkv", "world"], "rwkv-world"),
-        (&["rwkv"], "rwkv"),
-        (&["moss"], "moss"),
-        (&["internlm2", "chat"], "internlm2"),
-        (&["gemma-3", "-it"], "gemma3"),
-        (&["gemma", "-it"], "gemma"),
-        (&["llama-2", "chat"], "llama2"),
-        (&["llama2", "chat"], "llama2"),
-        (&["llama-7b"], "llama"),
-        (&["llama-13b"], "llama"),
-        (&["qwen2"], "qwen2"),
-        (&["qwen"], "chatml"),
-    ];
-    rules.iter().find(|(parts, _)| has(parts)).map(|(_, name)| *name)
+    let titled = titled.unwrap_or_default().to_lowercase();
+    let names = [last(path), last(&whole), cached, last(Path::new(stated)), titled];
+    let has = |parts: &[&str]| {
+        parts.is_empty() || names.iter().any(|name| parts.iter().all(|part| is_word(name, part)))
+    };
+    let class = checkpoint.config().architecture().unwrap_or_default();
+    let is = |classes: &[&str]| classes.iter().any(|known| class.starts_with(known));
+    if class.starts_with("ChatGLM") && checkpoint.config().raw("padded_vocab_size").is_none() {
+        return Some("chatglm");
+    }
+    let rule = NAMED.iter().find(|(classes, parts, _)| is(classes) && has(parts));
+    rule.map(|(_, _, template)| *template)
+}
+
+/// Which built-in template is whose: beginnings of classes, parts of the model's name, the template. Where the
+/// class says it all, there are no parts.
+const NAMED: &[(&[&str], &[&str], &str)] = &[
+    (&["Llava"], &["1.6", "mistral"], "llava-1.6-mistral"),
+    (&["LlavaNext"], &["mistral"], "llava-1.6-mistral"),
+    (&["LlavaNext"], &[], "llava-1.6-vicuna"),
+    (&["Llava"], &[], "llava"),
+    (&["Llama", "Atom"], &["atom", "chat"], "atom-chat"),
+    (&["Llama", "Atom"], &["atom"], "atom"),
+    (&["Llama", "LLaMA", "Bloom"], &["belle"], "belle"),
+    (&["ChatGLM"], &["chatglm3"], "chatglm3"),
+    (&["ChatGLM"], &["chatglm2"], "chatglm2"),
+    (&["Pangu", "GPTPangu"], &[], "pangu"),
+    (&["Rwkv"], &["rwkv", "world"], "rwkv-world"),
+    (&["Rwkv"], &[], "rwkv"),
+    (&["Moss"], &[], "moss"),
+    (&["InternLM2"], &["internlm2", "chat"], "internlm2"),
+    (&["Gemma"], &["gemma-3", "-it"], "gemma3"),
+    (&["Gemma"], &["gemma", "-it"], "gemma"),
+    (&["Llama", "LLaMA"], &["llama-2", "chat"], "llama2"),
+    (&["Llama", "LLaMA"], &["llama2", "chat"], "llama2"),
+    (&["Llama", "LLaMA"], &["llama-7b"], "llama"),
+    (&["Llama", "LLaMA"], &["llama-13b"], "llama"),
+    (&["Qwen2"], &["qwen2"], "qwen2"),
+    (&["Qwen"], &["qwen"], "chatml"),
+];
+
+/// Whether a name has this part, and not only as the end of a longer word.
+fn is_word(name: &str, part: &str) -> bool {
+    let begins = part.starts_with(char::is_alphanumeric);
+    name.match_indices(part).any(|(at, _)| !begins || !name[..at].ends_with(char::is_alphanumeric))
 }

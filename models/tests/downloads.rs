@@ -218,6 +218,18 @@ fn d03_a_version_that_changes_within_a_download_begins_anew() {
 }
 
 #[test]
+fn d03_a_version_belongs_to_one_file() {
+    let hub = Hub::with(NAME, files());
+    hub.set().hides_hashes = true;
+    hub.set().one_version = true;
+    let bench = bench(&[&hub]);
+    let path = bench.pull(NAME).unwrap();
+    for name in ["config.json", "1_Pooling/config.json", WEIGHTS] {
+        assert_eq!(std::fs::read(path.join(name)).unwrap(), files()[name], "{name}");
+    }
+}
+
+#[test]
 fn d04_a_wrong_file_is_put_aside_and_the_next_mirror_asked() {
     let (liar, honest) = (Hub::with(NAME, files()), Hub::with(NAME, files()));
     liar.always(WEIGHTS, Fault::Corrupt);
@@ -433,6 +445,19 @@ fn a_model_that_cannot_be_run_is_refused_before_its_weights_come() {
     assert_eq!(error.exit_code(), 4);
     assert!(error.to_string().contains("\"OtherForCausalLM\" are not supported"), "{error}");
     assert_eq!((first.asked("resolve").len(), second.asked("").len()), (1, 0), "one small file of one hub");
+}
+
+#[test]
+fn a_configuration_that_cannot_be_run_is_refused_before_its_weights_come() {
+    let mut files = files();
+    let config = br#"{"architectures": ["ChatGLMModel"], "vocab_size": 150528, "hidden_size": 64, "num_attention_heads": 4}"#;
+    files.insert("config.json".to_owned(), config.to_vec());
+    let hub = Hub::with(NAME, files);
+    let error = bench(&[&hub]).pull(NAME).unwrap_err();
+    assert_eq!(error.exit_code(), 4);
+    let error = error.to_string();
+    assert!(error.contains("vocab_size") && error.ends_with("its weights were not downloaded"), "{error}");
+    assert_eq!(hub.asked("resolve").len(), 1, "the configuration alone");
 }
 
 #[test]

@@ -67,35 +67,52 @@ fn a_template_is_looked_for_in_order() {
 }
 
 #[test]
-fn a_model_without_a_template_is_known_by_its_name() {
-    for (name, template) in [
-        ("Atom-7B-Chat", "atom-chat"),
-        ("Atom-7B", "atom"),
-        ("BELLE-LLaMA-7B-2M", "belle"),
-        ("Llama-2-7b-chat-hf", "llama2"),
-        ("Qwen1.5-0.5B-Chat", "chatml"),
-        ("Qwen2.5-0.5B-Instruct", "qwen2"),
-        ("chatglm-6b-int4", "chatglm"),
-        ("chatglm2-6b", "chatglm2"),
-        ("chatglm3-6b-32k", "chatglm3"),
-        ("pangu-alpha-2.6b", "pangu"),
-        ("RWKV-4-Pile-3B-EngChn-test4", "rwkv"),
-        ("rwkv-6-world-1b6", "rwkv-world"),
-        ("llama-7b", "llama"),
-        ("moss-moon-003-sft", "moss"),
-        ("internlm2-chat-7b", "internlm2"),
-        ("gemma-3-1b-it", "gemma3"),
-        ("gemma-7b-it", "gemma"),
+fn a_model_without_a_template_is_known_by_its_class_and_its_name() {
+    const LLAMA: &str = "LlamaForCausalLM";
+    for (name, class, template) in [
+        ("Atom-7B-Chat", LLAMA, "atom-chat"),
+        ("Atom-7B", LLAMA, "atom"),
+        ("BELLE-LLaMA-7B-2M", LLAMA, "belle"),
+        ("BELLE-7B-2M", "BloomForCausalLM", "belle"),
+        ("Llama-2-7b-chat-hf", LLAMA, "llama2"),
+        ("Qwen1.5-0.5B-Chat", "Qwen2ForCausalLM", "chatml"),
+        ("Qwen2.5-0.5B-Instruct", "Qwen2ForCausalLM", "qwen2"),
+        ("chatglm-6b-int4", "ChatGLMModel", "chatglm"),
+        ("any", "ChatGLMModel", "chatglm"),
+        ("chatglm2-6b", "ChatGLMModel padded", "chatglm2"),
+        ("chatglm3-6b-32k", "ChatGLMModel padded", "chatglm3"),
+        ("any", "PanguAlpha", "pangu"),
+        ("any", "GPTPanguForCausalLM", "pangu"),
+        ("any", "Rwkv6", "rwkv"),
+        ("rwkv-6-world-1b6", "Rwkv6", "rwkv-world"),
+        ("llama-7b", LLAMA, "llama"),
+        ("any", "MossForCausalLM", "moss"),
+        ("internlm2-chat-7b", "InternLM2ForCausalLM", "internlm2"),
+        ("gemma-3-1b-it", "Gemma3ForCausalLM", "gemma3"),
+        ("gemma-7b-it", "GemmaForCausalLM", "gemma"),
+        ("any", "LlavaForConditionalGeneration", "llava"),
+        ("any", "LlavaNextForConditionalGeneration", "llava-1.6-vicuna"),
+        ("llava-v1.6-mistral-7b", "LlavaNextForConditionalGeneration", "llava-1.6-mistral"),
+        // No name of theirs is a part of another word, or of another family.
+        ("codellama-7b-hf", LLAMA, ""),
+        ("anatomy", LLAMA, ""),
+        ("atom-7b", "Qwen2ForCausalLM", ""),
+        ("chatglm", LLAMA, ""),
     ] {
         let (_parent, folder) = copy(name);
         fs::remove_file(folder.join("chat_template.jinja")).unwrap();
+        let (class, padded) =
+            class.split_once(' ').map_or((class, ""), |(class, _)| (class, ", \"padded_vocab_size\": 1"));
+        let config = format!(r#"{{"architectures": ["{class}"]{padded}}}"#);
+        fs::write(folder.join("config.json"), config).unwrap();
         // The template for LLaMA 2 and Atom's names a begin token.
         fs::write(
             folder.join("tokenizer_config.json"),
             r#"{"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}"#,
         )
         .unwrap();
-        assert_eq!(origin(&language(&folder).unwrap()), Some(Origin::Name(template.to_owned())), "{name}");
+        let expected = Some(Origin::Name(template.to_owned())).filter(|_| !template.is_empty());
+        assert_eq!(origin(&language(&folder).unwrap()), expected, "{name} {class}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which layers of a model look at a window of their past alone.
+//! Which layers of a model look at a window of their past alone, and which configurations are refused.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -62,4 +62,30 @@ fn qwen_says_which_layers_have_one() {
     assert_ne!(last, none);
     let types = ["full_attention", "full_attention", "sliding_attention"];
     assert_eq!(asked(json!({"layer_types": types})), last);
+}
+
+#[test]
+fn what_changes_the_arithmetic_and_is_not_built_is_refused() {
+    let plain = json!({
+        "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3, "vocab_size": 50,
+        "max_position_embeddings": 64, "n_embd": 16, "n_head": 2, "n_layer": 1, "n_positions": 64, "type_vocab_size": 2,
+    });
+    for (class, field, value) in [
+        ("LlamaForCausalLM", "quantization_config", json!({"quant_method": "gptq"})),
+        ("GPT2LMHeadModel", "scale_attn_weights", json!(false)),
+        ("GPT2LMHeadModel", "scale_attn_by_inverse_layer_idx", json!(true)),
+        ("GPT2LMHeadModel", "add_cross_attention", json!(true)),
+        ("BertModel", "is_decoder", json!(true)),
+    ] {
+        let mut config = plain.clone();
+        config["architectures"] = json!([class]);
+        let read = |config: &Value| {
+            let config = Config::from_json(config.to_string().as_bytes(), Path::new("config.json")).unwrap();
+            arch::read(&config).map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(read(&config), Ok(()), "{class}");
+        config[field] = value;
+        let error = read(&config).unwrap_err();
+        assert!(error.contains(&format!("field {field}: expected")), "{error}");
+    }
 }

@@ -5,7 +5,7 @@ use jtllm_ir::build::gelu;
 use jtllm_ir::{Expr, Graph, Node};
 
 use super::build::{Build, Layer, Sight};
-use super::settings::{epsilon, few, positions_in, size, vocabulary};
+use super::settings::{epsilon, few, only, positions_in, size, vocabulary};
 use super::{Architecture, BodyInputs, LooksAhead, Pass, TILE, Weights, head_rows};
 use crate::config::Config;
 use crate::error::LoadError;
@@ -34,6 +34,7 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>, LoadError> 
             return Err(config.wrong(field, expected));
         }
     }
+    only(config, &[("is_decoder", false), ("add_cross_attention", false)])?;
     Ok(Box::new(Bert {
         vocabulary: vocabulary(config, "vocab_size")?,
         width,

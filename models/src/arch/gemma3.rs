@@ -6,7 +6,7 @@ use jtllm_ir::{Graph, Node};
 
 use super::build::{Build, Gain, Layer, Sight};
 use super::settings::{
-    POSITIONS_MAX, epsilon, few, head_width, key_heads, local_layers, positions, rope, size, vocabulary,
+    POSITIONS_MAX, epsilon, few, head_width, key_heads, local_layers, only, positions, rope, size, vocabulary,
 };
 use super::{Architecture, BodyInputs, Pass, Weights, head_rows};
 use crate::config::Config;
@@ -53,6 +53,7 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>, LoadError> 
     let base = config.optional_number("rope_local_base_freq", 1.0..=1e15)?.unwrap_or(10_000.0);
     // llama.cpp's converter adds the 1 when it writes the norms.
     let plain = config.optional_flag("norms_include_one")?.unwrap_or(false);
+    only(config, &[("use_bidirectional_attention", false)])?;
     Ok(Box::new(Gemma3 {
         vocabulary: vocabulary(config, "vocab_size")?,
         width,

@@ -4,7 +4,7 @@ use jtllm_ir::build::gelu_tanh;
 use jtllm_ir::{Graph, Node};
 
 use super::build::{Build, Layer, Sight};
-use super::settings::{SIZE_MAX, epsilon, few, positions_in, size, vocabulary};
+use super::settings::{SIZE_MAX, epsilon, few, only, positions_in, size, vocabulary};
 use super::{Architecture, BodyInputs, Pass, Weights, head_rows};
 use crate::config::Config;
 use crate::error::LoadError;
@@ -31,6 +31,14 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>, LoadError> 
     if !matches!(config.optional_text("activation_function")?, None | Some("gelu_new")) {
         return Err(config.wrong("activation_function", "gelu_new"));
     }
+    only(
+        config,
+        &[
+            ("scale_attn_weights", true),
+            ("scale_attn_by_inverse_layer_idx", false),
+            ("add_cross_attention", false),
+        ],
+    )?;
     Ok(Box::new(Gpt2 {
         vocabulary: vocabulary(config, "vocab_size")?,
         width,

@@ -149,3 +149,14 @@ fn yarn_attention(fields: &Fields, factor: f64) -> Result<f64, LoadError> {
         _ => yarn_magnitude(factor, 1.0),
     })
 }
+
+/// Refuses flags that change the arithmetic in ways that are not built: each must have its value here where it
+/// is there at all.
+pub(super) fn only(config: &Config, flags: &[(&str, bool)]) -> Result<(), LoadError> {
+    for (field, wanted) in flags {
+        if config.optional_flag(field)?.is_some_and(|found| found != *wanted) {
+            return Err(config.wrong(field, wanted.to_string()));
+        }
+    }
+    Ok(())
+}

@@ -11,7 +11,7 @@ use super::select::{self, Selection};
 use super::settings::Settings;
 use super::transfer::{Source, Transfer, with_end};
 use super::{Event, Watch, lock, lookup, pip, unknown};
-use crate::arch::ARCHITECTURES;
+use crate::arch::{self, ARCHITECTURES};
 use crate::checkpoint::storage;
 use crate::config::{Config, MAX_CONFIG};
 use crate::error::LoadError;
@@ -274,11 +274,14 @@ fn supported(repository: &str, config: &Path) -> Result<(), HubError> {
     let text = storage::read_small(config, MAX_CONFIG).ok().flatten().unwrap_or_default();
     let Ok(config) = Config::from_json(&text, config) else { return Ok(()) };
     let Ok(architecture) = config.architecture() else { return Ok(()) };
-    match ARCHITECTURES.iter().any(|row| row.names.contains(&architecture)) {
-        true => Ok(()),
-        false => Err(HubError::Unsupported {
+    if !ARCHITECTURES.iter().any(|row| row.names.contains(&architecture)) {
+        return Err(HubError::Unsupported {
             repository: repository.to_owned(),
             architecture: architecture.to_owned(),
-        }),
+        });
+    }
+    match arch::read(&config) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(HubError::Refused { repository: repository.to_owned(), why: error.to_string() }),
     }
 }

