@@ -45,13 +45,27 @@ pub fn dispatch(groups: u64) -> [u32; 3] {
 #[derive(Clone, Debug)]
 pub struct Wgsl {
     caps: Caps,
+    joins: Joins,
+}
+
+/// How lanes join values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joins {
+    /// Through workgroup memory, with a barrier at each step.
+    Shared,
+    /// By shuffles: a group is part of one subgroup.
+    Subgroup,
 }
 
 impl Wgsl {
     /// For an adapter that allows so many lanes in a workgroup, bytes of workgroup memory and storage buffers of
     /// a stage. How long a binding may be is for the device to check: lengths depend on sizes.
-    pub fn new(lanes: u32, shared_bytes: u32, buffers: u32) -> Wgsl {
-        let lanes = lanes.clamp(1, 64);
+    ///
+    /// `subgroup` is the least size of a subgroup, where there are any: then a group is as large.
+    pub fn new(lanes: u32, shared_bytes: u32, buffers: u32, subgroup: Option<u32>) -> Wgsl {
+        let subgroup = subgroup.filter(|size| *size >= 4);
+        let joins = if subgroup.is_some() { Joins::Subgroup } else { Joins::Shared };
+        let lanes = lanes.clamp(1, subgroup.unwrap_or(64).min(64));
         let lanes = if lanes.is_power_of_two() { lanes } else { lanes.next_power_of_two() / 2 };
         let caps = Caps {
             // The tree that joins lanes needs a word for each.
@@ -60,12 +74,12 @@ impl Wgsl {
             decompose: true,
             ..Caps::threads(lanes)
         };
-        Wgsl { caps }
+        Wgsl { caps, joins }
     }
 
     /// What every adapter that conforms to WebGPU has.
     pub fn least() -> Wgsl {
-        Wgsl::new(256, 16 << 10, 8)
+        Wgsl::new(256, 16 << 10, 8, None)
     }
 
     fn check(&self, kernel: &Kernel) -> Result<(), EmitError> {
@@ -95,7 +109,7 @@ impl Target for Wgsl {
     }
 
     fn variant(&self) -> String {
-        format!("lanes {}", self.caps.lanes)
+        format!("lanes {} {:?}", self.caps.lanes, self.joins)
     }
 
     fn caps(&self) -> &Caps {
@@ -104,17 +118,19 @@ impl Target for Wgsl {
 
     fn emit(&self, kernel: &Kernel) -> Result<Artifact, EmitError> {
         self.check(kernel)?;
-        let text = function::emit(kernel)?;
-        validate(&text)
+        let text = function::emit(kernel, self.joins)?;
+        validate(&text, self.joins)
             .map_err(|why| EmitError::Refused { why: format!("{}: {why}\n{text}", kernel.name) })?;
         Ok(Artifact { bytes: text.into_bytes() })
     }
 }
 
 /// Whether the text is in the language, with nothing but its core, of which `unpack2x16float` is part.
-fn validate(text: &str) -> Result<(), String> {
+fn validate(text: &str, joins: Joins) -> Result<(), String> {
     let module = naga::front::wgsl::parse_str(text).map_err(|error| error.emit_to_string(text))?;
-    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32);
+    let core = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let capabilities = if joins == Joins::Subgroup { core | Capabilities::SUBGROUP } else { core };
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     validator.validate(&module).map_err(|error| error.emit_to_string(text))?;
     Ok(())
 }

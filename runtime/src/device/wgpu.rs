@@ -74,12 +74,13 @@ impl Adapter {
         let limits = adapter.limits();
         let wanted = DeviceDescriptor {
             label: Some("jtllm"),
-            required_features: Features::empty(),
+            required_features: adapter.features() & Features::SUBGROUP,
             required_limits: limits.clone(),
             ..Default::default()
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&wanted))
             .map_err(|error| NoAdapter(format!("{}: {error}", info.name)))?;
+        let subgroup = device.features().contains(Features::SUBGROUP).then_some(info.subgroup_min_size);
         let faults = Arc::new(Mutex::new(None));
         let heard = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
@@ -90,7 +91,14 @@ impl Adapter {
             lock(&heard).get_or_insert(format!("the device is lost ({reason:?}): {why}"));
         });
         let name = format!("{} ({})", info.name, info.backend);
-        Ok(Adapter { device, queue, target: target(&limits), name, pending: Mutex::default(), faults })
+        Ok(Adapter {
+            device,
+            queue,
+            target: target(&limits, subgroup),
+            name,
+            pending: Mutex::default(),
+            faults,
+        })
     }
 
     fn failed(&self, why: String) -> DeviceError {
@@ -154,11 +162,12 @@ impl Adapter {
 }
 
 /// What the emitter may count on.
-fn target(limits: &Limits) -> Wgsl {
+fn target(limits: &Limits, subgroup: Option<u32>) -> Wgsl {
     Wgsl::new(
         limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
         limits.max_compute_workgroup_storage_size,
         limits.max_storage_buffers_per_shader_stage,
+        subgroup,
     )
 }
 

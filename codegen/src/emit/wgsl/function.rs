@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use jtllm_ir::{DType, Expr, Monoid};
 
+use super::Joins;
 use super::index::{condition, evidently_uniform, index};
 use super::operation::{constant, scalar};
 use crate::kernel::{Access, Kernel, Memory, Stmt, Value, ValueId};
@@ -60,13 +61,14 @@ pub(super) fn carried(dtype: DType) -> &'static str {
 
 struct Emitter<'k> {
     kernel: &'k Kernel,
+    joins: Joins,
     out: String,
     /// Names for what is read uniformly.
     uniform: usize,
 }
 
-pub(super) fn emit(kernel: &Kernel) -> Result<String, EmitError> {
-    let mut emitter = Emitter { kernel, out: String::new(), uniform: 0 };
+pub(super) fn emit(kernel: &Kernel, joins: Joins) -> Result<String, EmitError> {
+    let mut emitter = Emitter { kernel, joins, out: String::new(), uniform: 0 };
     emitter.globals();
     emitter.prologue()?;
     emitter.block(&kernel.body, 1)?;
@@ -103,6 +105,7 @@ impl Emitter<'_> {
         let mut memories: Vec<&str> = trees.iter().map(|(_, dtype)| carried(*dtype)).collect();
         memories.sort_unstable();
         memories.dedup();
+        memories.retain(|_| self.joins == Joins::Shared);
         for name in memories {
             self.line(0, &format!("var<workgroup> tree_{name}: array<{name}, {}>;", self.kernel.lanes));
         }
@@ -209,6 +212,20 @@ impl Emitter<'_> {
     /// that runs lanes one after another a place to come back to.
     fn tree(&mut self, monoid: Monoid, dtype: DType) {
         let (name, tree) = (carried(dtype), format!("tree_{}", carried(dtype)));
+        if self.joins == Joins::Subgroup {
+            let sides = ["all".to_owned(), "other".to_owned()];
+            let joined = scalar(monoid.scalar(), &sides.map(|side| (side, dtype)));
+            let half = self.kernel.lanes / 2;
+            self.line(0, &format!("fn {}(x: {name}, thread: u32) -> {name} {{", join(monoid, dtype)));
+            self.line(1, "var all = x;");
+            self.line(1, &format!("for (var half = {half}u; half > 0u; half /= 2u) {{"));
+            self.line(2, "let other = subgroupShuffleXor(all, half);");
+            self.line(2, &format!("all = {joined};"));
+            self.line(1, "}");
+            self.line(1, "return all;");
+            self.line(0, "}");
+            return;
+        }
         let sides = [format!("{tree}[thread]"), format!("{tree}[thread + half]")];
         let joined = scalar(monoid.scalar(), &sides.map(|side| (side, dtype)));
         let half = self.kernel.lanes / 2;
