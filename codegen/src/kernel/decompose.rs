@@ -32,6 +32,7 @@ pub fn decompose(kernel: &Kernel, caps: &Caps) -> Kernel {
         first: Vec::new(),
         body: Vec::new(),
         all: caps.decompose,
+        rearranges: caps.threads,
     };
     let body = steps.block(&kernel.body);
     let Steps { values, mut first, .. } = steps;
@@ -49,6 +50,8 @@ struct Steps {
     body: Vec<Stmt>,
     /// Whether more than `sin` and `cos` is decomposed.
     all: bool,
+    /// Whether the target's own compiler may rearrange sums.
+    rearranges: bool,
 }
 
 impl Steps {

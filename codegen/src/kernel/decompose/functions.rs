@@ -66,9 +66,8 @@ impl Steps {
         let (low, high) = (self.float(-104.0), self.float(89.0));
         let x = self.step(S::Min, &[high, x]);
         let x = self.step(S::Max, &[low, x]);
-        let (log2_e, magic) = (self.float(std::f32::consts::LOG2_E), self.float(12_582_912.0));
-        let placed = self.fma(x, log2_e, magic);
-        let n = self.step(S::Sub, &[placed, magic]);
+        let log2_e = self.float(std::f32::consts::LOG2_E);
+        let (n, whole) = self.nearest(x, log2_e);
         let (ln2_high, ln2_low) = (self.float(-0.693_359_4), self.float(2.121_944_4e-4));
         let r = self.fma(n, ln2_high, x);
         let r = self.fma(n, ln2_low, r);
@@ -80,15 +79,28 @@ impl Steps {
         let p = self.fma(p, square, r);
         let one = self.float(1.0);
         let e = self.step(S::Add, &[p, one]);
-        let bits = self.step(S::Bitcast(DType::I32), &[placed]);
-        let origin = self.int(12_582_912.0f32.to_bits() as i32);
-        let n = self.step(S::Sub, &[bits, origin]);
         let one = self.int(1);
-        let half = self.step(S::Shr, &[n, one]);
-        let rest = self.step(S::Sub, &[n, half]);
+        let half = self.step(S::Shr, &[whole, one]);
+        let rest = self.step(S::Sub, &[whole, half]);
         let (half, rest) = (self.power_of_two(half), self.power_of_two(rest));
         let e = self.step(S::Mul, &[e, half]);
         self.step(S::Mul, &[e, rest])
+    }
+
+    /// The whole number nearest to `x * factor`, as a float and as an integer. Added to 1.5 * 2^23 it stands in
+    /// the lowest bits; compilers of graphics processors, which rearrange sums, would take that apart.
+    fn nearest(&mut self, x: ValueId, factor: ValueId) -> (ValueId, ValueId) {
+        if self.rearranges {
+            let product = self.step(S::Mul, &[x, factor]);
+            let n = self.step(S::Round, &[product]);
+            return (n, self.step(S::Cast(DType::I32), &[n]));
+        }
+        let magic = self.float(12_582_912.0);
+        let placed = self.fma(x, factor, magic);
+        let n = self.step(S::Sub, &[placed, magic]);
+        let bits = self.step(S::Bitcast(DType::I32), &[placed]);
+        let origin = self.int(12_582_912.0f32.to_bits() as i32);
+        (n, self.step(S::Sub, &[bits, origin]))
     }
 
     /// `ln x = k ln 2 + ln(1 + f)`, with `1 + f` between the roots of one half and two.
