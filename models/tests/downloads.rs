@@ -448,6 +448,16 @@ fn a_model_that_cannot_be_run_is_refused_before_its_weights_come() {
 }
 
 #[test]
+fn a_mistyped_path_is_no_repository() {
+    let hub = Hub::with("./model", files());
+    for path in ["./model", "../model", ".hidden/model", "./gone/model"] {
+        let error = bench(&[&hub]).pull(path).unwrap_err();
+        assert_eq!(error.exit_code(), 3, "{error}");
+    }
+    assert!(hub.asked("").is_empty(), "nobody is asked for it");
+}
+
+#[test]
 fn a_configuration_that_cannot_be_run_is_refused_before_its_weights_come() {
     let mut files = files();
     let config = br#"{"architectures": ["ChatGLMModel"], "vocab_size": 150528, "hidden_size": 64, "num_attention_heads": 4}"#;

@@ -86,10 +86,6 @@ fn an_unknown_name_gets_suggestions() {
     assert_eq!(suggestions[0], "Qwen/Qwen2-0.5B-Instruct");
     assert!(suggestions.len() <= 3);
     assert!(why.ends_with("no name of a model"), "{why}");
-    for path in ["./nonexistent", "../nonexistent", ".hidden/model"] {
-        let error = resolve(path, "HF_HOME", home.path()).unwrap_err().to_string();
-        assert!(error.contains("not found") && !error.contains("hub"), "{error}");
-    }
     let error = resolve("smolm2", "HF_HOME", home.path()).unwrap_err();
     assert!(error.to_string().contains("similar: \"smollm2\""), "{error}");
     for name in

@@ -13,9 +13,14 @@ pub fn proves_nonnegative(x: &Expr, facts: &[Expr]) -> bool {
     if x.low() >= 0 {
         return true;
     }
+    // Facts make bounds of minima and maxima, which a proof can take apart only so deep: what needs none of
+    // them is tried without.
+    let bare = Proof { facts: &[] };
     let proof = Proof { facts };
     let follows = |fact: &Expr| proof.nonnegative(&(x.clone() - fact.clone()), DEPTH);
-    proof.nonnegative(x, DEPTH) || facts.iter().any(follows)
+    bare.nonnegative(x, DEPTH)
+        || (!facts.is_empty() && proof.nonnegative(x, DEPTH))
+        || facts.iter().any(follows)
 }
 
 /// What is known to be `>= 0` when `condition` (0 or 1) is 1: `b - a - 1` for each conjunct `a < b`, and
