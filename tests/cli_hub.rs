@@ -251,6 +251,24 @@ fn a_quantisation_is_chosen_from_a_repository_of_gguf_files() {
 }
 
 #[test]
+fn modelscope_answers_where_hugging_face_does_not() {
+    let (hub, cache) = (zoo(), tempfile::tempdir().unwrap());
+    let chatglm = hub.set().repositories.remove("THUDM/chatglm-6b").unwrap();
+    hub.set().repositories.insert("ZhipuAI/ChatGLM-6B".to_owned(), chatglm);
+    for name in ["chatglm", "qwen2"] {
+        let mut command = support::jtllm(&["run", name, "-p", "Hi", "-n", "3", "--ignore-eos", "-c", "512"]);
+        command.env("HF_HUB_CACHE", cache.path()).env("MODELSCOPE_ENDPOINT", hub.url());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let told = stderr(&output);
+        let (refused, listed) = (told.find("http://127.0.0.1:9/").unwrap(), told.find("files, ").unwrap());
+        assert!(refused < listed, "the hub that was named first is asked first: {told}");
+    }
+    assert!(cache.path().join("models--THUDM--chatglm-6b/refs/main").exists(), "one model has one place");
+    assert!(hub.asked("").iter().all(|asked| asked.path.starts_with("/api/v1/models/")));
+}
+
+#[test]
 fn the_cache_is_listed_shown_and_cleared() {
     let (hub, cache) = (zoo(), tempfile::tempdir().unwrap());
     let cache = cache.path();
