@@ -399,15 +399,18 @@ impl Network {
 
     /// Says which rows come from images, to a body that asks.
     fn show(&self, plan: &Plan, shown: Option<&Shown>, count: usize) -> Result<(), Error> {
-        let mut flags: Vec<i32> =
-            shown.map_or_else(Vec::new, |s| s.rows.iter().map(|x| i32::from(*x)).collect());
-        flags.resize(count, 0);
-        self.upload(plan, "shown", &flags)?;
-        match (shown, plan.input("rows")) {
-            (Some(shown), Some(span)) => write_floats(&*self.device, span, &shown.vectors),
-            (Some(_), None) => Err(Error::Pass { why: "the model takes no images".to_owned() }),
-            (None, _) => Ok(()),
+        let Some(rows) = plan.input("rows").filter(|_| plan.input("shown").is_some()) else {
+            return match shown {
+                Some(_) => Err(Error::Pass { why: "the model takes no images".to_owned() }),
+                None => Ok(()),
+            };
+        };
+        let mut flags = vec![0; count];
+        if let Some(shown) = shown {
+            flags.iter_mut().zip(&shown.rows).for_each(|(flag, row)| *flag = i32::from(*row));
+            write_floats(&*self.device, rows, &shown.vectors)?;
         }
+        self.upload(plan, "shown", &flags)
     }
 
     /// Runs the pass of a tile of an image that has so many rows; its outputs are taps.

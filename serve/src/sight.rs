@@ -65,6 +65,9 @@ pub(crate) fn shown(
     range: std::ops::Range<usize>,
 ) -> Option<Shown> {
     let width = images.first()?.width;
+    if !tokens[range.clone()].contains(&token) {
+        return None;
+    }
     let before = tokens[..range.start].iter().filter(|id| **id == token).count();
     let mut rows = images.iter().flat_map(|image| image.rows.chunks_exact(width)).skip(before);
     let mut shown = Shown { rows: Vec::new(), vectors: Vec::new() };
