@@ -5,7 +5,7 @@ use jtllm_ir::format::Format;
 use jtllm_ir::interp::Bindings;
 use jtllm_ir::{DType, Expr, Graph, Node, Tensor};
 
-use super::{all_caps, compiled, difference, noise, run};
+use super::{Outputs, all_caps, compiled, difference, noise, run};
 
 /// Sums of a few hundred products in another order.
 const TOLERANCE: f32 = 2e-6;
@@ -50,8 +50,9 @@ impl Case {
         let rows = shape.iter().product::<usize>() / columns;
         for plane in format.planes {
             let mut sizes = shape.to_vec();
-            *sizes.last_mut().unwrap() = columns / plane.span;
-            let count = rows * columns / plane.span;
+            let across = if plane.is_apart() { 1 } else { columns / plane.span };
+            *sizes.last_mut().unwrap() = across;
+            let count = rows * across;
             let tensor = match plane.dtype {
                 DType::U32 => {
                     let mut word = || i64::from((noise(&mut self.seed) * 2e9) as i32 as u32);
@@ -83,24 +84,39 @@ impl Case {
 
     /// As `check`, with another measure of how far values are apart.
     pub(crate) fn agrees(self, difference: fn(&[f32], &[f32]) -> f32) {
-        let mut reference = self.bindings.clone();
-        let expected = jtllm_ir::interp::run(&self.graph, &mut reference).unwrap();
+        let expected = self.expected();
         for (what, caps) in all_caps() {
-            let mut bindings = self.bindings.clone();
             let compilation = compiled(&self.graph, &caps);
+            let mut bindings = self.bindings.clone();
             let found = run(&compilation, &caps, &mut bindings);
-            for (name, tensor) in &expected {
-                let error = difference(&found[name], &tensor.to_floats());
-                assert!(
-                    error < self.tolerance,
-                    "{} {what}: output {name} differs by {error}",
-                    self.graph.name
-                );
-            }
-            for (name, state) in &reference.states {
-                let error = difference(&bindings.states[name].to_floats(), &state.to_floats());
-                assert!(error < 1e-3, "{} {what}: state {name} differs by {error}", self.graph.name);
-            }
+            self.compare(what, &expected, (&found, &bindings), difference);
+        }
+    }
+
+    /// What the graph's interpreter gives, and the states that it leaves.
+    pub(crate) fn expected(&self) -> (Outputs, Bindings) {
+        let mut bindings = self.bindings.clone();
+        let outputs = jtllm_ir::interp::run(&self.graph, &mut bindings).unwrap();
+        let floats = |(name, tensor): (String, Tensor)| (name, tensor.to_floats());
+        (outputs.into_iter().map(floats).collect(), bindings)
+    }
+
+    /// Fails if outputs or states differ.
+    pub(crate) fn compare(
+        &self,
+        what: &str,
+        (expected, reference): &(Outputs, Bindings),
+        (found, bindings): (&Outputs, &Bindings),
+        difference: fn(&[f32], &[f32]) -> f32,
+    ) {
+        let case = &self.graph.name;
+        for (name, expected) in expected {
+            let error = difference(&found[name], expected);
+            assert!(error < self.tolerance, "{case} {what}: output {name} differs by {error}");
+        }
+        for (name, state) in &reference.states {
+            let error = difference(&bindings.states[name].to_floats(), &state.to_floats());
+            assert!(error < 1e-3, "{case} {what}: state {name} differs by {error}");
         }
     }
 }

@@ -3,14 +3,16 @@
 
 pub(crate) mod attend;
 pub(crate) mod case;
+pub(crate) mod recurrence;
+pub(crate) mod works;
 
 use std::collections::HashMap;
 
 use jtllm_codegen::kernel::interp::{Buffer, Memories, Options, run_groups};
-use jtllm_codegen::kernel::{Access, verify::verify};
+use jtllm_codegen::kernel::{Access, Kernel, verify::verify};
 use jtllm_codegen::schedule::{Argument, layout};
 use jtllm_codegen::target::Caps;
-use jtllm_codegen::{Compilation, compile};
+use jtllm_codegen::{Compilation, Step, compile};
 use jtllm_ir::expr::{Environment, Symbol};
 use jtllm_ir::interp::Bindings;
 use jtllm_ir::{Expr, Graph, Node, Op, Tensor};
@@ -50,13 +52,24 @@ pub(crate) fn compiled(graph: &Graph, caps: &Caps) -> Compilation {
     compilation
 }
 
-/// Runs a compilation; states in `bindings` are updated.
-pub(crate) fn run(
+/// The values of a graph's outputs, by name.
+pub(crate) type Outputs = HashMap<String, Vec<f32>>;
+
+/// Runs a compilation in the interpreter of the loop IR; states in `bindings` are updated.
+pub(crate) fn run(compilation: &Compilation, caps: &Caps, bindings: &mut Bindings) -> Outputs {
+    let mut memory = memories(compilation, caps, bindings);
+    for step in &compilation.steps {
+        interpret(compilation, step, caps, bindings, &mut memory);
+    }
+    outputs(compilation, bindings, &memory)
+}
+
+/// What a compilation's launches bind, as it is before the first one.
+pub(crate) fn memories(
     compilation: &Compilation,
     caps: &Caps,
-    bindings: &mut Bindings,
-) -> HashMap<String, Vec<f32>> {
-    let graph = &compilation.graph;
+    bindings: &Bindings,
+) -> HashMap<Argument, Vec<u8>> {
     let mut memory: HashMap<Argument, Vec<u8>> = HashMap::new();
     for step in &compilation.steps {
         for (argument, param) in step.arguments.iter().zip(&compilation.kernels[step.kernel].params) {
@@ -67,38 +80,64 @@ pub(crate) fn run(
             }
         }
     }
-    for step in &compilation.steps {
-        let kernel = &compilation.kernels[step.kernel];
-        let mut symbols = vec![0i32; 64];
-        for (symbol, slot) in &kernel.symbols {
-            symbols[*slot as usize] = bindings.symbols[symbol.name()] as i32;
-        }
-        let mut taken: Vec<Vec<u8>> = step.arguments.iter().map(|a| memory[a].clone()).collect();
-        let params = taken
-            .iter_mut()
-            .zip(&kernel.params)
-            .map(|(bytes, param)| match param.access {
-                Access::Read => Buffer::Read(bytes),
-                Access::Write => Buffer::Write(bytes),
-            })
-            .collect();
-        let groups: i64 = kernel.grid.iter().map(|n| n.evaluate(&Sizes(bindings))).product();
-        let mut memories = Memories { params, symbols: &symbols };
-        let options = Options { threads: caps.threads };
-        run_groups(kernel, &mut memories, 0..groups as u64, options)
-            .unwrap_or_else(|error| panic!("{}: {error}\n{kernel}", kernel.name));
-        for ((argument, param), bytes) in step.arguments.iter().zip(&kernel.params).zip(taken) {
-            if param.access == Access::Write {
-                memory.insert(argument.clone(), bytes);
-            }
+    memory
+}
+
+/// The symbol block.
+pub(crate) fn symbols(kernel: &Kernel, bindings: &Bindings) -> Vec<i32> {
+    let mut symbols = vec![0i32; 64];
+    for (symbol, slot) in &kernel.symbols {
+        symbols[*slot as usize] = bindings.symbols[symbol.name()] as i32;
+    }
+    symbols
+}
+
+/// The groups of a launch in each direction.
+pub(crate) fn groups(kernel: &Kernel, bindings: &Bindings) -> [u32; 3] {
+    std::array::from_fn(|direction| kernel.grid[direction].evaluate(&Sizes(bindings)) as u32)
+}
+
+fn interpret(
+    compilation: &Compilation,
+    step: &Step,
+    caps: &Caps,
+    bindings: &Bindings,
+    memory: &mut HashMap<Argument, Vec<u8>>,
+) {
+    let kernel = &compilation.kernels[step.kernel];
+    let symbols = symbols(kernel, bindings);
+    let mut taken: Vec<Vec<u8>> = step.arguments.iter().map(|a| memory[a].clone()).collect();
+    let mut params = Vec::new();
+    for (bytes, param) in taken.iter_mut().zip(&kernel.params) {
+        params.push(match param.access {
+            Access::Read => Buffer::Read(bytes),
+            Access::Write => Buffer::Write(bytes),
+        });
+    }
+    let groups = groups(kernel, bindings).iter().map(|n| u64::from(*n)).product();
+    let options = Options { threads: caps.threads };
+    run_groups(kernel, &mut Memories { params, symbols: &symbols }, 0..groups, options)
+        .unwrap_or_else(|error| panic!("{}: {error}\n{kernel}", kernel.name));
+    for ((argument, param), bytes) in step.arguments.iter().zip(&kernel.params).zip(taken) {
+        if param.access == Access::Write {
+            memory.insert(argument.clone(), bytes);
         }
     }
-    for (argument, bytes) in &memory {
+}
+
+/// The outputs that the launches left behind; states in `bindings` are updated.
+pub(crate) fn outputs(
+    compilation: &Compilation,
+    bindings: &mut Bindings,
+    memory: &HashMap<Argument, Vec<u8>>,
+) -> Outputs {
+    for (argument, bytes) in memory {
         if let Argument::State(name) = argument {
             let state = bindings.states.get_mut(name).unwrap();
             *state = Tensor::from_bytes(state.dtype, &state.shape, bytes).unwrap();
         }
     }
+    let graph = &compilation.graph;
     let value = |node: &Node| {
         let record = graph.record(*node);
         let shape: Vec<usize> = record.shape.iter().map(|n| n.evaluate(&Sizes(bindings)) as usize).collect();

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../common/scalars.rs"]
+mod common;
 mod kernels;
 mod native;
 mod random;

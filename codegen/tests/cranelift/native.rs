@@ -6,8 +6,10 @@ use jtllm_codegen::emit::cranelift::{Cranelift, Entry};
 use jtllm_codegen::kernel::Kernel;
 use jtllm_codegen::target::Target;
 use jtllm_ir::expr::Environment;
-use jtllm_ir::{DType, Scalar, Symbol};
+use jtllm_ir::{DType, Symbol};
 use memmap2::{Mmap, MmapMut};
+
+pub(crate) use crate::common::{Noise, bits, same};
 
 /// The target under test.
 pub(crate) static HOST: LazyLock<Cranelift> = LazyLock::new(|| Cranelift::host().unwrap());
@@ -73,17 +75,6 @@ impl Native {
     }
 }
 
-/// Elements, given by their bits, as they lie in memory.
-pub(crate) fn bytes(dtype: DType, bits: &[u32]) -> Vec<u8> {
-    bits.iter().flat_map(|bits| bits.to_le_bytes()[..dtype.size()].to_vec()).collect()
-}
-
-/// The bits of the elements in `bytes`.
-pub(crate) fn bits(dtype: DType, bytes: &[u8]) -> Vec<u32> {
-    let word = |chunk: &[u8]| chunk.iter().rev().fold(0u32, |word, byte| word << 8 | u32::from(*byte));
-    bytes.chunks(dtype.size()).map(word).collect()
-}
-
 /// Floats as bytes.
 pub(crate) fn floats(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|x| x.to_le_bytes()).collect()
@@ -97,31 +88,4 @@ pub(crate) fn as_floats(bytes: &[u8]) -> Vec<f32> {
 /// Integers as bytes.
 pub(crate) fn words(values: &[i32]) -> Vec<u8> {
     values.iter().flat_map(|x| x.to_le_bytes()).collect()
-}
-
-/// Whether two elements are the same: equal bits, or both not a number.
-pub(crate) fn same(dtype: DType, a: u32, b: u32) -> bool {
-    let not_number = |bits| matches!(Scalar::from_bits(dtype, bits), Scalar::Float(x) if x.is_nan());
-    a == b || (dtype.is_float() && not_number(a) && not_number(b))
-}
-
-/// Numbers that look random and are the same in every run.
-pub(crate) struct Noise(pub(crate) u64);
-
-impl Noise {
-    /// The next 32 bits.
-    pub(crate) fn word(&mut self) -> u32 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 32) as u32
-    }
-
-    /// The next number below `end`.
-    pub(crate) fn below(&mut self, end: u32) -> u32 {
-        ((u64::from(self.word()) * u64::from(end)) >> 32) as u32
-    }
-
-    /// The next float in `-1..1`.
-    pub(crate) fn float(&mut self) -> f32 {
-        self.word() as i32 as f32 / 2_147_483_648.0
-    }
 }

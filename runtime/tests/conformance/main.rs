@@ -1,0 +1,15 @@
+//! What every device must do, asked of every device that is here: memory, each scalar operation on each type,
+//! each kind of work, each number format, recurrences; sizes that nothing divides.
+//!
+//! The cases are those of the loop IR's own tests, so that a device is compared with the graph's interpreter
+//! just as the schedules are. A device that is not here prints that it was skipped.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../../codegen/tests/common/mod.rs"]
+mod common;
+mod devices;
+mod memory;
+mod operations;
+#[path = "../../../codegen/tests/common/scalars.rs"]
+mod scalars;
+mod works;

@@ -1,0 +1,81 @@
+//! Graphs with every kind of work and every number format.
+
+use std::collections::HashMap;
+
+use jtllm_codegen::schedule::Argument;
+use jtllm_codegen::{Compilation, Step};
+use jtllm_ir::interp::Bindings;
+use jtllm_runtime::device::{Device, Mem, Program};
+
+use crate::common::case::Case;
+use crate::common::{self, Outputs, difference, recurrence, works};
+use crate::devices::{Subject, for_each_device};
+
+/// What the accumulated errors of two targets' functions and quotients may add to a case's own tolerance, where a
+/// device is not exact.
+const LOOSER: f32 = 4.0;
+
+fn run(compilation: &Compilation, device: &dyn Device, bindings: &mut Bindings) -> Outputs {
+    let target = device.target();
+    let kernels: Vec<_> = compilation.kernels.iter().map(|k| (k, target.emit(k).unwrap())).collect();
+    let programs = device.load(&kernels).unwrap();
+    let mut memories = common::memories(compilation, target.caps(), bindings);
+    let buffers: HashMap<&Argument, Mem> = memories
+        .iter()
+        .map(|(argument, bytes)| {
+            let mem = device.alloc(bytes.len() as u64).unwrap();
+            device.write(&mem.span(), bytes).unwrap();
+            (argument, mem)
+        })
+        .collect();
+    for step in &compilation.steps {
+        launch(compilation, step, &programs, device, bindings, &buffers);
+    }
+    let mut read = HashMap::new();
+    for (argument, mem) in buffers {
+        let mut bytes = vec![0; mem.len() as usize];
+        device.read(&mem.span(), &mut bytes).unwrap();
+        read.insert(argument.clone(), bytes);
+    }
+    memories.extend(read);
+    common::outputs(compilation, bindings, &memories)
+}
+
+fn launch(
+    compilation: &Compilation,
+    step: &Step,
+    programs: &[Program],
+    device: &dyn Device,
+    bindings: &Bindings,
+    buffers: &HashMap<&Argument, Mem>,
+) {
+    let kernel = &compilation.kernels[step.kernel];
+    let block: Vec<u8> = common::symbols(kernel, bindings).iter().flat_map(|x| x.to_le_bytes()).collect();
+    let symbols = device.alloc(256).unwrap().span();
+    device.write(&symbols, &block).unwrap();
+    let args: Vec<_> = step.arguments.iter().map(|argument| buffers[argument].span()).collect();
+    device.launch(&programs[step.kernel], common::groups(kernel, bindings), &symbols, &args).unwrap();
+}
+
+fn conform(subject: &Subject, cases: Vec<Case>) {
+    for mut case in cases {
+        if !subject.is_exact {
+            case.tolerance *= LOOSER;
+        }
+        let expected = case.expected();
+        let compilation = common::compiled(&case.graph, subject.device.target().caps());
+        let mut bindings = case.bindings.clone();
+        let found = run(&compilation, &*subject.device, &mut bindings);
+        case.compare(subject.name, &expected, (&found, &bindings), difference);
+    }
+}
+
+#[test]
+fn every_work_and_format() {
+    for_each_device(|subject| conform(subject, works::cases()));
+}
+
+#[test]
+fn recurrences() {
+    for_each_device(|subject| conform(subject, recurrence::cases()));
+}
