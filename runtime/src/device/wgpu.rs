@@ -113,13 +113,14 @@ impl Adapter {
         }
     }
 
-    /// Submits what was launched so far.
+    /// Submits what was launched so far. Who flushes at the same time waits, since what he does next must come
+    /// behind all that was launched before, by whomever.
     fn flush(&self) -> Result<(), DeviceError> {
-        let launches = std::mem::take(&mut *lock(&self.pending));
-        if !launches.is_empty() {
+        let mut pending = lock(&self.pending);
+        if !pending.is_empty() {
             let mut encoder = self.device.create_command_encoder(&Default::default());
             let mut pass = encoder.begin_compute_pass(&ComputePassDescriptor::default());
-            for launch in &launches {
+            for launch in pending.drain(..) {
                 pass.set_pipeline(&launch.pipeline);
                 pass.set_bind_group(0, &launch.bindings, &[]);
                 pass.dispatch_workgroups(launch.groups[0], launch.groups[1], launch.groups[2]);
@@ -127,6 +128,7 @@ impl Adapter {
             drop(pass);
             self.queue.submit([encoder.finish()]);
         }
+        drop(pending);
         self.check()
     }
 
@@ -240,9 +242,12 @@ impl Device for Adapter {
             self.queue.write_buffer(buffer(to), to.offset, &bytes[..whole]);
         }
         if whole < bytes.len() {
+            // The rest of the last word is somebody else's.
+            let offset = to.offset + whole as u64;
             let mut last = [0u8; WORD as usize];
+            self.read(&Span { mem: to.mem.clone(), offset, len: WORD }, &mut last)?;
             last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
-            self.queue.write_buffer(buffer(to), to.offset + whole as u64, &last);
+            self.queue.write_buffer(buffer(to), offset, &last);
         }
         self.check()
     }

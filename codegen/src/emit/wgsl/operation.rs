@@ -56,6 +56,8 @@ pub(super) fn scalar(op: ScalarOp, operands: &[(String, DType)]) -> String {
             return format!("{function}({}, {name})", operands[0].0);
         }
         (ScalarOp::Xor, DType::Bool) => return format!("({} != {name})", operands[0].0),
+        (ScalarOp::Lt, DType::Bool) => return format!("(!{} && {name})", operands[0].0),
+        (ScalarOp::Le, DType::Bool) => return format!("(!{} || {name})", operands[0].0),
         _ => {}
     }
     let row = SPELLINGS.iter().find(|(known, _, _)| *known == op);
