@@ -9,7 +9,7 @@ use jtllm_runtime::codegen::emit::cranelift::Cranelift;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::device::cpu::Cpu;
 use jtllm_runtime::device::interp::Interpreter;
-use jtllm_runtime::device::wgpu::Adapter;
+use jtllm_runtime::device::wgpu::{Adapter, Choice};
 use jtllm_runtime::device::{Bytes, Device};
 use jtllm_runtime::ir::{DType, Format, Graph};
 use jtllm_runtime::network::{Batch, Bucket, Graphs, Network, Part};
@@ -184,7 +184,7 @@ impl Model {
                 Arc::new(Cpu::new(Box::new(target), options.threads))
             }
             Backend::Interp(caps) => Arc::new(Interpreter::new((**caps).clone())),
-            Backend::Wgpu => Arc::new(Adapter::open().map_err(EngineError::NoAdapter)?),
+            Backend::Wgpu => Arc::new(Adapter::open(&Choice::default()).map_err(EngineError::NoAdapter)?),
             Backend::Graph => {
                 let runner = Box::new(Reference::new(graphs, positions));
                 return Ok(Model { checkpoint, architecture, runner, options });

@@ -2,16 +2,18 @@
 //!
 //! Launches are collected and submitted together, in one pass, when somebody reads or writes.
 
+mod trial;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jtllm_codegen::emit::wgsl::{Wgsl, dispatch};
 use jtllm_codegen::kernel::Kernel;
 use jtllm_codegen::target::{Artifact, Target};
 use wgpu::{
-    BindGroup, BindGroupDescriptor, BindGroupEntry, BindGroupLayout, BindGroupLayoutDescriptor,
+    Backends, BindGroup, BindGroupDescriptor, BindGroupEntry, BindGroupLayout, BindGroupLayoutDescriptor,
     BindGroupLayoutEntry, BindingResource, BindingType, Buffer, BufferBinding, BufferBindingType,
     BufferDescriptor, BufferUsages, ComputePassDescriptor, ComputePipeline, ComputePipelineDescriptor,
-    DeviceDescriptor, ErrorFilter, Features, Instance, InstanceDescriptor, Limits, MapMode,
+    DeviceDescriptor, DeviceType, ErrorFilter, Features, Instance, InstanceDescriptor, Limits, MapMode,
     PipelineLayoutDescriptor, PollType, PowerPreference, Queue, RequestAdapterOptions,
     ShaderModuleDescriptor, ShaderSource, ShaderStages,
 };
@@ -60,18 +62,81 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Adapter {
-    /// The adapter that the system thinks fastest, with all that it can do.
-    pub fn open() -> Result<Adapter, NoAdapter> {
-        let instance = Instance::new(InstanceDescriptor::new_without_display_handle());
-        let options = RequestAdapterOptions {
-            power_preference: PowerPreference::HighPerformance,
-            ..Default::default()
+/// Which adapter, and how much of it.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// Its place in [`adapters`]; none: the one that the system thinks fastest.
+    pub place: Option<usize>,
+    /// Whether one that computes on the processor will do.
+    pub software: bool,
+    /// Bytes that one binding may have, if fewer than the adapter allows.
+    pub binding: u64,
+}
+
+impl Default for Choice {
+    fn default() -> Choice {
+        Choice { place: None, software: true, binding: u64::MAX }
+    }
+}
+
+/// What an adapter calls itself.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Its name and the system's interface to it.
+    pub name: String,
+    /// Whether it computes on the processor.
+    pub is_software: bool,
+}
+
+fn found(adapter: &wgpu::Adapter) -> Found {
+    let info = adapter.get_info();
+    let name = format!("{} ({})", info.name, info.backend);
+    Found { name, is_software: info.device_type == DeviceType::Cpu }
+}
+
+fn instance() -> Instance {
+    Instance::new(InstanceDescriptor::new_without_display_handle())
+}
+
+/// The adapters of this machine.
+pub fn adapters() -> Vec<Found> {
+    pollster::block_on(instance().enumerate_adapters(Backends::all())).iter().map(found).collect()
+}
+
+/// The adapter that is asked for.
+fn choose(choice: &Choice) -> Result<wgpu::Adapter, NoAdapter> {
+    let instance = instance();
+    if let Some(place) = choice.place {
+        let mut all = pollster::block_on(instance.enumerate_adapters(Backends::all()));
+        let count = all.len();
+        return match place < count {
+            true => Ok(all.swap_remove(place)),
+            false => Err(NoAdapter(format!("there is no graphics adapter {place}: {count} are here"))),
         };
-        let adapter = pollster::block_on(instance.request_adapter(&options))
-            .map_err(|error| NoAdapter(format!("no graphics adapter: {error}")))?;
-        let info = adapter.get_info();
-        let limits = adapter.limits();
+    }
+    let options = RequestAdapterOptions {
+        power_preference: PowerPreference::HighPerformance,
+        ..Default::default()
+    };
+    let adapter = pollster::block_on(instance.request_adapter(&options))
+        .map_err(|error| NoAdapter(format!("no graphics adapter: {error}")))?;
+    let Found { name, is_software } = found(&adapter);
+    if is_software && !choice.software {
+        return Err(NoAdapter(format!("the only graphics adapter, {name}, computes on the processor")));
+    }
+    Ok(adapter)
+}
+
+impl Adapter {
+    /// Opens an adapter with all that it can do.
+    ///
+    /// # Errors
+    /// There is none, or its driver is known to compute wrongly.
+    pub fn open(choice: &Choice) -> Result<Adapter, NoAdapter> {
+        let adapter = choose(choice)?;
+        let Found { name, is_software } = found(&adapter);
+        let mut limits = adapter.limits();
+        limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min(choice.binding);
         let wanted = DeviceDescriptor {
             label: Some("jtllm"),
             required_features: adapter.features() & Features::SUBGROUP,
@@ -79,8 +144,9 @@ impl Adapter {
             ..Default::default()
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&wanted))
-            .map_err(|error| NoAdapter(format!("{}: {error}", info.name)))?;
-        let subgroup = device.features().contains(Features::SUBGROUP).then_some(info.subgroup_min_size);
+            .map_err(|error| NoAdapter(format!("{name}: {error}")))?;
+        let has_subgroups = device.features().contains(Features::SUBGROUP);
+        let subgroup = has_subgroups.then_some(adapter.get_info().subgroup_min_size);
         let faults = Arc::new(Mutex::new(None));
         let heard = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
@@ -90,15 +156,12 @@ impl Adapter {
         device.set_device_lost_callback(move |reason, why| {
             lock(&heard).get_or_insert(format!("the device is lost ({reason:?}): {why}"));
         });
-        let name = format!("{} ({})", info.name, info.backend);
-        Ok(Adapter {
-            device,
-            queue,
-            target: target(&limits, subgroup),
-            name,
-            pending: Mutex::default(),
-            faults,
-        })
+        let target = target(&limits, subgroup);
+        let opened = Adapter { device, queue, target, name, pending: Mutex::default(), faults };
+        if is_software {
+            trial::counts(&opened)?;
+        }
+        Ok(opened)
     }
 
     fn failed(&self, why: String) -> DeviceError {
@@ -132,15 +195,16 @@ impl Adapter {
         self.check()
     }
 
-    fn compile(&self, kernel: &Kernel, artifact: &Artifact) -> Result<Program, DeviceError> {
+    /// A program of a text that has so many buffers beside the symbol block.
+    fn compile(&self, name: &str, text: &[u8], buffers: usize) -> Result<Program, DeviceError> {
         let refused = |why: String| DeviceError::Load { device: self.name.clone(), why };
-        let text = std::str::from_utf8(&artifact.bytes).map_err(|error| refused(error.to_string()))?;
+        let text = std::str::from_utf8(text).map_err(|error| refused(error.to_string()))?;
         let scope = self.device.push_error_scope(ErrorFilter::Validation);
         let module = self.device.create_shader_module(ShaderModuleDescriptor {
-            label: Some(&kernel.name),
+            label: Some(name),
             source: ShaderSource::Wgsl(text.into()),
         });
-        let entries: Vec<BindGroupLayoutEntry> = (0..=kernel.params.len() as u32).map(entry).collect();
+        let entries: Vec<BindGroupLayoutEntry> = (0..=buffers as u32).map(entry).collect();
         let layout = self
             .device
             .create_bind_group_layout(&BindGroupLayoutDescriptor { label: None, entries: &entries });
@@ -149,7 +213,7 @@ impl Adapter {
             ..Default::default()
         });
         let pipeline = self.device.create_compute_pipeline(&ComputePipelineDescriptor {
-            label: Some(&kernel.name),
+            label: Some(name),
             layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some("main"),
@@ -157,7 +221,7 @@ impl Adapter {
             cache: None,
         });
         match pollster::block_on(scope.pop()) {
-            Some(error) => Err(refused(format!("{}: {error}", kernel.name))),
+            Some(error) => Err(refused(format!("{name}: {error}"))),
             None => Ok(Program { inner: Arc::new(Loaded { pipeline, layout }) }),
         }
     }
@@ -285,7 +349,10 @@ impl Device for Adapter {
     }
 
     fn load(&self, kernels: &[(&Kernel, Artifact)]) -> Result<Vec<Program>, DeviceError> {
-        kernels.iter().map(|(kernel, artifact)| self.compile(kernel, artifact)).collect()
+        let load = |(kernel, artifact): &(&Kernel, Artifact)| {
+            self.compile(&kernel.name, &artifact.bytes, kernel.params.len())
+        };
+        kernels.iter().map(load).collect()
     }
 
     fn launch(

@@ -7,7 +7,7 @@ use jtllm_codegen::target::Caps;
 use jtllm_runtime::device::Device;
 use jtllm_runtime::device::cpu::Cpu;
 use jtllm_runtime::device::interp::Interpreter;
-use jtllm_runtime::device::wgpu::Adapter;
+use jtllm_runtime::device::wgpu::{Adapter, Choice};
 
 /// A device, and what it owes.
 pub(crate) struct Subject {
@@ -27,7 +27,7 @@ static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
         },
         Subject { name: "interp", device: Arc::new(Interpreter::new(Caps::threads(32))), is_exact: true },
     ];
-    match Adapter::open() {
+    match Adapter::open(&Choice::default()) {
         Ok(adapter) => subjects.push(Subject { name: "wgpu", device: Arc::new(adapter), is_exact: false }),
         Err(why) => println!("skipped: wgpu: {why}"),
     }
