@@ -46,6 +46,16 @@ pub fn dispatch(groups: u64) -> [u32; 3] {
 pub struct Wgsl {
     caps: Caps,
     joins: Joins,
+    dialect: Dialect,
+}
+
+/// Whose reader the text is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// `naga`, the reader of `wgpu`: it knows subgroups without being told, and refuses to be told.
+    Naga,
+    /// Browsers: extensions are named first.
+    Browser,
 }
 
 /// How lanes join values.
@@ -74,7 +84,12 @@ impl Wgsl {
             decompose: true,
             ..Caps::threads(lanes)
         };
-        Wgsl { caps, joins }
+        Wgsl { caps, joins, dialect: Dialect::Naga }
+    }
+
+    /// The same for the readers of browsers.
+    pub fn for_browsers(self) -> Wgsl {
+        Wgsl { dialect: Dialect::Browser, ..self }
     }
 
     /// What every adapter that conforms to WebGPU has.
@@ -109,7 +124,7 @@ impl Target for Wgsl {
     }
 
     fn variant(&self) -> String {
-        format!("lanes {} {:?}", self.caps.lanes, self.joins)
+        format!("lanes {} {:?} {:?}", self.caps.lanes, self.joins, self.dialect)
     }
 
     fn caps(&self) -> &Caps {
@@ -121,7 +136,11 @@ impl Target for Wgsl {
         let text = function::emit(kernel, self.joins)?;
         validate(&text, self.joins)
             .map_err(|why| EmitError::Refused { why: format!("{}: {why}\n{text}", kernel.name) })?;
-        Ok(Artifact { bytes: text.into_bytes() })
+        let extensions = match (self.dialect, self.joins) {
+            (Dialect::Browser, Joins::Subgroup) => "enable subgroups;\n",
+            _ => "",
+        };
+        Ok(Artifact { bytes: [extensions, &text].concat().into_bytes() })
     }
 }
 
