@@ -16,8 +16,8 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use jtllm_codegen::compile;
 use jtllm_codegen::canon::{Canonical, canon};
+use jtllm_codegen::compile;
 use jtllm_codegen::emit::ptx::Ptx;
 use jtllm_codegen::kernel::{Kernel, optimise, parse, verify};
 use jtllm_codegen::partition::partition;

@@ -92,6 +92,7 @@ impl Ptx {
         let joins = LANES * 4 * JOINED_TOGETHER as u32;
         let caps = Caps {
             shared_bytes: shared_bytes.saturating_sub(joins),
+            vector_bytes: 16,
             decompose: true,
             ..Caps::threads(LANES)
         };

@@ -6,3 +6,4 @@
 
 mod assembler;
 mod operations;
+mod shapes;

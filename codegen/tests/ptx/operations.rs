@@ -66,9 +66,9 @@ fn every_operation_is_accepted() {
     for (capability, lanes) in [(70, 128), (75, 8), (80, 32), (90, 256), (120, 1024)] {
         let target = Ptx::new(capability, 99 << 10);
         let kernel = decompose(&kernel(&all(), lanes), target.caps());
-        let text = target.emit(&kernel).unwrap().bytes;
+        let text = String::from_utf8(target.emit(&kernel).unwrap().bytes).unwrap();
         if let Err(words) = assemble(&ptxas, &text, capability) {
-            panic!("{capability}: {words}\n{}", String::from_utf8_lossy(&text));
+            panic!("{capability}: {words}\n{text}");
         }
     }
 }
