@@ -6,6 +6,9 @@
 //! * `schedule`: a graph; its kernels for the capabilities that follow, `# test schedule vector 8`, with what a
 //!   launch binds to their parameters.
 //! * `kernel`: a kernel; what `print`, `verify` or `optimise` gives.
+//! * `ptx`: a graph or a kernel; the text for a device of the capability that follows, `# test ptx 80`.
+//! * `wgsl`: the same, for any adapter, or for browsers with subgroups of at least the size that follows,
+//!   `# test wgsl subgroup 32`.
 //!
 //! `cargo xtask bless`, or `JTLLM_BLESS=1` in the environment, writes what came out in its place.
 
@@ -16,11 +19,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use jtllm_codegen::canon::{Canonical, canon};
+use jtllm_codegen::compile;
+use jtllm_codegen::emit::ptx::Ptx;
+use jtllm_codegen::emit::wgsl::Wgsl;
 use jtllm_codegen::kernel::{Kernel, optimise, parse, verify};
 use jtllm_codegen::partition::partition;
 use jtllm_codegen::rewrite::rewrite;
 use jtllm_codegen::schedule::{Argument, schedule};
-use jtllm_codegen::target::Caps;
+use jtllm_codegen::target::{Caps, Target};
 use jtllm_ir::Graph;
 use jtllm_ir::print::line;
 
@@ -97,6 +103,21 @@ fn reads_back(kernel: &Kernel) {
     assert_eq!(parse(&text).unwrap().to_string(), text);
 }
 
+/// The text of a kernel, or of the kernels of a graph.
+fn emitted(input: &str, target: &dyn Target) -> String {
+    let kernels = match input.starts_with("graph") {
+        true => compile(&graph(input), target.caps()).kernels,
+        false => vec![parse(input).unwrap()],
+    };
+    let mut text = String::new();
+    for kernel in kernels {
+        assert_eq!(faults(&kernel, target.caps()), "ok\n", "{kernel}");
+        let emitted = String::from_utf8(target.emit(&kernel).unwrap().bytes).unwrap();
+        write!(text, "// {}\n{emitted}", kernel.name).unwrap();
+    }
+    text
+}
+
 /// What the file's test gives.
 fn outcome(test: &str, input: &str) -> String {
     let words: Vec<&str> = test.split_whitespace().collect();
@@ -115,6 +136,11 @@ fn outcome(test: &str, input: &str) -> String {
             }
             Err(error) => format!("{error}\n"),
         },
+        ["ptx", capability] => emitted(input, &Ptx::new(capability.parse().unwrap(), 99 << 10)),
+        ["wgsl"] => emitted(input, &Wgsl::least()),
+        ["wgsl", "subgroup", size] => {
+            emitted(input, &Wgsl::new(256, 16 << 10, 8, Some(size.parse().unwrap())).for_browsers())
+        }
         ["verify", caps_words @ ..] => faults(&parse(input).unwrap(), &caps(caps_words)),
         ["optimise", caps_words @ ..] => {
             let (kernel, caps) = (parse(input).unwrap(), caps(caps_words));
@@ -177,4 +203,15 @@ fn golden_schedules() {
 #[test]
 fn golden_kernels() {
     check_all("kernel", "jk");
+}
+
+#[test]
+fn golden_ptx() {
+    check_all("ptx", "jt");
+    check_all("ptx", "jk");
+}
+
+#[test]
+fn golden_wgsl() {
+    check_all("wgsl", "jt");
 }

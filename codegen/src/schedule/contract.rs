@@ -16,6 +16,9 @@ use crate::region::{Contraction, Sum};
 /// Products that are written out one after another inside the innermost loop, if no format asks for more.
 const UNROLL: i64 = 4;
 
+/// Numbers that a lane takes at a time at most, where it takes several words.
+const CHUNK_MAX: i64 = 32;
+
 /// A format's words may hold this many numbers at most; larger spans become loops.
 const UNROLL_MAX: i64 = 16;
 
@@ -244,36 +247,90 @@ fn serial<'a>(
     });
 }
 
-/// Lanes over the depth: each lane takes one word at a time.
+/// What a lane takes of the depth at a time: some words of some numbers.
+struct Chunk {
+    word: i64,
+    words: i64,
+}
+
+/// One word, or as many as the target loads at once, if they lie side by side. All lanes take part in a chunk
+/// before one takes more, and blocks are made of whole chunks.
+fn chunk(lower: &Lower<'_>, sum: &Sum) -> Chunk {
+    let packed = packed(lower, sum);
+    let word = levels(lower, sum, sum.depth).last().copied().filter(|_| packed).unwrap_or(1);
+    let total = sum.depth * sum.blocks.as_ref().map_or(1, |blocks| blocks.count);
+    let mut words = match element_bytes(lower, sum, packed) {
+        Some(size) => (i64::from(lower.caps.vector_bytes) / size).max(1),
+        None => 1,
+    };
+    let fits = |words: i64| {
+        let chunk = words * word;
+        chunk <= CHUNK_MAX && sum.depth % chunk == 0 && total / chunk >= i64::from(lower.caps.lanes)
+    };
+    while words > 1 && !fits(words) {
+        words /= 2;
+    }
+    Chunk { word, words }
+}
+
+/// Bytes of the words of the right operand, or of its numbers where they are not packed, if those of a row
+/// follow each other: weights whose last axis is the depth.
+fn element_bytes(lower: &Lower<'_>, sum: &Sum, packed: bool) -> Option<i64> {
+    let shape = lower.graph.shape(sum.right);
+    let depth = Expr::axis(shape.len() as u16 - 1, &shape[shape.len() - 1]);
+    let stop = |node| lower.is_stored(node);
+    let mut sizes = Vec::new();
+    let mut visit = |node: Node, at: &[Expr]| {
+        let side_by_side =
+            packed || at.last().is_some_and(|last| (last.clone() - depth.clone()).as_int() == Some(0));
+        if matches!(lower.graph.op(node), Op::Weight { .. }) {
+            sizes.push(side_by_side.then_some(lower.graph.dtype(node).size() as i64));
+        }
+    };
+    visit_reads(lower.graph, sum.right, &jtllm_ir::graph::axes(shape), &stop, &mut visit);
+    // The words of a packed format are its largest elements.
+    sizes.into_iter().collect::<Option<Vec<i64>>>()?.into_iter().max()
+}
+
+/// Lanes over the depth: each lane takes one chunk at a time.
 fn across_depth(lower: &mut Lower<'_>, sum: &Sum, places: &[Vec<Vec<Expr>>], cells: &[Vec<CellId>]) {
     let lanes = lower.b.lanes();
-    let word = levels(lower, sum, sum.depth).last().copied().filter(|_| packed(lower, sum)).unwrap_or(1);
+    let Chunk { word, words } = chunk(lower, sum);
     let blocks = sum.blocks.as_ref().map_or(1, |blocks| blocks.count);
-    let words = sum.depth * blocks / word;
+    let chunks = sum.depth * blocks / (word * words);
+    // Several rows share what is unpacked, so loads are few beside sums: a loop keeps the code short.
+    let (turns, written_out) = if places.len() > 1 && word > 1 { (words, word) } else { (1, word * words) };
     let step = |lower: &mut Lower<'_>, index: Expr| {
-        let first = index * word;
+        let first = index * (word * words);
         if sum.blocks.is_none() {
-            let ks: Vec<Vec<Expr>> = (0..word).map(|u| vec![first.clone() + u]).collect();
-            return multiply(lower, sum, places, cells, &ks);
+            return lower.repeat(&Expr::int(turns), |lower, turn| {
+                let first = first.clone() + turn * word;
+                let ks: Vec<Vec<Expr>> = (0..written_out).map(|u| vec![first.clone() + u]).collect();
+                multiply(lower, sum, places, cells, &ks);
+            });
         }
         let zero = lower.b.float(0.0);
         let parts: Vec<Vec<CellId>> =
             cells.iter().map(|row| row.iter().map(|_| lower.b.cell(zero)).collect()).collect();
         let block = first.clone().div_floor(sum.depth);
-        let ks: Vec<Vec<Expr>> =
-            (0..word).map(|u| vec![block.clone(), (first.clone() + u).modulo(sum.depth)]).collect();
-        multiply(lower, sum, places, &parts, &ks);
+        lower.repeat(&Expr::int(turns), |lower, turn| {
+            let first = first.clone() + turn * word;
+            let ks: Vec<Vec<Expr>> = (0..written_out)
+                .map(|u| vec![block.clone(), (first.clone() + u).modulo(sum.depth)])
+                .collect();
+            multiply(lower, sum, places, &parts, &ks);
+        });
         scale(lower, sum, places, &parts, cells, &block);
     };
-    let whole = Expr::int(words / lanes);
-    if words >= lanes {
+    let whole = Expr::int(chunks / lanes);
+    if chunks >= lanes {
         lower.repeat(&whole, |lower, at| {
             let index = at * lanes + lower.b.lane();
             step(lower, index);
         });
     }
     let index = whole * lanes + lower.b.lane();
-    let inside = index.less_than(&Expr::int(words));
+    let inside = index.less_than(&Expr::int(chunks));
     lower.conditional(&inside, |lower| step(lower, index));
 }
 

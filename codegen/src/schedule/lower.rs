@@ -84,7 +84,8 @@ impl<'a> Lower<'a> {
         if let Some(known) = self.memories.get(&(argument.clone(), access)) {
             return *known;
         }
-        let aligned = !matches!(argument, Argument::Weight(_));
+        // Weights may be adopted from a mapped file, unless the target loads vectors of them.
+        let aligned = self.caps.vector_bytes > 0 || !matches!(argument, Argument::Weight(_));
         let memory = self.b.param(dtype, access, len, aligned);
         self.arguments.push(argument.clone());
         self.memories.insert((argument, access), memory);

@@ -30,7 +30,9 @@ pub(crate) fn linear_case(format: &'static Format, [tokens, width, depth]: [usiz
 pub(crate) fn linear_cases() -> Vec<Case> {
     let shapes = [[1, 48, 64], [1, 37, 96], [4, 48, 64], [16, 20, 32], [48, 37, 64]];
     let of = |format: &'static Format| {
-        shapes.map(|[tokens, width, depth]| linear_case(format, [tokens, width, depth * (format.block / 32).max(1)]))
+        shapes.map(|[tokens, width, depth]| {
+            linear_case(format, [tokens, width, depth * (format.block / 32).max(1)])
+        })
     };
     FORMATS.iter().chain(APART).flat_map(|format| of(format)).collect()
 }
@@ -194,8 +196,20 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.extend(FORMATS.iter().map(|format| gathered(format)));
     cases.push(embedded());
     use ScalarOp as S;
-    let functions =
-        [S::Exp, S::Log, S::Sqrt, S::Rsqrt, S::Sin, S::Cos, S::Tanh, S::Erf, S::Floor, S::Round, S::Neg, S::Abs];
+    let functions = [
+        S::Exp,
+        S::Log,
+        S::Sqrt,
+        S::Rsqrt,
+        S::Sin,
+        S::Cos,
+        S::Tanh,
+        S::Erf,
+        S::Floor,
+        S::Round,
+        S::Neg,
+        S::Abs,
+    ];
     cases.extend(functions.map(|op| function(op, 67)));
     for monoid in [Monoid::Add, Monoid::Mul, Monoid::Max, Monoid::Min] {
         cases.extend([1, 8, 33, 64, 100, 257].map(|width| joined(monoid, 3, width)));

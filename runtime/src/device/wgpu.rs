@@ -114,10 +114,8 @@ fn choose(choice: &Choice) -> Result<wgpu::Adapter, NoAdapter> {
             false => Err(NoAdapter(format!("there is no graphics adapter {place}: {count} are here"))),
         };
     }
-    let options = RequestAdapterOptions {
-        power_preference: PowerPreference::HighPerformance,
-        ..Default::default()
-    };
+    let options =
+        RequestAdapterOptions { power_preference: PowerPreference::HighPerformance, ..Default::default() };
     let adapter = pollster::block_on(instance.request_adapter(&options))
         .map_err(|error| NoAdapter(format!("no graphics adapter: {error}")))?;
     let Found { name, is_software } = found(&adapter);

@@ -10,44 +10,30 @@ use super::operation::{constant, scalar};
 use crate::kernel::{Access, Kernel, Memory, Stmt, Value, ValueId};
 use crate::target::EmitError;
 
-/// What every kernel may call.
-const FUNCTIONS: &str = "\
-fn div_floor(a: i32, b: i32) -> i32 { let q = a / b; return select(q, q - 1, q * b > a); }
-fn rem_floor(a: i32, b: i32) -> i32 { return a - div_floor(a, b) * b; }
-fn div_or_zero(a: i32, b: i32) -> i32 {
-  if (b == 0) { return 0; }
-  if (b == -1) { return 0 - a; }
-  let q = a / b;
-  return select(q, q - 1, a % b != 0 && ((a < 0) != (b < 0)));
+/// What a kernel may call or name, an empty line between one and the next.
+const FUNCTIONS: &str = include_str!("functions.wgsl");
+
+/// Whether a word stands in a text by itself.
+fn names(text: &str, word: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    text.split(|c| !is_part(c)).any(|other| other == word)
 }
-fn rem_or_zero(a: i32, b: i32) -> i32 { if (b == 0) { return 0; } return a - div_or_zero(a, b) * b; }
-fn div_or_zero_u(a: u32, b: u32) -> u32 { if (b == 0u) { return 0u; } return a / b; }
-fn rem_or_zero_u(a: u32, b: u32) -> u32 { if (b == 0u) { return 0u; } return a % b; }
-fn float_to_i32(x: f32) -> i32 {
-  if (x >= 2147483648.0) { return 2147483647; }
-  if (x < -2147483648.0) { return -2147483647 - 1; }
-  return select(0, i32(x), x == x);
+
+/// Those of [`FUNCTIONS`] that a text names, and those that they name.
+fn called_by(text: &str) -> String {
+    let mut rest: Vec<&str> = FUNCTIONS.split("\n\n").collect();
+    let mut called = String::new();
+    // A pass over all for each depth of calls.
+    while let Some(at) = rest.iter().position(|function| {
+        let head = function.split(['(', ':']).next().unwrap_or_default();
+        let name = head.split_whitespace().last().unwrap_or_default();
+        names(text, name) || names(&called, name)
+    }) {
+        called.push_str(rest.remove(at).trim_end());
+        called.push('\n');
+    }
+    called
 }
-fn float_to_u32(x: f32) -> u32 {
-  if (x >= 4294967296.0) { return 4294967295u; }
-  return select(0u, u32(x), x > 0.0);
-}
-fn half_value(bits: u32) -> f32 { return unpack2x16float(bits).x; }
-fn half_bits(x: f32) -> u32 {
-  let bits = bitcast<u32>(x);
-  let sign = (bits >> 16u) & 0x8000u;
-  if ((bits & 0x7fffffffu) > 0x7f800000u) { return sign | 0x7e00u; }
-  if (abs(x) >= 65520.0) { return sign | 0x7c00u; }
-  return pack2x16float(vec2<f32>(x, 0.0)) & 0xffffu;
-}
-fn brain_value(bits: u32) -> f32 { return bitcast<f32>(bits << 16u); }
-fn brain_bits(x: f32) -> u32 {
-  let bits = bitcast<u32>(x);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) { return (bits >> 16u) | 0x40u; }
-  return (bits + 0x7fffu + ((bits >> 16u) & 1u)) >> 16u;
-}
-var<private> any_bits: u32 = 0u;
-";
 
 /// The type as which values of a type are carried.
 pub(super) fn carried(dtype: DType) -> &'static str {
@@ -73,6 +59,8 @@ pub(super) fn emit(kernel: &Kernel, joins: Joins) -> Result<String, EmitError> {
     emitter.prologue()?;
     emitter.block(&kernel.body, 1)?;
     emitter.out.push_str("}\n");
+    let functions = called_by(&emitter.out);
+    emitter.out.push_str(&functions);
     Ok(emitter.out)
 }
 
@@ -99,8 +87,6 @@ impl Emitter<'_> {
             let element = carried(shared.dtype);
             self.line(0, &format!("var<workgroup> s{at}: array<{element}, {}>;", shared.len));
         }
-        self.line(0, "var<workgroup> same: i32;");
-        self.out.push_str(FUNCTIONS);
         let trees = joined(self.kernel);
         let mut memories: Vec<&str> = trees.iter().map(|(_, dtype)| carried(*dtype)).collect();
         memories.sort_unstable();
