@@ -36,14 +36,14 @@ pub mod schedule;
 pub mod target;
 pub mod twins;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use jtllm_ir::Graph;
+use jtllm_ir::{Graph, Node};
 
 use canon::Gather;
 use kernel::decompose::decompose;
 use kernel::{Kernel, optimise};
-use region::Partition;
+use region::{Partition, Region, Work};
 use schedule::Argument;
 use target::Caps;
 
@@ -73,18 +73,45 @@ pub struct Compilation {
 }
 
 /// Compiles a verified graph for a target's caps.
+///
+/// Where a kernel would bind more buffers than the target can, its sums are computed apart from what follows them.
 pub fn compile(graph: &Graph, caps: &Caps) -> Compilation {
     let canonical = canon::canon(graph);
     let rewritten = rewrite::rewrite(&canonical.graph);
     let graph = canon::canon(&rewritten).graph;
-    let partition = partition::partition(&graph);
+    let mut alone = HashSet::new();
+    loop {
+        let partition = partition::partition_apart(&graph, &alone);
+        let (kernels, steps) = lower(&graph, &partition, caps);
+        let crowded = |step: &&Step| kernels[step.kernel].params.len() > caps.max_bindings as usize;
+        let sums = steps.iter().filter(crowded).flat_map(|step| sums(&partition.regions[step.region]));
+        let fresh: Vec<Node> = sums.filter(|sum| !alone.contains(sum)).collect();
+        if fresh.is_empty() {
+            return Compilation { graph, gathers: canonical.gathers, partition, kernels, steps };
+        }
+        alone.extend(fresh);
+    }
+}
+
+/// The sums that a region computes products for.
+fn sums(region: &Region) -> Vec<Node> {
+    match &region.work {
+        Work::Gemv(contraction) | Work::Gemm(contraction) => {
+            contraction.sums.iter().map(|sum| sum.root).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The distinct kernels of a partition, and its launches.
+fn lower(graph: &Graph, partition: &Partition, caps: &Caps) -> (Vec<Kernel>, Vec<Step>) {
     let mut kernels: Vec<Kernel> = Vec::new();
     let mut known: HashMap<u128, (usize, Vec<usize>)> = HashMap::new();
     let mut steps = Vec::new();
     for (number, region) in partition.regions.iter().enumerate() {
-        let shape = twins::shape(&graph, &partition.stored, region, caps);
+        let shape = twins::shape(graph, &partition.stored, region, caps);
         let (kernel, places) = known.entry(shape.key).or_insert_with(|| {
-            let scheduled = schedule::schedule(&graph, &partition.stored, region, caps);
+            let scheduled = schedule::schedule(graph, &partition.stored, region, caps);
             let place = |argument| shape.leaves.iter().position(|leaf| leaf == argument);
             let places = scheduled.arguments.iter().map(|argument| {
                 place(argument).expect("the walk over a region meets everything that its kernel binds")
@@ -96,5 +123,5 @@ pub fn compile(graph: &Graph, caps: &Caps) -> Compilation {
         let arguments = places.iter().map(|place| shape.leaves[*place].clone()).collect();
         steps.push(Step { kernel: *kernel, region: number, arguments });
     }
-    Compilation { graph, gathers: canonical.gathers, partition, kernels, steps }
+    (kernels, steps)
 }

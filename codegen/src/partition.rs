@@ -24,7 +24,13 @@ const EPILOGUE_NODES: usize = 64;
 
 /// Cuts a canonical graph into kernels.
 pub fn partition(graph: &Graph) -> Partition {
-    let mut cut = Cut::new(graph);
+    partition_apart(graph, &HashSet::new())
+}
+
+/// As [`partition`], but nothing is computed together with the sums in `alone`: their kernels would bind more
+/// buffers than the target can.
+pub fn partition_apart(graph: &Graph, alone: &HashSet<Node>) -> Partition {
+    let mut cut = Cut::new(graph, alone);
     cut.match_attention();
     for node in graph.nodes() {
         cut.place(node);
@@ -53,6 +59,8 @@ struct Group {
 
 struct Cut<'g> {
     graph: &'g Graph,
+    /// Sums that have a kernel for themselves.
+    alone: &'g HashSet<Node>,
     users: Vec<Vec<Node>>,
     groups: Vec<Group>,
     /// The group that computes a node.
@@ -70,9 +78,10 @@ struct Cut<'g> {
 }
 
 impl<'g> Cut<'g> {
-    fn new(graph: &'g Graph) -> Cut<'g> {
+    fn new(graph: &'g Graph, alone: &'g HashSet<Node>) -> Cut<'g> {
         Cut {
             graph,
+            alone,
             users: graph.users(),
             groups: Vec::new(),
             group: HashMap::new(),
@@ -294,7 +303,10 @@ impl<'g> Cut<'g> {
 
     /// Whether a Map of that shape can be computed inside a group.
     fn fits(&self, met: &[Met], group: usize, shape: &[Expr]) -> bool {
-        let Group { kind, space, .. } = &self.groups[group];
+        let Group { kind, space, reduces, .. } = &self.groups[group];
+        if reduces.iter().any(|sum| self.alone.contains(sum)) {
+            return false;
+        }
         let shaped = match kind {
             GroupKind::Rows { full } => shape == space || shape == full,
             GroupKind::Contraction(_) => shape == space,

@@ -16,21 +16,6 @@ fn names(case: &Case) -> Vec<&'static str> {
     compiled(&case.graph, &Caps::vector(4)).partition.regions.iter().map(|r| r.work.name()).collect()
 }
 
-/// Long enough for all lanes to take 16 bytes, with blocks whole and a rest that is not.
-#[test]
-fn linear_layers_of_long_rows() {
-    for format in ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q6_k", "q2_k"] {
-        for (tokens, depth) in [(1, 1024), (1, 1536), (4, 2048)] {
-            let mut case = Case::new(&format!("long rows {format} {tokens}x{depth}"));
-            let x = case.input("x", &[int(tokens), int(depth)], &[tokens, depth]);
-            let w = case.weight(Format::find(format).unwrap(), "w", &[9, depth]);
-            let y = linear(&mut case.graph, x, w, None);
-            case.graph.output("y", y);
-            case.check();
-        }
-    }
-}
-
 #[test]
 fn every_work() {
     works::cases().into_iter().for_each(Case::check);

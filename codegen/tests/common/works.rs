@@ -47,6 +47,16 @@ pub(crate) fn tail(depth: usize) -> Case {
     case
 }
 
+/// A product long enough for all lanes to take 16 bytes, with blocks whole and a rest that is not.
+pub(crate) fn long_rows(format: &str, [tokens, depth]: [usize; 2]) -> Case {
+    let mut case = Case::new(&format!("long rows {format} {tokens}x{depth}"));
+    let x = case.input("x", &[int(tokens), int(depth)], &[tokens, depth]);
+    let w = case.weight(Format::find(format).unwrap(), "w", &[9, depth]);
+    let y = linear(&mut case.graph, x, w, None);
+    case.graph.output("y", y);
+    case
+}
+
 /// Two products of one operand, joined by an activation.
 pub(crate) fn gate_and_up(format: &str, tokens: usize) -> Case {
     let mut case = Case::new(&format!("swiglu {format} {tokens}"));
@@ -188,6 +198,9 @@ pub(crate) fn stored(dtype: DType, count: usize) -> Case {
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = linear_cases();
     cases.extend([1, 3, 5, 172, 173].map(tail));
+    for format in ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q6_k", "q2_k"] {
+        cases.extend([[1, 1024], [1, 1536], [4, 2048]].map(|sizes| long_rows(format, sizes)));
+    }
     for format in ["f16", "q4_0", "q8_0", "q4_1"] {
         cases.extend([1, 2, 32].map(|tokens| gate_and_up(format, tokens)));
     }

@@ -365,7 +365,7 @@ impl Device for Adapter {
         if total == 0 {
             return Ok(());
         }
-        let most = u64::from(self.device.limits().max_storage_buffer_binding_size);
+        let most = self.device.limits().max_storage_buffer_binding_size;
         if let Some(span) = args.iter().find(|span| span.len > most) {
             let why =
                 format!("a kernel reads {} bytes in one piece, the adapter binds at most {most}", span.len);
