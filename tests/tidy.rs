@@ -297,3 +297,36 @@ fn every_acceptance_test_exists() {
     let missing = missing_tests(sources.iter().map(String::as_str));
     assert!(missing.is_empty(), "no test is named after {} of the acceptance list", missing.join(", "));
 }
+
+/// The methods of a trait that an implementor must write: those without a body.
+fn required_methods(source: &str, name: &str) -> Vec<String> {
+    let body = source.split(&format!("pub trait {name}")).nth(1).unwrap().split("\n}\n").next().unwrap();
+    let end = |text: &str, mark| text.find(mark).unwrap_or(text.len());
+    let methods = body.split("\n    fn ").skip(1).filter(|text| end(text, ";\n") < end(text, " {\n"));
+    methods.map(|text| text[..end(text, "(")].to_owned()).collect()
+}
+
+/// What PORTING.md tells of a port is what a port needs.
+#[test]
+fn a_port_needs_what_its_guide_says() {
+    let guide = read(&root().join("PORTING.md"));
+    let lines = |path: &str| read(&root().join(path)).lines().count();
+    let [emitter, device] =
+        ["codegen/src/emit/interp.rs", "runtime/src/device/interp.rs"].map(|path| (path, lines(path)));
+    for (path, lines) in [emitter, device] {
+        assert!(guide.contains(&format!("`{path}` ({lines} lines)")), "{path} has {lines} lines");
+    }
+    let all = emitter.1 + device.1;
+    assert!(guide.contains(&format!("a complete port in {all} lines")), "the template has {all} lines");
+    for (path, name, says) in [
+        ("codegen/src/target.rs", "Target", "Implement `Target`, which has # methods"),
+        ("runtime/src/device.rs", "Device", "Implement `Device`, of which # methods have no default"),
+    ] {
+        let methods = required_methods(&read(&root().join(path)), name);
+        let says = says.replace('#', &methods.len().to_string());
+        assert!(guide.contains(&says), "{name}: {methods:?}");
+        for method in methods {
+            assert!(guide.contains(&format!("`{method}`")), "{name}::{method} is not in PORTING.md");
+        }
+    }
+}
