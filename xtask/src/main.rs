@@ -3,15 +3,18 @@
 //! * `check` does what a change must pass before it is proposed: formatting, clippy, documentation, tests, and
 //!   `cargo deny` where it is installed.
 //! * `bless` rewrites the golden files: it runs the tests with `golden` in their names with `JTLLM_BLESS=1`.
+//! * `synthetic SHAPE FORMAT FILE` writes a model with random weights, for measurements of speed.
 //! * `fuzz SECONDS` gives every test whose name begins with `fuzz_` that much time.
 //!
 //! # What this crate does not know
 //!
 //! What is checked, blessed or fuzzed: it finds tests by their names and runs cargo.
 
+mod synthetic;
+
 use std::process::{Command, ExitCode, Stdio};
 
-const USAGE: &str = "usage: cargo xtask check | bless | fuzz SECONDS";
+const USAGE: &str = "usage: cargo xtask check | bless | fuzz SECONDS | synthetic SHAPE FORMAT FILE";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -19,6 +22,7 @@ fn main() -> ExitCode {
     let result = match arguments[..] {
         ["check"] => check(),
         ["bless"] => bless(),
+        ["synthetic", shape, format, file] => synthetic::synthetic(shape, format, file.as_ref()),
         ["fuzz", seconds] => match seconds.parse() {
             Ok(seconds) if seconds > 0 => fuzz(seconds),
             _ => Err(format!("`{seconds}` is no number of seconds above 0\n{USAGE}")),
