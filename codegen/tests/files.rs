@@ -103,7 +103,7 @@ fn reads_back(kernel: &Kernel) {
 /// The text of a kernel, or of the kernels of a graph, for a device of NVIDIA's.
 fn ptx(input: &str, capability: u32) -> String {
     let target = Ptx::new(capability, 99 << 10);
-    let kernels = match input.starts_with("graph") {
+    let kernels = match input.lines().any(|line| line.starts_with("graph")) {
         true => compile(&graph(input), target.caps()).kernels,
         false => vec![parse(input).unwrap()],
     };

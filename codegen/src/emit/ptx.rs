@@ -41,6 +41,8 @@ mod function;
 mod index;
 mod memory;
 mod operation;
+mod pattern;
+mod uses;
 
 use jtllm_ir::DType;
 

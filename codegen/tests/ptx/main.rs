@@ -5,5 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod assembler;
+mod golden;
 mod operations;
 mod shapes;
+
+use jtllm_codegen as codegen;

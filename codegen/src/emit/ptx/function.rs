@@ -8,6 +8,7 @@ use jtllm_ir::{DType, Expr, Monoid};
 use super::index::Known;
 use super::memory::{Bundle, Places};
 use super::operation::constant;
+use super::uses::Uses;
 use super::{ENTRY, JOINED_TOGETHER, LEVELS};
 use crate::kernel::{GRID_AXIS, Kernel, LANE_AXIS, Stmt, Value, ValueId, Varying, lane_tree};
 
@@ -71,6 +72,9 @@ pub(super) struct Emitter<'k> {
     pub(super) bundles: HashMap<ValueId, Bundle>,
     pub(super) places: Places,
     varying: Varying,
+    uses: Uses,
+    /// Where the next operation leaves its result, if that is not a new register.
+    destination: Option<String>,
     registers: [usize; 5],
     labels: usize,
     /// Whether lanes may still read what was joined before.
@@ -90,6 +94,8 @@ pub(super) fn emit(kernel: &Kernel, level: u32) -> String {
         bundles: HashMap::new(),
         places: Places::of(kernel),
         varying: kernel.varying(),
+        uses: Uses::of(kernel),
+        destination: None,
         registers: [0; 5],
         labels: 0,
         joined: false,
@@ -122,6 +128,11 @@ impl Emitter<'_> {
         let count = &mut self.registers[class as usize];
         *count += 1;
         format!("%{}{}", CLASSES[class as usize].1, *count - 1)
+    }
+
+    /// Where an operation leaves its result.
+    pub(super) fn result(&mut self, class: Class) -> String {
+        self.destination.take().unwrap_or_else(|| self.register(class))
     }
 
     /// Writes an instruction whose result is a new register.
@@ -192,11 +203,13 @@ impl Emitter<'_> {
             rest = after;
             match stmt {
                 Stmt::Let(id) if self.joins(*id) => rest = self.join_all(*id, after),
-                Stmt::Let(id) => self.define(*id),
+                Stmt::Let(id) => self.define(*id, after.first()),
                 Stmt::Set(cell, value) => {
                     let class = Class::of(self.kernel.cells[cell.0 as usize]);
                     let (cell, value) = (self.cells[cell.0 as usize].clone(), self.value(*value));
-                    self.line(&format!("mov.{} {cell}, {value}", class.moved()));
+                    if cell != value {
+                        self.line(&format!("mov.{} {cell}, {value}", class.moved()));
+                    }
                 }
                 Stmt::Store { memory, at, value } => self.store(*memory, at, *value),
                 Stmt::Loop { axis, extent, body } => self.repeat(*axis, extent, body),
@@ -224,7 +237,8 @@ impl Emitter<'_> {
         let extent_word = self.word(extent);
         let turn = self.make(Class::Word, "mov.b32", &["0"]);
         self.axes.insert(axis, (turn.clone(), self.at + 1));
-        let before = std::mem::replace(&mut self.joined, true);
+        let before = self.joined;
+        self.joined |= self.joins_in(body);
         let body = self.inner(body);
         self.joined |= before;
         // Behind what the body has left to this block, which others may use after the loop.
@@ -257,14 +271,14 @@ impl Emitter<'_> {
         self.values[&id].0.clone()
     }
 
-    fn define(&mut self, id: ValueId) {
-        if self.values.contains_key(&id) {
-            // Loaded with its neighbours.
-            return;
-        }
+    /// Computes a value; `next` is the statement behind.
+    fn define(&mut self, id: ValueId, next: Option<&Stmt>) {
         let record = self.kernel.record(id);
         let class = Class::of(record.dtype);
         let operand = match &record.value {
+            // Loaded with its neighbours.
+            Value::Load { .. } if self.values.contains_key(&id) => return,
+            Value::Load { memory, at } => return self.load(id, *memory, at),
             Value::Const(value) if class == Class::Truth => {
                 self.make(class, "mov.pred", &[if value.truth() { "1" } else { "0" }])
             }
@@ -273,21 +287,49 @@ impl Emitter<'_> {
             Value::Index(x) => self.word(x),
             Value::Cell(cell) => {
                 let cell = self.cells[cell.0 as usize].clone();
-                self.make(class, &format!("mov.{}", class.moved()), &[&cell])
+                match self.uses.outlives(id) {
+                    true => self.make(class, &format!("mov.{}", class.moved()), &[&cell]),
+                    false => cell,
+                }
             }
-            Value::Load { memory, at } => return self.load(id, *memory, at),
-            Value::Scalar(op, operands) => {
-                let operands: Vec<(String, DType)> =
-                    operands.iter().map(|x| (self.value(*x), self.kernel.record(*x).dtype)).collect();
-                self.scalar(*op, &operands)
-            }
+            // Part of the spelling of another.
+            Value::Scalar(..) if self.uses.count(id) == 0 => return,
+            Value::Scalar(op, operands) => match self.small(id) {
+                Some(value) => value,
+                None => {
+                    let operands: Vec<(String, DType)> =
+                        operands.iter().map(|x| (self.value(*x), self.kernel.record(*x).dtype)).collect();
+                    self.destination = self.set_next(id, next);
+                    let value = self.scalar(*op, &operands);
+                    self.destination = None;
+                    value
+                }
+            },
             Value::LaneReduce(..) => unreachable!("lanes are joined by the block"),
         };
         self.values.insert(id, (operand, self.at));
     }
 
+    /// The cell that becomes a value next, if nothing else uses it.
+    fn set_next(&self, id: ValueId, next: Option<&Stmt>) -> Option<String> {
+        match next {
+            Some(Stmt::Set(cell, value)) if *value == id && self.uses.count(id) == 1 => {
+                Some(self.cells[cell.0 as usize].clone())
+            }
+            _ => None,
+        }
+    }
+
     fn joins(&self, id: ValueId) -> bool {
         matches!(self.kernel.record(id).value, Value::LaneReduce(..))
+    }
+
+    fn joins_in(&self, body: &[Stmt]) -> bool {
+        body.iter().any(|stmt| match stmt {
+            Stmt::Let(id) => self.joins(*id),
+            Stmt::Loop { body, .. } | Stmt::If { body, .. } => self.joins_in(body),
+            Stmt::Set(..) | Stmt::Store { .. } | Stmt::Barrier => false,
+        })
     }
 
     /// Joins lanes for a value and for those behind it that only cells stand between, so that they share their
@@ -297,7 +339,9 @@ impl Emitter<'_> {
         let mut taken = 0;
         for stmt in after {
             match stmt {
-                Stmt::Let(id) if matches!(self.kernel.record(*id).value, Value::Cell(_)) => self.define(*id),
+                Stmt::Let(id) if matches!(self.kernel.record(*id).value, Value::Cell(_)) => {
+                    self.define(*id, None);
+                }
                 Stmt::Let(id) if self.joins(*id) && all.len() < JOINED_TOGETHER => {
                     let Value::LaneReduce(_, x) = self.kernel.record(*id).value else { break };
                     if all.contains(&x) {
