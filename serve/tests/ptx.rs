@@ -35,7 +35,7 @@ const FIXTURES: [Option<&str>; 9] = [
 /// The kernels of a model's parts, scheduled for a target.
 fn add(kernels: &mut Kernels, fixture: Option<&str>, target: &Ptx, keys: DType) {
     let checkpoint = match fixture {
-        None => Checkpoint::demo(),
+        None => Checkpoint::demo().unwrap(),
         Some(name) => {
             let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
             Checkpoint::open(&fixtures.join(name)).unwrap()
