@@ -3,8 +3,8 @@
 //!
 //! * `canon`, `rewrite`, `partition`: a graph; what the pass makes of it. Before `rewrite` and `partition` come
 //!   the passes that come before them in [`jtllm_codegen::compile`].
-//! * `schedule`: a graph; its kernels for the capabilities that follow, `# test schedule vector 8`, with what a
-//!   launch binds to their parameters.
+//! * `schedule`: a graph; its kernels for the capabilities that follow, `# test schedule vector 8` (`matrix 128`: threads with
+//!   matrix units), with what a launch binds to their parameters.
 //! * `kernel`: a kernel; what `print`, `verify` or `optimise` gives.
 //!
 //! `cargo xtask bless`, or `JTLLM_BLESS=1` in the environment, writes what came out in its place.
@@ -28,6 +28,7 @@ fn caps(words: &[&str]) -> Caps {
     match words {
         ["vector", lanes] => Caps::vector(lanes.parse().unwrap()),
         ["threads", lanes] => Caps::threads(lanes.parse().unwrap()),
+        ["matrix", lanes] => Caps::threads(lanes.parse().unwrap()).with_matrix(lanes.parse().unwrap()),
         other => panic!("capabilities such as `vector 8` expected, not {other:?}"),
     }
 }

@@ -7,8 +7,8 @@ use jtllm_ir::expr::Kind;
 use jtllm_ir::{DType, Expr, Monoid, Scalar, ScalarOp, Symbol};
 
 use super::{
-    Access, CellId, GRID_AXIS, Kernel, LANE_AXIS, LOOP_AXIS, Memory, Param, Shared, Stmt, Value, ValueId,
-    ValueRecord,
+    Access, CellId, Fragment, FragmentId, GRID_AXIS, Kernel, LANE_AXIS, LOOP_AXIS, Memory, Param, Role,
+    Shared, Stmt, Value, ValueId, ValueRecord,
 };
 
 /// What makes two pure values the same.
@@ -72,6 +72,7 @@ impl Builder {
             params: Vec::new(),
             shared: Vec::new(),
             cells: Vec::new(),
+            fragments: Vec::new(),
             values: Vec::new(),
             grid,
             lanes,
@@ -264,6 +265,47 @@ impl Builder {
         self.statement(Stmt::Barrier);
     }
 
+    /// A new fragment, with undefined contents.
+    pub fn fragment(&mut self, role: Role, dtype: DType) -> FragmentId {
+        self.kernel.fragments.push(Fragment { role, dtype });
+        FragmentId(self.kernel.fragments.len() as u32 - 1)
+    }
+
+    /// Sets sums to zero.
+    pub fn clear(&mut self, sum: FragmentId) {
+        self.statement(Stmt::Clear(sum));
+    }
+
+    /// Loads an operand's fragment from shared memory, rows `stride` elements apart.
+    pub fn fetch(&mut self, fragment: FragmentId, memory: Memory, at: &Expr, stride: u32) {
+        self.statement(Stmt::Fetch { fragment, memory, at: at.clone(), stride });
+    }
+
+    /// `sum += left * transposed right`.
+    pub fn mma(&mut self, sum: FragmentId, left: FragmentId, right: FragmentId) {
+        self.statement(Stmt::Mma { sum, left, right });
+    }
+
+    /// Stores sums to shared memory, rows `stride` elements apart.
+    pub fn spill(&mut self, sum: FragmentId, memory: Memory, at: &Expr, stride: u32) {
+        self.statement(Stmt::Spill { sum, memory, at: at.clone(), stride });
+    }
+
+    /// Begins an asynchronous copy of 16 bytes from `from[from_at]` to `to[at]`.
+    pub fn stage(&mut self, to: Memory, at: &Expr, from: Memory, from_at: &Expr) {
+        self.statement(Stmt::Stage { to, at: at.clone(), from, from_at: from_at.clone() });
+    }
+
+    /// Ends a group of asynchronous copies.
+    pub fn stage_commit(&mut self) {
+        self.statement(Stmt::StageCommit);
+    }
+
+    /// Waits until at most `pending` groups of asynchronous copies are under way.
+    pub fn stage_wait(&mut self, pending: u32) {
+        self.statement(Stmt::StageWait { pending });
+    }
+
     /// A loop; `body` gets the axis that it binds. A loop of one iteration is its body.
     pub fn repeat<R>(&mut self, extent: &Expr, body: impl FnOnce(&mut Builder, Expr) -> R) -> R {
         if extent.as_int() == Some(1) {
@@ -385,17 +427,9 @@ pub fn visit_exprs(kernel: &Kernel, visit: &mut dyn FnMut(&Expr)) {
     }
     fn block(body: &[Stmt], visit: &mut dyn FnMut(&Expr)) {
         for stmt in body {
-            match stmt {
-                Stmt::Store { at, .. } => visit(at),
-                Stmt::Loop { extent, body, .. } => {
-                    visit(extent);
-                    block(body, visit);
-                }
-                Stmt::If { cond, body } => {
-                    visit(cond);
-                    block(body, visit);
-                }
-                Stmt::Let(_) | Stmt::Set(..) | Stmt::Barrier => {}
+            stmt.exprs().into_iter().for_each(&mut *visit);
+            if let Stmt::Loop { body, .. } | Stmt::If { body, .. } = stmt {
+                block(body, visit);
             }
         }
     }

@@ -45,7 +45,6 @@ impl Live<'_> {
         for stmt in body {
             effect |= match stmt {
                 Stmt::Let(_) => false,
-                Stmt::Barrier => true,
                 Stmt::Set(cell, value) => {
                     let live = self.cells.contains(cell);
                     if live {
@@ -64,6 +63,10 @@ impl Live<'_> {
                         self.expr(x);
                     }
                     live
+                }
+                _ => {
+                    stmt.exprs().into_iter().for_each(|x| self.expr(x));
+                    true
                 }
             };
         }
@@ -105,7 +108,6 @@ impl Live<'_> {
             .filter_map(|stmt| match stmt {
                 Stmt::Let(id) => self.values.contains(id).then(|| stmt.clone()),
                 Stmt::Set(cell, _) => self.cells.contains(cell).then(|| stmt.clone()),
-                Stmt::Store { .. } | Stmt::Barrier => Some(stmt.clone()),
                 Stmt::Loop { axis, extent, body } => {
                     let body = self.keep_block(extent, body)?;
                     Some(Stmt::Loop { axis: *axis, extent: extent.clone(), body })
@@ -114,6 +116,7 @@ impl Live<'_> {
                     let body = self.keep_block(cond, body)?;
                     Some(Stmt::If { cond: cond.clone(), body })
                 }
+                _ => Some(stmt.clone()),
             })
             .collect()
     }
@@ -187,7 +190,23 @@ impl Splitter {
                 Stmt::Loop { axis: *axis, extent: extent.clone(), body: self.block(body, true) }
             }
             Stmt::If { cond, body } => Stmt::If { cond: cond.clone(), body: self.block(body, false) },
-            Stmt::Set(..) | Stmt::Barrier => stmt.clone(),
+            Stmt::Fetch { fragment, memory, at, stride } => {
+                let at = self.split(at, depth);
+                Stmt::Fetch { fragment: *fragment, memory: *memory, at, stride: *stride }
+            }
+            Stmt::Spill { sum, memory, at, stride } => {
+                Stmt::Spill { sum: *sum, memory: *memory, at: self.split(at, depth), stride: *stride }
+            }
+            Stmt::Stage { to, at, from, from_at } => {
+                let (at, from_at) = (self.split(at, depth), self.split(from_at, depth));
+                Stmt::Stage { to: *to, at, from: *from, from_at }
+            }
+            Stmt::Set(..)
+            | Stmt::Barrier
+            | Stmt::Clear(_)
+            | Stmt::Mma { .. }
+            | Stmt::StageCommit
+            | Stmt::StageWait { .. } => stmt.clone(),
         }
     }
 
