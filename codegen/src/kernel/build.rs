@@ -200,6 +200,9 @@ impl Builder {
         if matches!(op, ScalarOp::Cast(to) if to == dtypes[0]) {
             return xs[0];
         }
+        if let Some(narrow) = self.widened(op, xs[0]) {
+            return narrow;
+        }
         if matches!(op, ScalarOp::Shl | ScalarOp::Shr) && self.is_zero(xs[1]) {
             return xs[0];
         }
@@ -208,6 +211,16 @@ impl Builder {
         }
         let depth = xs.iter().map(|x| self.depth[x.0 as usize]).max().unwrap_or(0);
         self.pure(Key::Scalar(op, xs.to_vec()), Value::Scalar(op, xs.to_vec()), dtype, depth)
+    }
+
+    /// What an operation gives back to 16 bits that was made an `f32` before.
+    fn widened(&self, op: ScalarOp, x: ValueId) -> Option<ValueId> {
+        match (op, &self.kernel.record(x).value) {
+            (ScalarOp::Cast(to @ (DType::F16 | DType::BF16)), Value::Scalar(ScalarOp::Cast(DType::F32), from)) => {
+                from.first().copied().filter(|narrow| self.dtype(*narrow) == to)
+            }
+            _ => None,
+        }
     }
 
     fn is_zero(&self, value: ValueId) -> bool {

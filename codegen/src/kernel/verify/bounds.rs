@@ -49,15 +49,16 @@ impl Check<'_> {
     }
 
     /// The terms of an offset that the lane's number alone decides, and the others.
-    pub(super) fn own_terms(&self, at: &Expr) -> (Vec<(Expr, i64)>, Vec<(Expr, i64)>) {
-        at.terms().0.into_iter().partition(|(x, _)| only_lane(x))
+    pub(super) fn own_terms(&self, at: &Expr) -> [Vec<(Expr, i64)>; 2] {
+        let (own, others) = at.terms().0.into_iter().partition(|(x, _)| only_lane(x));
+        [own, others]
     }
 
     /// Whether lanes that store to `at` here are known to store to different elements, or cannot be told
     /// apart by the lane's number alone (the graph then vouches for them: slots of a write differ).
     pub(super) fn lanes_part(&self, at: &Expr) -> bool {
         let at = self.inlined(at);
-        let (own, others) = self.own_terms(&at);
+        let [own, others] = self.own_terms(&at);
         if others.iter().any(|(x, _)| self.varies(x)) {
             return true;
         }

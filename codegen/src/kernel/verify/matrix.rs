@@ -98,7 +98,7 @@ impl Check<'_> {
 
     /// What the lanes' numbers add to an offset, for each warp; `None` if lanes of a warp may differ.
     fn places_of_warps(&self, at: &Expr) -> Option<Vec<i64>> {
-        let (own, others) = self.own_terms(at);
+        let [own, others] = self.own_terms(at);
         if others.iter().any(|(x, _)| self.varies(x)) {
             return None;
         }
