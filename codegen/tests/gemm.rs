@@ -10,8 +10,8 @@ use jtllm_codegen::Compilation;
 use jtllm_codegen::kernel::Stmt;
 use jtllm_codegen::options::{Compute, Options};
 use jtllm_codegen::target::Caps;
-use jtllm_ir::expr::Symbol;
 use jtllm_ir::build::{self, linear, linear_heads, rms_norm, swiglu};
+use jtllm_ir::expr::Symbol;
 use jtllm_ir::format::{FORMATS, Format};
 use jtllm_ir::{DType, Expr};
 
@@ -187,8 +187,7 @@ fn a_compute_type_rounds_operands_on_every_target() {
                 for caps in [Caps::vector(4), Caps::vector(16), Caps::threads(32), caps(128)] {
                     let compilation = compiled_as(&case.graph, &caps, &Options { compute });
                     let found = run(&compilation, &caps, &mut case.bindings.clone());
-                    let same =
-                        jtllm_ir::interp::run(&compilation.graph, &mut case.bindings.clone()).unwrap();
+                    let same = jtllm_ir::interp::run(&compilation.graph, &mut case.bindings.clone()).unwrap();
                     let exact = jtllm_ir::interp::run(&case.graph, &mut case.bindings.clone()).unwrap();
                     let [same, exact] =
                         [same, exact].map(|outputs| difference(&found["y"], &outputs[0].1.to_floats()));

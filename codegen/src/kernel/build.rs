@@ -216,9 +216,10 @@ impl Builder {
     /// What an operation gives back to 16 bits that was made an `f32` before.
     fn widened(&self, op: ScalarOp, x: ValueId) -> Option<ValueId> {
         match (op, &self.kernel.record(x).value) {
-            (ScalarOp::Cast(to @ (DType::F16 | DType::BF16)), Value::Scalar(ScalarOp::Cast(DType::F32), from)) => {
-                from.first().copied().filter(|narrow| self.dtype(*narrow) == to)
-            }
+            (
+                ScalarOp::Cast(to @ (DType::F16 | DType::BF16)),
+                Value::Scalar(ScalarOp::Cast(DType::F32), from),
+            ) => from.first().copied().filter(|narrow| self.dtype(*narrow) == to),
             _ => None,
         }
     }

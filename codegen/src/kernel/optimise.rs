@@ -3,7 +3,8 @@
 //! * What nothing uses goes: values, cells that are never read, blocks that have become empty.
 //! * Offsets are split: the part that a loop does not change becomes a value before the loop, and of that
 //!   part what the next loop outwards does not change, and so on. Terms that vary between lanes stay in
-//!   the access, where emitters recognise `base + lane` as one vector. `verify` reads through such values,
+//!   the access, where emitters recognise `base + lane` as one vector; but so many lanes as a warp has are
+//!   threads, with registers of their own for addresses. `verify` reads through such values,
 //!   so every bound that could be proven still can.
 
 use std::collections::{HashMap, HashSet};
@@ -12,7 +13,7 @@ use jtllm_ir::expr::Kind;
 use jtllm_ir::{DType, Expr};
 
 use super::names::{derived_range, fits};
-use super::{CellId, Kernel, LOOP_AXIS, Stmt, Value, ValueId, ValueRecord, Varying};
+use super::{CellId, Kernel, LOOP_AXIS, Stmt, Value, ValueId, ValueRecord, Varying, WARP};
 
 /// The kernel without dead code and with offsets split, in canonical numbers.
 pub fn optimise(kernel: &Kernel) -> Kernel {
@@ -147,6 +148,8 @@ struct Splitter {
     frames: Vec<Frame>,
     value_depth: HashMap<ValueId, usize>,
     axis_depth: HashMap<u16, usize>,
+    /// Whether what varies between lanes leaves loops too.
+    threads: bool,
 }
 
 fn split_offsets(kernel: &Kernel) -> Kernel {
@@ -156,6 +159,7 @@ fn split_offsets(kernel: &Kernel) -> Kernel {
         frames: Vec::new(),
         value_depth: HashMap::new(),
         axis_depth: HashMap::new(),
+        threads: kernel.lanes >= WARP,
     };
     let body = splitter.block(&kernel.body, false);
     Kernel { values: splitter.values, body, ..kernel.clone() }
@@ -232,7 +236,9 @@ impl Splitter {
             return x.clone();
         };
         let (terms, _) = x.terms();
-        let outer = terms.iter().filter(|(term, _)| self.depth(term) < around && !self.varies(term));
+        let outer = terms
+            .iter()
+            .filter(|(term, _)| self.depth(term) < around && (self.threads || !self.varies(term)));
         let outer = outer.fold(Expr::int(0), |sum, (term, c)| sum + term.clone() * *c);
         if !takes_work(&outer) || !fits(&outer, DType::I32) {
             return x.clone();
@@ -244,7 +250,7 @@ impl Splitter {
     }
 
     fn varies(&self, x: &Expr) -> bool {
-        // Values made by this pass are uniform and have numbers that the analysis does not know.
+        // Values made by this pass have numbers that the analysis does not know; they leave no loop again.
         self.varying.expr(x)
     }
 
