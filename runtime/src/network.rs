@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use jtllm_codegen::kernel::Kernel;
 use jtllm_codegen::kernel::verify::verify;
+use jtllm_codegen::options::Options;
 use jtllm_codegen::target::Artifact;
 use jtllm_codegen::{Compilation, compile};
 use jtllm_ir::graph::element_count;
@@ -131,6 +132,7 @@ const TABLE_STEP: usize = 8;
 pub struct Network {
     device: Arc<dyn Device>,
     graphs: Box<dyn Graphs>,
+    options: Options,
     cache: KernelCache,
     weights: Weights,
     states: HashMap<String, Mem>,
@@ -151,12 +153,14 @@ impl Network {
     pub fn new(
         device: Arc<dyn Device>,
         graphs: Box<dyn Graphs>,
+        options: Options,
         cache: KernelCache,
         positions: usize,
     ) -> Network {
         Network {
             device,
             graphs,
+            options,
             cache,
             weights: Weights::default(),
             states: HashMap::new(),
@@ -233,7 +237,7 @@ impl Network {
         let graph = self.graphs.graph(part, bucket)?;
         let faulty = |faults: String| Error::Graph { graph: graph.name.clone(), faults };
         jtllm_ir::verify::verify(&graph).map_err(|faults| faulty(lines(&faults)))?;
-        Ok(compile(&graph, self.device.target().caps()))
+        Ok(compile(&graph, self.device.target().caps(), &self.options))
     }
 
     /// Makes the plan of a compiled part.

@@ -39,8 +39,17 @@ pub(crate) fn noise(seed: &mut u64) -> f32 {
 
 /// The compilation of a graph, each kernel verified.
 pub(crate) fn compiled(graph: &Graph, caps: &Caps) -> Compilation {
+    compiled_as(graph, caps, &jtllm_codegen::options::Options::default())
+}
+
+/// The same with the user's choices.
+pub(crate) fn compiled_as(
+    graph: &Graph,
+    caps: &Caps,
+    options: &jtllm_codegen::options::Options,
+) -> Compilation {
     jtllm_ir::verify::verify(graph).unwrap();
-    let compilation = compile(graph, caps);
+    let compilation = compile(graph, caps, options);
     for kernel in &compilation.kernels {
         if let Err(faults) = verify(kernel, caps) {
             let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();

@@ -10,10 +10,13 @@ use super::memory::{Bundle, Places};
 use super::operation::constant;
 use super::uses::Uses;
 use super::{ENTRY, JOINED_TOGETHER, LEVELS};
-use crate::kernel::{GRID_AXIS, Kernel, LANE_AXIS, Stmt, Value, ValueId, Varying, lane_tree};
+use crate::kernel::{GRID_AXIS, Kernel, LANE_AXIS, Stmt, Value, ValueId, Varying, WARP, lane_tree};
 
-/// Threads that run in step.
-const WARP: u32 = 32;
+/// Registers of a processor, which its groups share.
+const REGISTERS: u32 = 65536;
+
+/// Groups with matrix units that should fit a processor at a time.
+const GROUPS_AT_ONCE: u32 = 3;
 
 /// The kinds of virtual registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +71,8 @@ pub(super) struct Emitter<'k> {
     pub(super) values: HashMap<ValueId, (String, usize)>,
     pub(super) axes: HashMap<u16, (String, usize)>,
     cells: Vec<String>,
+    /// The registers of each fragment.
+    pub(super) fragments: Vec<Vec<String>>,
     /// Loads that come together, by each of them.
     pub(super) bundles: HashMap<ValueId, Bundle>,
     pub(super) places: Places,
@@ -91,6 +96,7 @@ pub(super) fn emit(kernel: &Kernel, level: u32) -> String {
         values: HashMap::new(),
         axes: HashMap::new(),
         cells: Vec::new(),
+        fragments: Vec::new(),
         bundles: HashMap::new(),
         places: Places::of(kernel),
         varying: kernel.varying(),
@@ -102,6 +108,7 @@ pub(super) fn emit(kernel: &Kernel, level: u32) -> String {
     };
     emitter.prologue();
     emitter.cells = kernel.cells.iter().map(|dtype| emitter.register(Class::of(*dtype))).collect();
+    emitter.fragments();
     emitter.block(&kernel.body);
     emitter.line("ret");
     emitter.finish()
@@ -159,7 +166,13 @@ impl Emitter<'_> {
         for at in 0..self.kernel.params.len() {
             _ = write!(text, ",\n  .param .u64 p{at}");
         }
-        _ = writeln!(text, "\n)\n.reqntid {}\n{{", self.kernel.lanes);
+        _ = writeln!(text, "\n)\n.reqntid {}", self.kernel.lanes);
+        if !self.kernel.fragments.is_empty() {
+            // Left alone the assembler would rather spill than use more than 128 registers.
+            let registers = (REGISTERS / (GROUPS_AT_ONCE * self.kernel.lanes)).min(255) / 8 * 8;
+            _ = writeln!(text, ".maxnreg {registers}");
+        }
+        text.push_str("{\n");
         for (count, (kind, letters)) in self.registers.iter().zip(CLASSES) {
             if *count > 0 {
                 _ = writeln!(text, "  .reg .{kind} %{letters}<{count}>;");
@@ -211,13 +224,14 @@ impl Emitter<'_> {
                         self.line(&format!("mov.{} {cell}, {value}", class.moved()));
                     }
                 }
-                Stmt::Store { memory, at, value } => self.store(*memory, at, *value),
+                Stmt::Store { .. } => rest = self.stores(stmt, after),
                 Stmt::Loop { axis, extent, body } => self.repeat(*axis, extent, body),
                 Stmt::If { cond, body } => self.conditional(cond, body),
                 Stmt::Barrier => {
                     self.line("bar.sync 0");
                     self.joined = false;
                 }
+                _ => rest = self.matrix(stmt, after),
             }
         }
     }
@@ -328,7 +342,7 @@ impl Emitter<'_> {
         body.iter().any(|stmt| match stmt {
             Stmt::Let(id) => self.joins(*id),
             Stmt::Loop { body, .. } | Stmt::If { body, .. } => self.joins_in(body),
-            Stmt::Set(..) | Stmt::Store { .. } | Stmt::Barrier => false,
+            _ => false,
         })
     }
 

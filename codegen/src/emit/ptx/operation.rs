@@ -209,7 +209,7 @@ impl Emitter<'_> {
     }
 
     /// The upper half of a float, rounded to nearest even, in the low bits of a word.
-    fn brain_bits(&mut self, x: &str) -> String {
+    pub(super) fn brain_bits(&mut self, x: &str) -> String {
         if self.has(80) {
             self.needs(80);
             let half = self.make(Class::Half, "cvt.rn.bf16.f32", &[x]);

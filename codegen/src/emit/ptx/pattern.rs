@@ -1,4 +1,4 @@
-//! Several operations that are one here: small numbers that become floats.
+//! Several operations that are one here: small numbers that become floats, and rounding before a store.
 //!
 //! Conversions run at a quarter of the speed of sums. An integer below 2^23, put into the low bits of the float
 //! 2^23, is that float plus itself: a difference, which is exact, makes it a number. Bytes of words are put there
@@ -56,6 +56,19 @@ fn small(kernel: &Kernel, id: ValueId) -> Option<Small> {
             }
         }
         _ => None,
+    }
+}
+
+/// The value whose bits a store of `id` makes, and whether they are rounded already: a store of a number of 16
+/// bits rounds.
+pub(super) fn stored(kernel: &Kernel, id: ValueId) -> (ValueId, bool) {
+    match &kernel.record(id).value {
+        Value::Scalar(ScalarOp::Cast(DType::F16 | DType::BF16), xs)
+            if kernel.record(xs[0]).dtype == DType::F32 =>
+        {
+            (xs[0], false)
+        }
+        _ => (id, true),
     }
 }
 

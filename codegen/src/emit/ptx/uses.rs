@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use jtllm_ir::Expr;
 use jtllm_ir::expr::Kind;
 
-use super::pattern::operands;
+use super::pattern::{operands, stored};
 use crate::kernel::{CellId, Kernel, Stmt, Value, ValueId};
 
 /// The answer for a kernel.
@@ -91,17 +91,15 @@ impl Scan<'_, '_> {
                 touched.values.insert(*value);
                 touched.cells.insert(*cell);
             }
-            Stmt::Store { at, value, .. } => {
-                self.expr(at, &mut touched);
-                self.need(*value);
-                touched.values.insert(*value);
+            Stmt::Store { value, .. } => {
+                let (value, _) = stored(self.kernel, *value);
+                self.need(value);
+                touched.values.insert(value);
             }
-            Stmt::Loop { extent: x, body, .. } | Stmt::If { cond: x, body } => {
-                touched = self.block(body);
-                self.expr(x, &mut touched);
-            }
-            Stmt::Barrier => {}
+            Stmt::Loop { body, .. } | Stmt::If { body, .. } => touched = self.block(body),
+            _ => {}
         }
+        stmt.exprs().into_iter().for_each(|x| self.expr(x, &mut touched));
         touched
     }
 
