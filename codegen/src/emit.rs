@@ -2,4 +2,5 @@
 
 pub mod cranelift;
 pub mod interp;
+pub mod ptx;
 pub mod wgsl;

@@ -6,6 +6,7 @@
 //! * `schedule`: a graph; its kernels for the capabilities that follow, `# test schedule vector 8`, with what a
 //!   launch binds to their parameters.
 //! * `kernel`: a kernel; what `print`, `verify` or `optimise` gives.
+//! * `ptx`: a graph or a kernel; the text for a device of the capability that follows, `# test ptx 80`.
 //!
 //! `cargo xtask bless`, or `JTLLM_BLESS=1` in the environment, writes what came out in its place.
 
@@ -15,12 +16,14 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use jtllm_codegen::compile;
 use jtllm_codegen::canon::{Canonical, canon};
+use jtllm_codegen::emit::ptx::Ptx;
 use jtllm_codegen::kernel::{Kernel, optimise, parse, verify};
 use jtllm_codegen::partition::partition;
 use jtllm_codegen::rewrite::rewrite;
 use jtllm_codegen::schedule::{Argument, schedule};
-use jtllm_codegen::target::Caps;
+use jtllm_codegen::target::{Caps, Target};
 use jtllm_ir::Graph;
 use jtllm_ir::print::line;
 
@@ -97,6 +100,22 @@ fn reads_back(kernel: &Kernel) {
     assert_eq!(parse(&text).unwrap().to_string(), text);
 }
 
+/// The text of a kernel, or of the kernels of a graph, for a device of NVIDIA's.
+fn ptx(input: &str, capability: u32) -> String {
+    let target = Ptx::new(capability, 99 << 10);
+    let kernels = match input.starts_with("graph") {
+        true => compile(&graph(input), target.caps()).kernels,
+        false => vec![parse(input).unwrap()],
+    };
+    let mut text = String::new();
+    for kernel in kernels {
+        assert_eq!(faults(&kernel, target.caps()), "ok\n", "{kernel}");
+        let emitted = String::from_utf8(target.emit(&kernel).unwrap().bytes).unwrap();
+        write!(text, "// {}\n{emitted}", kernel.name).unwrap();
+    }
+    text
+}
+
 /// What the file's test gives.
 fn outcome(test: &str, input: &str) -> String {
     let words: Vec<&str> = test.split_whitespace().collect();
@@ -115,6 +134,7 @@ fn outcome(test: &str, input: &str) -> String {
             }
             Err(error) => format!("{error}\n"),
         },
+        ["ptx", capability] => ptx(input, capability.parse().unwrap()),
         ["verify", caps_words @ ..] => faults(&parse(input).unwrap(), &caps(caps_words)),
         ["optimise", caps_words @ ..] => {
             let (kernel, caps) = (parse(input).unwrap(), caps(caps_words));
@@ -177,4 +197,10 @@ fn golden_schedules() {
 #[test]
 fn golden_kernels() {
     check_all("kernel", "jk");
+}
+
+#[test]
+fn golden_ptx() {
+    check_all("ptx", "jt");
+    check_all("ptx", "jk");
 }

@@ -32,13 +32,27 @@ fn both(device: &Arc<dyn Device>, graph: &Graph, x: &Tensor) -> (Vec<f32>, Vec<f
 fn functions() {
     let device: Arc<dyn Device> = Arc::new(Adapter::open().unwrap());
     use ScalarOp as S;
-    for op in [S::Exp, S::Log, S::Sqrt, S::Rsqrt, S::Sin, S::Cos, S::Tanh, S::Erf, S::Floor, S::Round, S::Neg, S::Abs] {
+    for op in [
+        S::Exp,
+        S::Log,
+        S::Sqrt,
+        S::Rsqrt,
+        S::Sin,
+        S::Cos,
+        S::Tanh,
+        S::Erf,
+        S::Floor,
+        S::Round,
+        S::Neg,
+        S::Abs,
+    ] {
         let mut graph = Graph::new("f");
         let x = graph.input("x", DType::F32, &[Expr::int(64)], None);
         let y = graph.map(op, &[x]);
         graph.output("y", y);
         let positive = matches!(op, S::Log | S::Sqrt | S::Rsqrt);
-        let values: Vec<f32> = noise(64, 6.0).into_iter().map(|x| if positive { x.abs() + 0.01 } else { x }).collect();
+        let values: Vec<f32> =
+            noise(64, 6.0).into_iter().map(|x| if positive { x.abs() + 0.01 } else { x }).collect();
         let (found, expected) = both(&device, &graph, &Tensor::floats(DType::F32, &[64], values));
         let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         println!("{op:?}: {worst}");
