@@ -284,8 +284,11 @@ impl Decoder<'_, '_> {
         let swaps = op == Atomic::CompareExchange;
         self.arity(first + 2 + usize::from(swaps))?;
         let ty = self.ty()?;
-        let float = ty == Type::F32 && op == Atomic::Add;
-        if !float && !(ty.is_integer() && ty.bytes() >= 4) {
+        let fits = match ty {
+            Type::F32 => op == Atomic::Add,
+            _ => ty.is_integer() && ty.bytes() >= 4,
+        };
+        if !fits {
             return self.wrong("an atomic operation that is not known");
         }
         let to = match returns {

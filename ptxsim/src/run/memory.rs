@@ -45,9 +45,8 @@ impl std::error::Error for MemoryError {}
 #[derive(Default)]
 pub struct Memory {
     buffers: BTreeMap<u64, Buffer>,
+    /// Bytes of the address space that were given away.
     end: u64,
-    /// Bytes of all buffers.
-    used: u64,
 }
 
 impl Memory {
@@ -58,24 +57,27 @@ impl Memory {
 
     /// The address of a new buffer whose bytes are all `0xFF`.
     pub fn alloc(&mut self, len: u64) -> u64 {
+        let start = self.reserve(len);
+        self.open(start, len);
+        start
+    }
+
+    /// An address for a buffer that begins later.
+    pub fn reserve(&mut self, len: u64) -> u64 {
         let start = (FIRST + self.end).next_multiple_of(ALIGNMENT);
         self.end = start + len + ALIGNMENT - FIRST;
+        start
+    }
+
+    /// Begins a buffer at a reserved address; its bytes are all `0xFF`.
+    pub fn open(&mut self, start: u64, len: u64) {
         let words = (0..len.div_ceil(8)).map(|_| AtomicU64::new(u64::MAX)).collect();
         self.buffers.insert(start, Buffer { words, len });
-        self.used += len;
-        start
     }
 
     /// Ends a buffer; `None` if none begins there.
     pub fn free(&mut self, start: u64) -> Option<()> {
-        let buffer = self.buffers.remove(&start)?;
-        self.used -= buffer.len;
-        Some(())
-    }
-
-    /// Bytes of all buffers.
-    pub fn used(&self) -> u64 {
-        self.used
+        self.buffers.remove(&start).map(|_| ())
     }
 
     /// Where `len` bytes at an address lie, if one buffer has them all.
