@@ -3,11 +3,12 @@
 
 pub(crate) mod attend;
 pub(crate) mod case;
+pub(crate) mod ptx;
 
 use std::collections::HashMap;
 
 use jtllm_codegen::kernel::interp::{Buffer, Memories, Options, run_groups};
-use jtllm_codegen::kernel::{Access, verify::verify};
+use jtllm_codegen::kernel::{Access, Kernel, verify::verify};
 use jtllm_codegen::schedule::{Argument, layout};
 use jtllm_codegen::target::Caps;
 use jtllm_codegen::{Compilation, compile};
@@ -59,11 +60,44 @@ pub(crate) fn compiled_as(
     compilation
 }
 
+/// One launch: a kernel, the bytes that its parameters are bound to, and sizes.
+pub(crate) struct Launch<'a> {
+    pub(crate) kernel: &'a Kernel,
+    pub(crate) params: &'a mut [Vec<u8>],
+    pub(crate) symbols: &'a [i32],
+    pub(crate) groups: u64,
+}
+
+impl Launch<'_> {
+    /// Runs it on the interpreter of kernels.
+    pub(crate) fn interpret(&mut self, caps: &Caps) {
+        let params = self.params.iter_mut().zip(&self.kernel.params);
+        let params = params.map(|(bytes, param)| match param.access {
+            Access::Read => Buffer::Read(bytes),
+            Access::Write => Buffer::Write(bytes),
+        });
+        let mut memories = Memories { params: params.collect(), symbols: self.symbols };
+        let options = Options { threads: caps.threads };
+        run_groups(self.kernel, &mut memories, 0..self.groups, options)
+            .unwrap_or_else(|error| panic!("{}: {error}\n{}", self.kernel.name, self.kernel));
+    }
+}
+
 /// Runs a compilation; states in `bindings` are updated.
 pub(crate) fn run(
     compilation: &Compilation,
     caps: &Caps,
     bindings: &mut Bindings,
+) -> HashMap<String, Vec<f32>> {
+    run_by(compilation, caps, bindings, &mut |mut launch| launch.interpret(caps))
+}
+
+/// Runs a compilation, each launch by `execute`; states in `bindings` are updated.
+pub(crate) fn run_by(
+    compilation: &Compilation,
+    caps: &Caps,
+    bindings: &mut Bindings,
+    execute: &mut dyn FnMut(Launch<'_>),
 ) -> HashMap<String, Vec<f32>> {
     let graph = &compilation.graph;
     let mut memory: HashMap<Argument, Vec<u8>> = HashMap::new();
@@ -83,19 +117,8 @@ pub(crate) fn run(
             symbols[*slot as usize] = bindings.symbols[symbol.name()] as i32;
         }
         let mut taken: Vec<Vec<u8>> = step.arguments.iter().map(|a| memory[a].clone()).collect();
-        let params = taken
-            .iter_mut()
-            .zip(&kernel.params)
-            .map(|(bytes, param)| match param.access {
-                Access::Read => Buffer::Read(bytes),
-                Access::Write => Buffer::Write(bytes),
-            })
-            .collect();
         let groups: i64 = kernel.grid.iter().map(|n| n.evaluate(&Sizes(bindings))).product();
-        let mut memories = Memories { params, symbols: &symbols };
-        let options = Options { threads: caps.threads };
-        run_groups(kernel, &mut memories, 0..groups as u64, options)
-            .unwrap_or_else(|error| panic!("{}: {error}\n{kernel}", kernel.name));
+        execute(Launch { kernel, params: &mut taken, symbols: &symbols, groups: groups as u64 });
         for ((argument, param), bytes) in step.arguments.iter().zip(&kernel.params).zip(taken) {
             if param.access == Access::Write {
                 memory.insert(argument.clone(), bytes);

@@ -41,10 +41,22 @@ fn widened(ty: Type, bits: u64) -> f32 {
 }
 
 fn narrowed(ty: Type, x: f64) -> u64 {
+    let single = odd(x);
     match ty {
-        Type::F16 | Type::F16x2 => u64::from(f16::from_f64(x).to_bits()),
-        _ => u64::from(bf16::from_f64(x).to_bits()),
+        Type::F16 | Type::F16x2 => u64::from(f16::from_f32(single).to_bits()),
+        _ => u64::from(bf16::from_f32(single).to_bits()),
     }
+}
+
+/// A single on the side of zero that is odd unless it is exact: rounded once more, it gives what the double would.
+/// (`half` cuts the lower bits of doubles off before it rounds.)
+fn odd(x: f64) -> f32 {
+    let near = x as f32;
+    if near.is_nan() || f64::from(near) == x {
+        return near;
+    }
+    let beyond = u32::from(f64::from(near).abs() > x.abs());
+    f32::from_bits((near.to_bits() - beyond) | 1)
 }
 
 fn half_flushed(ty: Type, mode: Mode, bits: u64) -> u64 {
