@@ -17,6 +17,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
 use jtllm_runtime::codegen::compile;
 use jtllm_runtime::codegen::emit::cranelift::Cranelift;
+use jtllm_runtime::codegen::options::Options;
 use jtllm_runtime::device::Device;
 use jtllm_runtime::device::cpu::Cpu;
 use jtllm_runtime::ir::build::{Attention, Cache, PAGE, attention, linear, rms_norm};
@@ -106,7 +107,7 @@ fn compiling(criterion: &mut Criterion, device: &Arc<dyn Device>) {
     let mut bench = |name: String, graph: &Graph| {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                let kernels = compile(graph, target.caps()).kernels;
+                let kernels = compile(graph, target.caps(), &Options::default()).kernels;
                 let emitted = kernels.iter().map(|kernel| target.emit(kernel));
                 black_box(emitted.collect::<Result<Vec<_>, _>>())
             });

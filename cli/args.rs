@@ -58,6 +58,8 @@ pub(crate) enum Command {
 pub(crate) enum BackendName {
     /// Machine code on the processor
     Cpu,
+    /// NVIDIA's graphics processor, by CUDA
+    Cuda,
     /// A graphics processor, by Vulkan, Metal or Direct3D
     Wgpu,
     /// The interpreter of kernels

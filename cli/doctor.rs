@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use jtllm_runtime::cache::{KernelCache, Status};
 use jtllm_runtime::codegen::emit::cranelift::Cranelift;
 use jtllm_runtime::codegen::target::Target;
+use jtllm_runtime::device::Device;
+use jtllm_runtime::device::cuda::Cuda;
 use jtllm_runtime::machine::Machine;
 use serde_json::{Value, json};
 
@@ -70,9 +72,19 @@ fn ways() -> Vec<Way> {
         cpu,
         interpreter("interp", "interprets kernels"),
         interpreter("graph", "interprets graphs"),
-        absent("cuda", "CUDA"),
+        cuda(),
         absent("wgpu", "WebGPU"),
     ]
+}
+
+fn cuda() -> Way {
+    match Cuda::open(0) {
+        Ok(device) => {
+            let memory = device.free_memory().map_or(String::new(), |free| format!(", {} free", bytes(free)));
+            Way { name: "cuda", usable: true, why: format!("{}{memory}", device.info().name) }
+        }
+        Err(error) => Way { name: "cuda", usable: false, why: error.to_string() },
+    }
 }
 
 fn text(machine: &Machine, cache: &Cache, ways: &[Way]) -> Result<String, std::fmt::Error> {

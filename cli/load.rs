@@ -65,6 +65,7 @@ pub(crate) fn backend(flag: BackendName, caps: CapsName) -> Backend {
     };
     match flag {
         BackendName::Cpu => Backend::Cpu,
+        BackendName::Cuda => Backend::Cuda(0),
         BackendName::Wgpu => Backend::Wgpu,
         BackendName::Interp => Backend::Interp(Box::new(caps)),
         BackendName::Graph => Backend::Graph,

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use jtllm_runtime::codegen::compile;
 use jtllm_runtime::codegen::emit::cranelift::Cranelift;
+use jtllm_runtime::codegen::options::Options;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::device::Device;
 use jtllm_runtime::device::cpu::Cpu;
@@ -58,7 +59,7 @@ fn alone(device: &Arc<dyn Device>) -> Result<(), Box<dyn Error>> {
     println!("{}", print(&graph));
 
     // How a target that has `tanh` and `exp` would get it: two loads, arithmetic, a store, and nothing else.
-    for kernel in &compile(&graph, &Caps::threads(32)).kernels {
+    for kernel in &compile(&graph, &Caps::threads(32), &Options::default()).kernels {
         println!("{kernel}");
     }
     // The processor has no instruction for either, so here both are taken apart into simpler operations.

@@ -17,12 +17,22 @@
 //! read from the symbol block.
 //!
 //! A value is *uniform* if it is the same for all lanes, else *varying*; [`Kernel::varying`] decides.
-//! An `If` whose condition varies may hold only `Let`, `Set`, `Store` and such `If`s: lanes for which the
-//! condition does not hold neither load nor store inside, and keep their cells.
+//! An `If` whose condition varies may hold only `Let`, `Set`, `Store`, `Stage` and such `If`s: lanes for which
+//! the condition does not hold neither load nor store inside, and keep their cells.
+//!
+//! *Matrix units* work by *warp*: [`WARP`] consecutive lanes, the first of them a multiple of that. A
+//! [`Fragment`] is a small tile that a warp holds among its lanes, in an order that the hardware chooses and
+//! nobody looks into: a tile comes from shared memory by `Fetch`, sums go there by `Spill`. An offset of either
+//! is the same for all lanes of a warp.
+//!
+//! *Asynchronous copies* (`Stage`) fill shared memory behind the lanes' backs. A lane's copies since its last
+//! `StageCommit` are a group; `StageWait` lets the lane see those of its groups that it waits for, and a
+//! `Barrier` after it the other lanes. Until then nobody touches where they go.
 
 pub mod build;
 pub mod decompose;
 pub mod interp;
+mod matrix;
 mod names;
 mod optimise;
 pub mod parse;
@@ -36,6 +46,7 @@ use std::fmt;
 
 use jtllm_ir::{DType, Expr, Monoid, Scalar, ScalarOp, Symbol};
 
+pub use matrix::chunk;
 pub use names::KernelNames;
 pub use optimise::optimise;
 pub use parse::{ParseError, parse};
@@ -48,6 +59,10 @@ pub const GRID_AXIS: u16 = 0;
 pub const LANE_AXIS: u16 = 3;
 /// The first axis number of loops.
 pub const LOOP_AXIS: u16 = 4;
+/// Lanes that hold a fragment together.
+pub const WARP: u32 = 32;
+/// Bytes of one asynchronous copy; rows of tiles begin at multiples of it.
+pub const CHUNK_BYTES: usize = 16;
 
 /// A value of a kernel; prints as `v12`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,6 +71,10 @@ pub struct ValueId(pub u32);
 /// A cell of a kernel; prints as `c3`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CellId(pub u32);
+
+/// A fragment of a kernel; prints as `f3`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FragmentId(pub u32);
 
 /// A memory that a kernel reads or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -97,7 +116,49 @@ pub struct Param {
     pub aligned: bool,
 }
 
-/// Memory that the lanes of a group share, with undefined contents at the start.
+/// What a fragment is in `sum += left * transposed right`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// 16 rows of 16 along the depth.
+    Left,
+    /// 8 rows of 16 along the depth: a column of the sum is a row of this.
+    Right,
+    /// 16 rows of 8 sums.
+    Sum,
+}
+
+impl Role {
+    /// Every role, with its name in text form.
+    pub const ALL: [(Role, &'static str); 3] =
+        [(Role::Left, "left"), (Role::Right, "right"), (Role::Sum, "sum")];
+
+    /// The name in text form.
+    pub fn name(self) -> &'static str {
+        Role::ALL[self as usize].1
+    }
+
+    /// Rows of the tile in memory.
+    pub fn rows(self) -> u32 {
+        if self == Role::Right { 8 } else { 16 }
+    }
+
+    /// Elements of a row.
+    pub fn columns(self) -> u32 {
+        if self == Role::Sum { 8 } else { 16 }
+    }
+}
+
+/// A tile that the lanes of each warp hold together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fragment {
+    /// Which operand of a product it is.
+    pub role: Role,
+    /// The type of its elements: `f16` or `bf16`, and `f32` for sums.
+    pub dtype: DType,
+}
+
+/// Memory that the lanes of a group share, with undefined contents at the start. It begins at a multiple of
+/// [`CHUNK_BYTES`] bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Shared {
     /// The type of its elements.
@@ -162,6 +223,58 @@ pub enum Stmt {
     },
     /// Makes what lanes have written to shared memory visible to the group's other lanes.
     Barrier,
+    /// Sets a fragment of sums to zero.
+    Clear(FragmentId),
+    /// Loads a fragment of an operand: row `r` of the tile begins at `at + r * stride`.
+    Fetch {
+        /// The fragment, a left or right one.
+        fragment: FragmentId,
+        /// Shared memory of the fragment's type.
+        memory: Memory,
+        /// The first element's offset; the same for all lanes of a warp.
+        at: Expr,
+        /// Elements from one row to the next.
+        stride: u32,
+    },
+    /// `sum += left * transposed right`. The interpreter adds the products one by one, along the depth; hardware
+    /// adds the same products in an order and with an inner precision of its own.
+    Mma {
+        /// 16 x 8 sums.
+        sum: FragmentId,
+        /// 16 x 16 numbers.
+        left: FragmentId,
+        /// 8 x 16 numbers.
+        right: FragmentId,
+    },
+    /// Stores a fragment of sums, in rows as `Fetch` takes them.
+    Spill {
+        /// The fragment of sums.
+        sum: FragmentId,
+        /// Shared memory of `f32`.
+        memory: Memory,
+        /// The first element's offset; the same for all lanes of a warp.
+        at: Expr,
+        /// Elements from one row to the next.
+        stride: u32,
+    },
+    /// Begins the copy of [`CHUNK_BYTES`] bytes from a parameter to shared memory, one for each lane.
+    Stage {
+        /// The shared memory.
+        to: Memory,
+        /// The offset of the first element there.
+        at: Expr,
+        /// A parameter that is only read, of the same type.
+        from: Memory,
+        /// The offset of the first element there.
+        from_at: Expr,
+    },
+    /// Makes a group of the copies that each lane has begun since its last group.
+    StageCommit,
+    /// Waits until at most `pending` of a lane's groups of copies, the newest ones, are under way.
+    StageWait {
+        /// How many may be.
+        pending: u32,
+    },
 }
 
 /// A value and its type.
@@ -186,6 +299,8 @@ pub struct Kernel {
     pub shared: Vec<Shared>,
     /// The types of the cells.
     pub cells: Vec<DType>,
+    /// The tiles that warps hold.
+    pub fragments: Vec<Fragment>,
     /// All values.
     pub values: Vec<ValueRecord>,
     /// How many groups run along each of three directions; over symbols.
@@ -216,6 +331,11 @@ impl Kernel {
             Memory::Param(param) => Some(self.params[usize::from(param)].access),
             Memory::Shared(_) => None,
         }
+    }
+
+    /// A fragment's record, if the kernel has it.
+    pub fn fragment(&self, fragment: FragmentId) -> Option<Fragment> {
+        self.fragments.get(fragment.0 as usize).copied()
     }
 
     /// The type of a memory's elements.

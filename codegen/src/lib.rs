@@ -14,9 +14,9 @@
 //!
 //! # Invariants
 //!
-//! * The same graph and [`Caps`] give the same kernels, byte for byte.
-//! * The order in which a kernel adds depends on the operands' format and layout, the depth and the caps,
-//!   never on how many rows are computed together.
+//! * The same graph, [`Caps`] and [`Options`] give the same kernels, byte for byte.
+//! * The order in which a kernel adds depends on the operands' format and layout, the depth, the compute type
+//!   and the caps, never on how many rows are computed together.
 //! * A kernel's identity is its canonical text; layers that differ in weights alone share kernels.
 //!
 //! # What this crate does not know
@@ -29,6 +29,7 @@ pub mod canon;
 pub mod classify;
 pub mod emit;
 pub mod kernel;
+pub mod options;
 pub mod partition;
 pub mod region;
 pub mod rewrite;
@@ -43,6 +44,7 @@ use jtllm_ir::{Graph, Node};
 use canon::Gather;
 use kernel::decompose::decompose;
 use kernel::{Kernel, optimise};
+use options::Options;
 use region::{Partition, Region, Work};
 use schedule::Argument;
 use target::Caps;
@@ -75,9 +77,9 @@ pub struct Compilation {
 /// Compiles a verified graph for a target's caps.
 ///
 /// Where a kernel would bind more buffers than the target can, its sums are computed apart from what follows them.
-pub fn compile(graph: &Graph, caps: &Caps) -> Compilation {
+pub fn compile(graph: &Graph, caps: &Caps, options: &Options) -> Compilation {
     let canonical = canon::canon(graph);
-    let rewritten = rewrite::rewrite(&canonical.graph);
+    let rewritten = rewrite::rewrite(&canonical.graph, caps, options);
     let graph = canon::canon(&rewritten).graph;
     let mut alone = HashSet::new();
     loop {

@@ -5,12 +5,13 @@
 //! over the same rows join, and sums that share their left operand merge where a Map needs both; a Write
 //! is the store of the group that makes its value; every other Map is computed where it is used if that is
 //! cheap or happens once, else it has a kernel of its own. Views never make a kernel, save those that keep a
-//! version of a state that is about to be written over.
+//! version of a state that is about to be written over. A 16-bit number becomes an `f32` where it is read, so what
+//! is rounded is stored in half the bytes.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use jtllm_ir::graph::{Scan, axes};
-use jtllm_ir::{Expr, Graph, Node, Op, ScalarOp};
+use jtllm_ir::{DType, Expr, Graph, Node, Op, ScalarOp};
 
 use crate::classify;
 use crate::region::{Attend, Contraction, Partition, Region, Work};
@@ -283,6 +284,9 @@ impl<'g> Cut<'g> {
     }
 
     fn place_map(&mut self, node: Node) {
+        if widens(self.graph, node) {
+            return;
+        }
         let met = self.met(node);
         let shape = self.graph.shape(node).to_vec();
         let mut candidates: Vec<usize> = met.iter().map(|m| m.group).collect();
@@ -295,9 +299,22 @@ impl<'g> Cut<'g> {
         candidates.sort_unstable();
         candidates.dedup();
         for group in candidates.into_iter().rev() {
-            if self.fits(&met, group, &shape) && self.independent(node, group) {
+            let rounds = matches!(self.groups[group].kind, GroupKind::Attend(_))
+                && self.rounds_member(node, group)
+                && self.groups[group].space == shape;
+            if (rounds || self.fits(&met, group, &shape)) && self.independent(node, group) {
                 return self.join(node, group);
             }
+        }
+    }
+
+    /// Whether a Map does nothing but round a member of a group to 16 bits.
+    fn rounds_member(&self, node: Node, group: usize) -> bool {
+        match self.graph.op(node) {
+            Op::Map { op: ScalarOp::Cast(DType::F16 | DType::BF16), xs } => {
+                self.group_of(xs[0]) == Some(group)
+            }
+            _ => false,
         }
     }
 
@@ -424,7 +441,7 @@ impl<'g> Cut<'g> {
                 continue;
             }
             let output = self.is_output(node);
-            if self.fixed[node.0 as usize] && !output {
+            if (self.fixed[node.0 as usize] || widens(self.graph, node)) && !output {
                 continue;
             }
             let reads = self.reads(node);
@@ -492,6 +509,7 @@ impl<'g> Cut<'g> {
                     Op::View { extras, .. } if extras.contains(&x) => reads.gathered = true,
                     Op::Index { .. } => reads.gathered = true,
                     Op::View { .. } => open.push((*user, count)),
+                    Op::Map { .. } if widens(self.graph, *user) => open.push((*user, count)),
                     _ => {
                         reads.count += 1;
                         let space = match self.graph.op(*user) {
@@ -525,6 +543,16 @@ impl<'g> Cut<'g> {
 
     fn finish(self) -> Partition {
         Assembly::new(&self).finish()
+    }
+}
+
+/// Whether a node makes an `f32` of a 16-bit number.
+fn widens(graph: &Graph, node: Node) -> bool {
+    match graph.op(node) {
+        Op::Map { op: ScalarOp::Cast(DType::F32), xs } => {
+            matches!(graph.dtype(xs[0]), DType::F16 | DType::BF16)
+        }
+        _ => false,
     }
 }
 

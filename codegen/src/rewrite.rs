@@ -2,14 +2,21 @@
 //!
 //! 1. Factors that are constant in a block leave the block's sum: `sum_k s[k div B] * x[k]` becomes
 //!    `sum_b s[b] * sum_u x[b B + u]`. So a block format's scale is applied once a block.
+//! 2. In 16-bit compute both operands of a contraction are rounded to that type ([`round`]). A scale is then part
+//!    of what is rounded: sums inside blocks would have to leave the matrix units to be scaled, once a block, for
+//!    an error that is no larger than the left operand's own.
+
+mod round;
 
 use jtllm_ir::graph::axes;
 use jtllm_ir::{Expr, Graph, Monoid, Node, Op, ScalarOp};
 
 use crate::access::{read_coordinates, spans};
+use crate::options::Options;
+use crate::target::Caps;
 
 /// Applies every rewrite wherever it fits.
-pub fn rewrite(graph: &Graph) -> Graph {
+pub fn rewrite(graph: &Graph, caps: &Caps, options: &Options) -> Graph {
     let mut result = Graph::new(&graph.name);
     result.symbols.clone_from(&graph.symbols);
     let mut place: Vec<Node> = Vec::with_capacity(graph.len());
@@ -18,7 +25,8 @@ pub fn rewrite(graph: &Graph) -> Graph {
         let op = record.op.map_operands(&mut |x| place[x.0 as usize]);
         let new =
             result.push(jtllm_ir::graph::Record { op, shape: record.shape.clone(), dtype: record.dtype });
-        place.push(split_blocks(&mut result, new).unwrap_or(new));
+        let rounded = round::contraction(&mut result, new, caps, options.compute);
+        place.push(rounded.or_else(|| split_blocks(&mut result, new)).unwrap_or(new));
     }
     for (name, node) in &graph.outputs {
         result.output(name, place[node.0 as usize]);
@@ -79,7 +87,7 @@ fn product_factors(graph: &Graph, node: Node, at: &[Expr], factors: &mut Vec<Fac
 }
 
 /// Whether a value is made of weights and constants alone.
-fn is_fixed(graph: &Graph, node: Node) -> bool {
+pub(crate) fn is_fixed(graph: &Graph, node: Node) -> bool {
     match graph.op(node) {
         Op::Weight { .. } | Op::Const(_) => true,
         Op::Index { extras, .. } => extras.is_empty(),

@@ -7,6 +7,7 @@
 
 mod attend;
 mod contract;
+mod gemm;
 mod lower;
 mod pointwise;
 mod rows;
@@ -36,7 +37,11 @@ pub fn schedule(graph: &Graph, stored: &HashSet<Node>, region: &Region, caps: &C
     match &region.work {
         Work::Pointwise => pointwise::schedule(lower),
         Work::Rows => rows::schedule(lower),
-        Work::Gemv(contraction) | Work::Gemm(contraction) => contract::schedule(lower, contraction),
+        Work::Gemv(contraction) => contract::schedule(lower, contraction),
+        Work::Gemm(contraction) => match gemm::schedule(lower, contraction) {
+            Ok(scheduled) => scheduled,
+            Err(lower) => contract::schedule(lower, contraction),
+        },
         Work::Attend(attend) => attend::schedule(lower, attend),
         Work::Scan(scan) => scan::schedule(lower, *scan),
     }

@@ -4,7 +4,29 @@ use std::fmt;
 
 use jtllm_ir::{DType, ScalarOp};
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Stmt};
+
+/// Matrix units: which numbers they multiply. Their sums are `f32`, their warps [`crate::kernel::WARP`] lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Matrix {
+    /// Half precision.
+    pub f16: bool,
+    /// The upper halves of `f32`.
+    pub bf16: bool,
+    /// Lanes of a group in kernels that use them; a multiple of a warp and a power of two.
+    pub lanes: u32,
+}
+
+impl Matrix {
+    /// Whether they multiply numbers of that type.
+    pub fn has(&self, dtype: DType) -> bool {
+        match dtype {
+            DType::F16 => self.f16,
+            DType::BF16 => self.bf16,
+            _ => false,
+        }
+    }
+}
 
 /// What a target can do, and the parameters that schedules take from it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +52,11 @@ pub struct Caps {
     pub vector_bytes: u32,
     /// Whether functions such as `exp` must be made of simpler ones.
     pub decompose: bool,
+    /// The matrix units, if there are any.
+    pub matrix: Option<Matrix>,
+    /// Whether lanes can copy from parameters to shared memory behind their own backs. Weights are then memory
+    /// of the device's own, which begins at multiples of 256 bytes.
+    pub stage: bool,
 }
 
 impl Caps {
@@ -48,6 +75,8 @@ impl Caps {
             attend_block: 64,
             vector_bytes: 0,
             decompose: true,
+            matrix: None,
+            stage: false,
         }
     }
 
@@ -64,7 +93,14 @@ impl Caps {
             attend_block: 64,
             vector_bytes: 0,
             decompose: false,
+            matrix: None,
+            stage: false,
         }
+    }
+
+    /// The same with matrix units and asynchronous copies, in groups of `lanes` lanes.
+    pub fn with_matrix(self, lanes: u32) -> Caps {
+        Caps { matrix: Some(Matrix { f16: true, bf16: true, lanes }), stage: true, ..self }
     }
 }
 
@@ -84,6 +120,13 @@ pub enum EmitError {
         op: ScalarOp,
         /// The type of its operands.
         dtype: DType,
+        /// The target.
+        target: &'static str,
+    },
+    /// The target has no such thing at all.
+    Missing {
+        /// What.
+        what: &'static str,
         /// The target.
         target: &'static str,
     },
@@ -109,6 +152,7 @@ impl fmt::Display for EmitError {
             EmitError::Unsupported { op, dtype, target } => {
                 write!(f, "{target} cannot compute {} of {dtype}", op.name())
             }
+            EmitError::Missing { what, target } => write!(f, "{target} has no {what}"),
             EmitError::Limit { what, need, have } => {
                 write!(f, "a kernel needs {need} {what}, the target has {have}")
             }
@@ -132,4 +176,21 @@ pub trait Target: Send + Sync {
 
     /// The kernel as bytes. The kernel has been verified against [`Target::caps`].
     fn emit(&self, kernel: &Kernel) -> Result<Artifact, EmitError>;
+}
+
+/// Refuses what a target without matrix units and asynchronous copies cannot do.
+pub(crate) fn plain_only(kernel: &Kernel, target: &'static str) -> Result<(), EmitError> {
+    fn stages(body: &[Stmt]) -> bool {
+        body.iter().any(|stmt| match stmt {
+            Stmt::Stage { .. } | Stmt::StageCommit | Stmt::StageWait { .. } => true,
+            Stmt::Loop { body, .. } | Stmt::If { body, .. } => stages(body),
+            _ => false,
+        })
+    }
+    let what = match kernel.fragments.is_empty() {
+        false => "matrix units",
+        true if stages(&kernel.body) => "asynchronous copies",
+        true => return Ok(()),
+    };
+    Err(EmitError::Missing { what, target })
 }

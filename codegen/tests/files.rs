@@ -3,8 +3,9 @@
 //!
 //! * `canon`, `rewrite`, `partition`: a graph; what the pass makes of it. Before `rewrite` and `partition` come
 //!   the passes that come before them in [`jtllm_codegen::compile`].
-//! * `schedule`: a graph; its kernels for the capabilities that follow, `# test schedule vector 8`, with what a
-//!   launch binds to their parameters.
+//! * `schedule`: a graph; its kernels, with what a launch binds to their parameters.
+//!
+//!   Capabilities and the compute type may follow the names of these: `# test schedule matrix 128 bf16`.
 //! * `kernel`: a kernel; what `print`, `verify` or `optimise` gives.
 //! * `ptx`: a graph or a kernel; the text for a device of the capability that follows, `# test ptx 80`.
 //! * `wgsl`: the same, for any adapter, or for browsers with subgroups of at least the size that follows,
@@ -23,6 +24,7 @@ use jtllm_codegen::compile;
 use jtllm_codegen::emit::ptx::Ptx;
 use jtllm_codegen::emit::wgsl::Wgsl;
 use jtllm_codegen::kernel::{Kernel, optimise, parse, verify};
+use jtllm_codegen::options::{Compute, Options};
 use jtllm_codegen::partition::partition;
 use jtllm_codegen::rewrite::rewrite;
 use jtllm_codegen::schedule::{Argument, schedule};
@@ -34,6 +36,7 @@ fn caps(words: &[&str]) -> Caps {
     match words {
         ["vector", lanes] => Caps::vector(lanes.parse().unwrap()),
         ["threads", lanes] => Caps::threads(lanes.parse().unwrap()),
+        ["matrix", lanes] => Caps::threads(lanes.parse().unwrap()).with_matrix(lanes.parse().unwrap()),
         other => panic!("capabilities such as `vector 8` expected, not {other:?}"),
     }
 }
@@ -70,9 +73,19 @@ fn canonical(Canonical { graph, gathers }: Canonical) -> String {
     text
 }
 
+/// A graph rewritten for the capabilities and the compute type that follow a test's name: `vector 8 bf16`.
+/// Without any: for a target without matrix units, in `f32`.
+fn rewritten(text: &str, words: &[&str]) -> (Graph, Caps) {
+    let compute = Compute::ALL.into_iter().find(|compute| words.last() == Some(&compute.name()));
+    let words = if compute.is_some() { &words[..words.len() - 1] } else { words };
+    let caps = if words.is_empty() { Caps::vector(8) } else { caps(words) };
+    let options = Options { compute: compute.unwrap_or_default() };
+    (sound(rewrite(&canon(&graph(text)).graph, &caps, &options)), caps)
+}
+
 /// The graph that is partitioned.
-fn rewritten(text: &str) -> Graph {
-    sound(canon(&rewrite(&canon(&graph(text)).graph)).graph)
+fn canonical_again(graph: &Graph) -> Graph {
+    sound(canon(graph).graph)
 }
 
 /// The kernels of a graph's regions, as they leave the schedule.
@@ -105,8 +118,8 @@ fn reads_back(kernel: &Kernel) {
 
 /// The text of a kernel, or of the kernels of a graph.
 fn emitted(input: &str, target: &dyn Target) -> String {
-    let kernels = match input.starts_with("graph") {
-        true => compile(&graph(input), target.caps()).kernels,
+    let kernels = match input.lines().any(|line| line.starts_with("graph")) {
+        true => compile(&graph(input), target.caps(), &Options::default()).kernels,
         false => vec![parse(input).unwrap()],
     };
     let mut text = String::new();
@@ -123,12 +136,15 @@ fn outcome(test: &str, input: &str) -> String {
     let words: Vec<&str> = test.split_whitespace().collect();
     match words.as_slice() {
         ["canon"] => canonical(canon(&graph(input))),
-        ["rewrite"] => sound(rewrite(&canon(&graph(input)).graph)).to_string(),
-        ["partition"] => {
-            let graph = rewritten(input);
+        ["rewrite", words @ ..] => rewritten(input, words).0.to_string(),
+        ["partition", words @ ..] => {
+            let graph = canonical_again(&rewritten(input, words).0);
             partition(&graph).display(&graph).to_string()
         }
-        ["schedule", caps_words @ ..] => scheduled(&rewritten(input), &caps(caps_words)),
+        ["schedule", words @ ..] => {
+            let (graph, caps) = rewritten(input, words);
+            scheduled(&canonical_again(&graph), &caps)
+        }
         ["print"] => match parse(input) {
             Ok(kernel) => {
                 reads_back(&kernel);

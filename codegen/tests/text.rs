@@ -26,16 +26,17 @@ fn read(text: &str) {
     let printed = kernel.to_string();
     let again = parse(&printed).unwrap_or_else(|error| panic!("{error}\n{printed}")).to_string();
     assert_eq!(printed, again);
-    let verdict = verify(&kernel, &Caps::vector(16));
     let program = Program::new(&kernel);
-    if verdict.is_ok() {
-        program.unwrap();
-        assert_eq!(verify(&optimise(&kernel), &Caps::vector(16)), Ok(()), "{printed}");
+    for caps in [Caps::vector(16), Caps::threads(64).with_matrix(64)] {
+        if verify(&kernel, &caps).is_ok() {
+            assert!(program.is_ok(), "{printed}");
+            assert_eq!(verify(&optimise(&kernel), &caps), Ok(()), "{printed}");
+        }
     }
 }
 
 /// Words and marks from which hostile texts are made.
-const PIECES: [&str; 40] = [
+const PIECES: [&str; 56] = [
     "let",
     "set",
     "store",
@@ -76,6 +77,22 @@ const PIECES: [&str; 40] = [
     ": i32",
     "4503599627370496",
     "2147483648",
+    "fragment f0: left bf16",
+    "fragment f1: sum f32",
+    "f0",
+    "f1",
+    "f2",
+    "clear f2",
+    "fetch f0 =",
+    "stride 40",
+    "mma f2, f0, f1",
+    "spill s1",
+    "stage s0",
+    "stage_commit",
+    "stage_wait 0",
+    "f16",
+    "bf16",
+    "lane div 32",
 ];
 
 /// Well-formed index expressions over everything that the kernel around them has.

@@ -5,6 +5,7 @@
 //! borrowed slices, so nothing can outlive a borrow.
 
 pub mod cpu;
+pub mod cuda;
 mod host;
 pub mod interp;
 pub mod threads;
@@ -75,6 +76,12 @@ pub struct Program {
     pub(crate) inner: Arc<dyn Any + Send + Sync>,
 }
 
+/// Launches that were recorded, with the memory that they were given.
+pub trait Tape: Send + Sync {
+    /// Runs them all, in their order.
+    fn replay(&self) -> Result<(), DeviceError>;
+}
+
 /// Memory, copies and launches of one accelerator. Launches run in the order in which they are given.
 pub trait Device: Send + Sync {
     /// What it is.
@@ -95,6 +102,28 @@ pub trait Device: Send + Sync {
 
     /// Reads memory after all launches so far.
     fn read(&self, from: &Span, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Changes memory to what another has, after all launches so far.
+    fn copy(&self, to: &Span, from: &Span) -> Result<(), DeviceError> {
+        let mut bytes = vec![0; from.len as usize];
+        self.read(from, &mut bytes)?;
+        self.write(to, &bytes)
+    }
+
+    /// Bytes of memory that nobody has taken, if that can be known.
+    fn free_memory(&self) -> Option<u64> {
+        None
+    }
+
+    /// Keeps the launches of `steps` to run them all at once later, if the device can; else `steps` is not
+    /// called. They do not run now. Inside of `steps` only launches are allowed.
+    fn record(
+        &self,
+        steps: &mut dyn FnMut() -> Result<(), DeviceError>,
+    ) -> Result<Option<Box<dyn Tape>>, DeviceError> {
+        let _never_called = steps;
+        Ok(None)
+    }
 
     /// Loads kernels; one program each.
     fn load(&self, kernels: &[(&Kernel, Artifact)]) -> Result<Vec<Program>, DeviceError>;

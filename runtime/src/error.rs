@@ -16,6 +16,17 @@ pub enum DeviceError {
         /// The system's reason.
         why: String,
     },
+    /// The model's weights and states do not fit, as is known before any is read.
+    TooSmall {
+        /// The device.
+        device: String,
+        /// Bytes of weights and states.
+        need: u64,
+        /// Bytes of memory that nobody has taken.
+        free: u64,
+        /// Bytes of memory in all, if known.
+        total: Option<u64>,
+    },
     /// Emitted code could not be loaded.
     Load {
         /// The device.
@@ -37,6 +48,10 @@ impl fmt::Display for DeviceError {
         match self {
             DeviceError::OutOfMemory { device, need, why } => {
                 write!(f, "{device} has no {need} bytes of memory left: {why}")
+            }
+            DeviceError::TooSmall { device, need, free, total } => {
+                write!(f, "the model needs {need} bytes of memory on {device}, which has {free} bytes free")?;
+                total.map_or(Ok(()), |total| write!(f, " of {total}"))
             }
             DeviceError::Load { device, why } => write!(f, "{device} cannot load a kernel: {why}"),
             DeviceError::Run { device, why } => write!(f, "a kernel failed on {device}: {why}"),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use jtllm_codegen::kernel::Kernel;
 use jtllm_codegen::kernel::verify::verify;
+use jtllm_codegen::options::Options;
 use jtllm_codegen::target::Artifact;
 use jtllm_codegen::{Compilation, compile};
 use jtllm_ir::graph::element_count;
@@ -15,8 +16,8 @@ use rayon::prelude::*;
 
 use crate::cache::KernelCache;
 use crate::device::{Device, Mem, Program, Span};
-use crate::error::Error;
-use crate::plan::{Bindings, Plan, Sizes};
+use crate::error::{DeviceError, Error};
+use crate::plan::{Bindings, Plan, Sizes, bytes_of};
 use crate::trace::Trace;
 use crate::weights::{Locate, Wanted, Weights};
 pub(crate) use inputs::Inputs;
@@ -131,6 +132,7 @@ const TABLE_STEP: usize = 8;
 pub struct Network {
     device: Arc<dyn Device>,
     graphs: Box<dyn Graphs>,
+    options: Options,
     cache: KernelCache,
     weights: Weights,
     states: HashMap<String, Mem>,
@@ -151,12 +153,14 @@ impl Network {
     pub fn new(
         device: Arc<dyn Device>,
         graphs: Box<dyn Graphs>,
+        options: Options,
         cache: KernelCache,
         positions: usize,
     ) -> Network {
         Network {
             device,
             graphs,
+            options,
             cache,
             weights: Weights::default(),
             states: HashMap::new(),
@@ -203,7 +207,6 @@ impl Network {
         table_width(self.pages)
     }
 
-    /// The largest sizes of any pass.
     /// The largest sizes; those of an image are in its graph.
     fn limits(&self, part: Part, bucket: Bucket) -> Sizes {
         if part == Part::Image {
@@ -225,6 +228,7 @@ impl Network {
         let begin = std::time::Instant::now();
         let compilation = self.compile(part, bucket)?;
         self.compiled.time += begin.elapsed();
+        self.check_room(std::slice::from_ref(&compilation))?;
         self.install(part, bucket, compilation, locate)
     }
 
@@ -233,7 +237,7 @@ impl Network {
         let graph = self.graphs.graph(part, bucket)?;
         let faulty = |faults: String| Error::Graph { graph: graph.name.clone(), faults };
         jtllm_ir::verify::verify(&graph).map_err(|faults| faulty(lines(&faults)))?;
-        Ok(compile(&graph, self.device.target().caps()))
+        Ok(compile(&graph, self.device.target().caps(), &self.options))
     }
 
     /// Makes the plan of a compiled part.
@@ -268,6 +272,7 @@ impl Network {
         let compiled: Vec<Compilation> =
             parts.par_iter().map(|(part, bucket)| self.compile(*part, *bucket)).collect::<Result<_, _>>()?;
         self.compiled.time += begin.elapsed();
+        self.check_room(&compiled)?;
         for ((part, bucket), compilation) in parts.into_iter().zip(compiled) {
             if part == Part::Head {
                 self.hand_over(one)?;
@@ -322,6 +327,30 @@ impl Network {
             self.programs.insert(keys[at], program);
         }
         Ok(keys.iter().map(|key| self.programs[key].clone()).collect())
+    }
+
+    /// Fails if the device says that it has no room for the weights and states that these parts read and that are
+    /// not there yet: said before the first byte is read, not after most of them.
+    fn check_room(&self, parts: &[Compilation]) -> Result<(), Error> {
+        let Some(free) = self.device.free_memory() else { return Ok(()) };
+        let mut wanted: HashMap<&str, u64> = HashMap::new();
+        let sizes = self.limits(Part::Body, Bucket::Many);
+        for graph in parts.iter().map(|part| &part.graph) {
+            for node in graph.nodes() {
+                let name = match graph.op(node) {
+                    Op::Weight { name } if self.weights.plane(name).is_none() => name,
+                    Op::State { name } if !self.states.contains_key(name) => name,
+                    _ => continue,
+                };
+                wanted.insert(name, bytes_of(graph.shape(node), graph.dtype(node), &sizes));
+            }
+        }
+        let need = wanted.values().sum();
+        if need <= free {
+            return Ok(());
+        }
+        let device = self.device.info().name;
+        Err(DeviceError::TooSmall { device, need, free, total: self.device.info().memory }.into())
     }
 
     fn make_states(&mut self, compilation: &Compilation) -> Result<(), Error> {
@@ -515,9 +544,7 @@ impl Network {
                 span
             }
         };
-        let mut bytes = vec![0; from.len as usize];
-        self.device.read(&from, &mut bytes)?;
-        Ok(self.device.write(&to, &bytes)?)
+        Ok(self.device.copy(&to, &from)?)
     }
 }
 

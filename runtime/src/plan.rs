@@ -1,7 +1,7 @@
 //! A compiled graph bound to memory: what to launch, in which order, on which buffers.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use jtllm_codegen::Compilation;
@@ -12,7 +12,7 @@ use jtllm_ir::graph::element_count;
 use jtllm_ir::{DType, Expr, Node, Op};
 use jtllm_swap::Space;
 
-use crate::device::{Device, Mem, Program, Span};
+use crate::device::{Device, Mem, Program, Span, Tape};
 use crate::error::Error;
 use crate::trace::Trace;
 use crate::weights::Weights;
@@ -41,10 +41,22 @@ pub struct Plan {
     inputs: HashMap<String, (Span, DType)>,
     outputs: BTreeMap<String, (Span, Vec<Expr>)>,
     symbols: Span,
+    /// The launches as the device recorded them, once a pass has asked for it.
+    tape: Mutex<Recording>,
     /// Bytes of buffers that live inside a pass.
     pub arena_bytes: u64,
     /// Bytes of inputs, outputs and constants.
     pub fixed_bytes: u64,
+}
+
+/// What became of recording a plan's launches.
+enum Recording {
+    /// No pass has asked for it.
+    NotTried,
+    /// The device records nothing, or launches depend on the sizes of a pass.
+    Impossible,
+    /// They can be replayed.
+    Done(Box<dyn Tape>),
 }
 
 /// The sizes of a pass, by symbol name.
@@ -129,7 +141,8 @@ impl Plan {
         }
         let fixed_bytes = builder.fixed_bytes;
         let symbols = device.alloc(SYMBOL_BLOCK)?.span();
-        Ok(Plan { compilation, steps, inputs, outputs, symbols, arena_bytes, fixed_bytes })
+        let tape = Mutex::new(Recording::NotTried);
+        Ok(Plan { compilation, steps, inputs, outputs, symbols, tape, arena_bytes, fixed_bytes })
     }
 
     /// The rows that must be gathered before a pass.
@@ -176,7 +189,15 @@ impl Plan {
             block[slot * 4..][..4].copy_from_slice(&value.to_le_bytes());
         }
         device.write(&self.symbols, &block)?;
-        let mut trace = trace;
+        match trace {
+            Some(trace) => self.launch(device, sizes, Some(trace)),
+            None if self.replay(device, sizes)? => Ok(()),
+            None => self.launch(device, sizes, None),
+        }
+    }
+
+    /// Launches one step after another.
+    fn launch(&self, device: &dyn Device, sizes: &Sizes, mut trace: Option<&mut Trace>) -> Result<(), Error> {
         for step in &self.steps {
             let groups = self.groups(step, sizes);
             if groups.contains(&0) {
@@ -190,6 +211,30 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// Runs all steps at once if the device has recorded them, or can do so now. Grids that name no size are the
+    /// same for each pass, and kernels read sizes from memory: then one recording serves every position.
+    fn replay(&self, device: &dyn Device, sizes: &Sizes) -> Result<bool, Error> {
+        let mut tape = self.tape.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Recording::NotTried = *tape {
+            let is_fixed = |step: &Step| step.grid.iter().all(|extent| extent.as_int().is_some());
+            let recorded = match self.steps.iter().all(is_fixed) {
+                true => device.record(&mut || {
+                    let launch = |step: &Step| {
+                        let groups = self.groups(step, sizes);
+                        device.launch(&step.program, groups, &self.symbols, &step.args)
+                    };
+                    self.steps.iter().try_for_each(launch)
+                })?,
+                false => None,
+            };
+            *tape = recorded.map_or(Recording::Impossible, Recording::Done);
+        }
+        match &*tape {
+            Recording::Done(tape) => tape.replay().map(|()| true).map_err(Error::from),
+            _ => Ok(false),
+        }
     }
 
     fn groups(&self, step: &Step, sizes: &Sizes) -> [u32; 3] {

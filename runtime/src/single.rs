@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use jtllm_codegen::compile;
 use jtllm_codegen::kernel::verify::verify;
+use jtllm_codegen::options::Options;
 use jtllm_ir::format::split_plane_name;
 use jtllm_ir::{DType, Graph, Op, Tensor};
 
@@ -54,7 +55,7 @@ impl Single {
         for symbol in &graph.symbols {
             size(symbol, &sizes)?;
         }
-        let compilation = Arc::new(compile(graph, device.target().caps()));
+        let compilation = Arc::new(compile(graph, device.target().caps(), &Options::default()));
         let programs = load(&*device, &compilation.kernels)?;
         let mut weights = Weights::default();
         let graph_of_kernels = &compilation.graph;

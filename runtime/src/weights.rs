@@ -281,7 +281,9 @@ fn group_rows(layout: Layout) -> usize {
 fn adopt(device: &dyn Device, source: &Source) -> Option<Mem> {
     let piece = source.contiguous().filter(|_| source.format.is_direct())?;
     let len = source.matrix().0 * source.row_bytes();
-    device.adopt(&piece.bytes, piece.offset, len, source.format.block_bytes as u64)
+    // Asynchronous copies want weights where memory of the device's own would begin.
+    let alignment = if device.target().caps().stage { 256 } else { source.format.block_bytes as u64 };
+    device.adopt(&piece.bytes, piece.offset, len, alignment)
 }
 
 /// One row of each plane.

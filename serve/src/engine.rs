@@ -11,6 +11,7 @@ use jtllm_models::embedding::Embedding;
 use jtllm_models::image::Image;
 use jtllm_models::sample::{SampleError, Sampler};
 use jtllm_models::tokenizer::{Stops, Stream, Tokenizer, TokenizerError};
+use jtllm_runtime::device::cuda::NoCuda;
 use jtllm_runtime::device::wgpu::NoAdapter;
 use jtllm_runtime::network::{Batch, Row};
 use jtllm_runtime::pages::PageTable;
@@ -48,6 +49,8 @@ pub enum EngineError {
     EmptyPrompt,
     /// There is no graphics adapter, and one was asked for.
     NoAdapter(NoAdapter),
+    /// There is no CUDA device, and one was asked for.
+    NoCuda(NoCuda),
     /// An image, for a model that sees none.
     Blind,
     /// The prompt has another number of places for images than there are images.
@@ -75,6 +78,7 @@ impl fmt::Display for EngineError {
             EngineError::Runtime(error) => error.fmt(f),
             EngineError::Sample(error) => error.fmt(f),
             EngineError::NoAdapter(error) => error.fmt(f),
+            EngineError::NoCuda(error) => error.fmt(f),
             EngineError::Stop(error) => error.fmt(f),
             EngineError::ContextFull { context, need } => {
                 write!(f, "the context is full: {need} tokens do not fit in {context} positions")

@@ -8,6 +8,7 @@ use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::emit::cranelift::Cranelift;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::device::cpu::Cpu;
+use jtllm_runtime::device::cuda::Cuda;
 use jtllm_runtime::device::interp::Interpreter;
 use jtllm_runtime::device::wgpu::{Adapter, Choice};
 use jtllm_runtime::device::{Bytes, Device};
@@ -27,6 +28,8 @@ pub enum Backend {
     Cpu,
     /// The interpreter of loop IR, scheduled for these caps.
     Interp(Box<Caps>),
+    /// NVIDIA's graphics processor of that number, from 0.
+    Cuda(usize),
     /// A graphics processor, by WebGPU.
     Wgpu,
     /// The interpreter of graphs.
@@ -184,13 +187,14 @@ impl Model {
                 Arc::new(Cpu::new(Box::new(target), options.threads))
             }
             Backend::Interp(caps) => Arc::new(Interpreter::new((**caps).clone())),
+            Backend::Cuda(number) => Arc::new(Cuda::open(*number).map_err(EngineError::NoCuda)?),
             Backend::Wgpu => Arc::new(Adapter::open(&Choice::default()).map_err(EngineError::NoAdapter)?),
             Backend::Graph => {
                 let runner = Box::new(Reference::new(graphs, positions));
                 return Ok(Model { checkpoint, architecture, runner, options });
             }
         };
-        let runner = Box::new(Network::new(device, graphs, cache, positions));
+        let runner = Box::new(Network::new(device, graphs, Default::default(), cache, positions));
         Ok(Model { checkpoint, architecture, runner, options })
     }
 

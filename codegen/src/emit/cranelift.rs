@@ -39,7 +39,7 @@ use cranelift_frontend::FunctionBuilderContext;
 use jtllm_ir::DType;
 
 use crate::kernel::{Kernel, Value};
-use crate::target::{Artifact, Caps, EmitError, Target};
+use crate::target::{Artifact, Caps, EmitError, Target, plain_only};
 
 /// The type of emitted code: runs the groups `first..end`, counted with the first grid direction fastest.
 ///
@@ -107,6 +107,7 @@ impl Cranelift {
 
     /// Turns down what the target has no code for.
     fn check(&self, kernel: &Kernel) -> Result<(), EmitError> {
+        plain_only(kernel, self.name())?;
         let limit = |what, need: u64, have: u64| match need <= have {
             true => Ok(()),
             false => Err(EmitError::Limit { what, need, have }),

@@ -23,7 +23,8 @@ impl Target for Interp {
     }
 
     fn variant(&self) -> String {
-        format!("{} {}", self.caps.lanes, if self.caps.threads { "threads" } else { "vector" })
+        let matrix = if self.caps.matrix.is_some() { " matrix" } else { "" };
+        format!("{} {}{matrix}", self.caps.lanes, if self.caps.threads { "threads" } else { "vector" })
     }
 
     fn caps(&self) -> &Caps {

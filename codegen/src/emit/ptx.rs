@@ -18,10 +18,15 @@
 //! converted where they are loaded and stored. Indices are computed in 32 bits where their bounds prove that
 //! they fit, each at the outermost block that has their leaves; addresses have 64 bits.
 //!
-//! # Loads
+//! # Matrix units
+//!
+//! A fragment is the registers in which the instructions want it (`ldmatrix`, `mma.sync`): four words of a left
+//! operand, two of a right one, four floats of sums. Where products are 8 deep (level 75), one is two.
+//!
+//! # Loads and stores
 //!
 //! Elements of one memory that lie side by side, at an address that is provably a multiple of 4, 8 or 16 bytes,
-//! come in one load. What no launch of the kernel can write goes through the read-only path (`.nc`): a
+//! come in one load, and go in one store. What no launch of the kernel can write goes through the read-only path (`.nc`): a
 //! parameter that is only read, unless one of the same type and length is written, for only states are read and
 //! written by one kernel.
 //!
@@ -32,20 +37,24 @@
 //!
 //! # Where arithmetic differs from the rule
 //!
-//! Nowhere but in the payload of what is not a number: sums, products, quotients and roots are rounded to
+//! The order in which a matrix unit adds its products is its own, and so is what becomes of the last bits in
+//! between. Else nowhere but in the payload of what is not a number: sums, products, quotients and roots are rounded to
 //! nearest even (`.rn`, which also keeps them from being contracted), `fma.rn` rounds once, subnormal numbers are
 //! kept. Functions such as `exp` are made of these: the hardware's are good to 2 units in the last place and
 //! differ between generations.
 
 mod function;
 mod index;
+mod matrix;
 mod memory;
 mod operation;
+mod pattern;
+mod uses;
 
 use jtllm_ir::DType;
 
 use crate::kernel::{Kernel, Value};
-use crate::target::{Artifact, Caps, EmitError, Target};
+use crate::target::{Artifact, Caps, EmitError, Matrix, Target};
 
 /// The name of the entry point.
 pub const ENTRY: &str = "main";
@@ -93,6 +102,8 @@ impl Ptx {
         let caps = Caps {
             shared_bytes: shared_bytes.saturating_sub(joins),
             vector_bytes: 16,
+            matrix: (level >= 75).then_some(Matrix { f16: true, bf16: level >= 80, lanes: LANES }),
+            stage: level >= 80,
             decompose: true,
             ..Caps::threads(LANES)
         };

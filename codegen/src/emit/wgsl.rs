@@ -30,7 +30,7 @@ use jtllm_ir::DType;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
 use crate::kernel::{Kernel, Value};
-use crate::target::{Artifact, Caps, EmitError, Target};
+use crate::target::{Artifact, Caps, EmitError, Target, plain_only};
 
 /// Groups that one direction of a launch may have.
 pub const GROUPS_MAX: u32 = 65535;
@@ -98,6 +98,7 @@ impl Wgsl {
     }
 
     fn check(&self, kernel: &Kernel) -> Result<(), EmitError> {
+        plain_only(kernel, self.name())?;
         let limit = |what, need: u64, have: u64| match need <= have {
             true => Ok(()),
             false => Err(EmitError::Limit { what, need, have }),

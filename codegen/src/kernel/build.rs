@@ -7,8 +7,8 @@ use jtllm_ir::expr::Kind;
 use jtllm_ir::{DType, Expr, Monoid, Scalar, ScalarOp, Symbol};
 
 use super::{
-    Access, CellId, GRID_AXIS, Kernel, LANE_AXIS, LOOP_AXIS, Memory, Param, Shared, Stmt, Value, ValueId,
-    ValueRecord,
+    Access, CellId, Fragment, FragmentId, GRID_AXIS, Kernel, LANE_AXIS, LOOP_AXIS, Memory, Param, Role,
+    Shared, Stmt, Value, ValueId, ValueRecord,
 };
 
 /// What makes two pure values the same.
@@ -72,6 +72,7 @@ impl Builder {
             params: Vec::new(),
             shared: Vec::new(),
             cells: Vec::new(),
+            fragments: Vec::new(),
             values: Vec::new(),
             grid,
             lanes,
@@ -199,6 +200,9 @@ impl Builder {
         if matches!(op, ScalarOp::Cast(to) if to == dtypes[0]) {
             return xs[0];
         }
+        if let Some(narrow) = self.widened(op, xs[0]) {
+            return narrow;
+        }
         if matches!(op, ScalarOp::Shl | ScalarOp::Shr) && self.is_zero(xs[1]) {
             return xs[0];
         }
@@ -207,6 +211,17 @@ impl Builder {
         }
         let depth = xs.iter().map(|x| self.depth[x.0 as usize]).max().unwrap_or(0);
         self.pure(Key::Scalar(op, xs.to_vec()), Value::Scalar(op, xs.to_vec()), dtype, depth)
+    }
+
+    /// What an operation gives back to 16 bits that was made an `f32` before.
+    fn widened(&self, op: ScalarOp, x: ValueId) -> Option<ValueId> {
+        match (op, &self.kernel.record(x).value) {
+            (
+                ScalarOp::Cast(to @ (DType::F16 | DType::BF16)),
+                Value::Scalar(ScalarOp::Cast(DType::F32), from),
+            ) => from.first().copied().filter(|narrow| self.dtype(*narrow) == to),
+            _ => None,
+        }
     }
 
     fn is_zero(&self, value: ValueId) -> bool {
@@ -262,6 +277,47 @@ impl Builder {
     /// Makes shared memory's contents visible to all lanes.
     pub fn barrier(&mut self) {
         self.statement(Stmt::Barrier);
+    }
+
+    /// A new fragment, with undefined contents.
+    pub fn fragment(&mut self, role: Role, dtype: DType) -> FragmentId {
+        self.kernel.fragments.push(Fragment { role, dtype });
+        FragmentId(self.kernel.fragments.len() as u32 - 1)
+    }
+
+    /// Sets sums to zero.
+    pub fn clear(&mut self, sum: FragmentId) {
+        self.statement(Stmt::Clear(sum));
+    }
+
+    /// Loads an operand's fragment from shared memory, rows `stride` elements apart.
+    pub fn fetch(&mut self, fragment: FragmentId, memory: Memory, at: &Expr, stride: u32) {
+        self.statement(Stmt::Fetch { fragment, memory, at: at.clone(), stride });
+    }
+
+    /// `sum += left * transposed right`.
+    pub fn mma(&mut self, sum: FragmentId, left: FragmentId, right: FragmentId) {
+        self.statement(Stmt::Mma { sum, left, right });
+    }
+
+    /// Stores sums to shared memory, rows `stride` elements apart.
+    pub fn spill(&mut self, sum: FragmentId, memory: Memory, at: &Expr, stride: u32) {
+        self.statement(Stmt::Spill { sum, memory, at: at.clone(), stride });
+    }
+
+    /// Begins an asynchronous copy of 16 bytes from `from[from_at]` to `to[at]`.
+    pub fn stage(&mut self, to: Memory, at: &Expr, from: Memory, from_at: &Expr) {
+        self.statement(Stmt::Stage { to, at: at.clone(), from, from_at: from_at.clone() });
+    }
+
+    /// Ends a group of asynchronous copies.
+    pub fn stage_commit(&mut self) {
+        self.statement(Stmt::StageCommit);
+    }
+
+    /// Waits until at most `pending` groups of asynchronous copies are under way.
+    pub fn stage_wait(&mut self, pending: u32) {
+        self.statement(Stmt::StageWait { pending });
     }
 
     /// A loop; `body` gets the axis that it binds. A loop of one iteration is its body.
@@ -385,17 +441,9 @@ pub fn visit_exprs(kernel: &Kernel, visit: &mut dyn FnMut(&Expr)) {
     }
     fn block(body: &[Stmt], visit: &mut dyn FnMut(&Expr)) {
         for stmt in body {
-            match stmt {
-                Stmt::Store { at, .. } => visit(at),
-                Stmt::Loop { extent, body, .. } => {
-                    visit(extent);
-                    block(body, visit);
-                }
-                Stmt::If { cond, body } => {
-                    visit(cond);
-                    block(body, visit);
-                }
-                Stmt::Let(_) | Stmt::Set(..) | Stmt::Barrier => {}
+            stmt.exprs().into_iter().for_each(&mut *visit);
+            if let Stmt::Loop { body, .. } | Stmt::If { body, .. } = stmt {
+                block(body, visit);
             }
         }
     }

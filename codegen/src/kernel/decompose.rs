@@ -68,7 +68,7 @@ impl Steps {
                     let body = self.block(body);
                     self.body.push(Stmt::If { cond: cond.clone(), body });
                 }
-                Stmt::Set(..) | Stmt::Store { .. } | Stmt::Barrier => self.body.push(stmt.clone()),
+                _ => self.body.push(stmt.clone()),
             }
         }
         std::mem::replace(&mut self.body, outer)

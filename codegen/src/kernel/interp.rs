@@ -6,11 +6,13 @@
 //! path of its own is [`ScalarOp::evaluate`](jtllm_ir::ScalarOp::evaluate).
 //!
 //! Every access is checked. With [`Options::threads`] lanes are taken for threads: what one lane writes to
-//! shared memory another may touch only after a barrier, and every breach is an error.
+//! shared memory another may touch only after a barrier, and every breach is an error. Asynchronous copies arrive
+//! at the wait for them and no sooner; until then it is an error to touch where they go.
 
 mod compile;
 mod index;
 mod machine;
+mod matrix;
 mod memory;
 mod scalar;
 
@@ -108,6 +110,41 @@ pub enum InterpError {
         /// The lane that came first; `None`: several.
         other: Option<u32>,
     },
+    /// A lane touches an element of shared memory to which an asynchronous copy is under way.
+    UnderWay {
+        /// The memory.
+        memory: Memory,
+        /// The element's offset.
+        offset: i64,
+        /// The group.
+        group: u64,
+        /// The lane.
+        lane: u32,
+        /// What it does: `loads` or `stores`.
+        does: &'static str,
+    },
+    /// A row of a tile, or an asynchronous copy, that does not begin at a multiple of 16 bytes.
+    Misaligned {
+        /// The memory.
+        memory: Memory,
+        /// The element's offset.
+        offset: i64,
+        /// The group.
+        group: u64,
+        /// The lane.
+        lane: u32,
+    },
+    /// Lanes of a warp do not agree on where a tile begins.
+    Parted {
+        /// The memory.
+        memory: Memory,
+        /// The offset of the first lane.
+        offset: i64,
+        /// The group.
+        group: u64,
+        /// The lane that has another one.
+        lane: u32,
+    },
     /// A load of shared memory that the group has not written.
     Undefined {
         /// The memory.
@@ -139,6 +176,20 @@ impl fmt::Display for InterpError {
                     None => f.write_str("other lanes have touched")?,
                 }
                 write!(f, " since the last barrier (group {group})")
+            }
+            InterpError::UnderWay { memory, offset, group, lane, does } => {
+                write!(
+                    f,
+                    "lane {lane} {does} {memory}[{offset}] while a copy to it is under way (group {group})"
+                )
+            }
+            InterpError::Misaligned { memory, offset, group, lane } => {
+                let rule = "does not begin at a multiple of 16 bytes";
+                write!(f, "{memory}[{offset}] {rule} (group {group}, lane {lane})")
+            }
+            InterpError::Parted { memory, offset, group, lane } => {
+                let rule = "is another place for that lane than for its warp";
+                write!(f, "{memory}[{offset}] {rule} (group {group}, lane {lane})")
             }
             InterpError::Undefined { memory, offset, group, lane } => {
                 write!(f, "lane {lane} loads {memory}[{offset}] that nothing has written (group {group})")

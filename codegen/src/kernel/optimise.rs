@@ -3,7 +3,8 @@
 //! * What nothing uses goes: values, cells that are never read, blocks that have become empty.
 //! * Offsets are split: the part that a loop does not change becomes a value before the loop, and of that
 //!   part what the next loop outwards does not change, and so on. Terms that vary between lanes stay in
-//!   the access, where emitters recognise `base + lane` as one vector. `verify` reads through such values,
+//!   the access, where emitters recognise `base + lane` as one vector; but so many lanes as a warp has are
+//!   threads, with registers of their own for addresses. `verify` reads through such values,
 //!   so every bound that could be proven still can.
 
 use std::collections::{HashMap, HashSet};
@@ -12,7 +13,7 @@ use jtllm_ir::expr::Kind;
 use jtllm_ir::{DType, Expr};
 
 use super::names::{derived_range, fits};
-use super::{CellId, Kernel, LOOP_AXIS, Stmt, Value, ValueId, ValueRecord, Varying};
+use super::{CellId, Kernel, LOOP_AXIS, Stmt, Value, ValueId, ValueRecord, Varying, WARP};
 
 /// The kernel without dead code and with offsets split, in canonical numbers.
 pub fn optimise(kernel: &Kernel) -> Kernel {
@@ -45,7 +46,6 @@ impl Live<'_> {
         for stmt in body {
             effect |= match stmt {
                 Stmt::Let(_) => false,
-                Stmt::Barrier => true,
                 Stmt::Set(cell, value) => {
                     let live = self.cells.contains(cell);
                     if live {
@@ -64,6 +64,10 @@ impl Live<'_> {
                         self.expr(x);
                     }
                     live
+                }
+                _ => {
+                    stmt.exprs().into_iter().for_each(|x| self.expr(x));
+                    true
                 }
             };
         }
@@ -105,7 +109,6 @@ impl Live<'_> {
             .filter_map(|stmt| match stmt {
                 Stmt::Let(id) => self.values.contains(id).then(|| stmt.clone()),
                 Stmt::Set(cell, _) => self.cells.contains(cell).then(|| stmt.clone()),
-                Stmt::Store { .. } | Stmt::Barrier => Some(stmt.clone()),
                 Stmt::Loop { axis, extent, body } => {
                     let body = self.keep_block(extent, body)?;
                     Some(Stmt::Loop { axis: *axis, extent: extent.clone(), body })
@@ -114,6 +117,7 @@ impl Live<'_> {
                     let body = self.keep_block(cond, body)?;
                     Some(Stmt::If { cond: cond.clone(), body })
                 }
+                _ => Some(stmt.clone()),
             })
             .collect()
     }
@@ -144,6 +148,8 @@ struct Splitter {
     frames: Vec<Frame>,
     value_depth: HashMap<ValueId, usize>,
     axis_depth: HashMap<u16, usize>,
+    /// Whether what varies between lanes leaves loops too.
+    threads: bool,
 }
 
 fn split_offsets(kernel: &Kernel) -> Kernel {
@@ -153,6 +159,7 @@ fn split_offsets(kernel: &Kernel) -> Kernel {
         frames: Vec::new(),
         value_depth: HashMap::new(),
         axis_depth: HashMap::new(),
+        threads: kernel.lanes >= WARP,
     };
     let body = splitter.block(&kernel.body, false);
     Kernel { values: splitter.values, body, ..kernel.clone() }
@@ -187,7 +194,23 @@ impl Splitter {
                 Stmt::Loop { axis: *axis, extent: extent.clone(), body: self.block(body, true) }
             }
             Stmt::If { cond, body } => Stmt::If { cond: cond.clone(), body: self.block(body, false) },
-            Stmt::Set(..) | Stmt::Barrier => stmt.clone(),
+            Stmt::Fetch { fragment, memory, at, stride } => {
+                let at = self.split(at, depth);
+                Stmt::Fetch { fragment: *fragment, memory: *memory, at, stride: *stride }
+            }
+            Stmt::Spill { sum, memory, at, stride } => {
+                Stmt::Spill { sum: *sum, memory: *memory, at: self.split(at, depth), stride: *stride }
+            }
+            Stmt::Stage { to, at, from, from_at } => {
+                let (at, from_at) = (self.split(at, depth), self.split(from_at, depth));
+                Stmt::Stage { to: *to, at, from: *from, from_at }
+            }
+            Stmt::Set(..)
+            | Stmt::Barrier
+            | Stmt::Clear(_)
+            | Stmt::Mma { .. }
+            | Stmt::StageCommit
+            | Stmt::StageWait { .. } => stmt.clone(),
         }
     }
 
@@ -213,7 +236,9 @@ impl Splitter {
             return x.clone();
         };
         let (terms, _) = x.terms();
-        let outer = terms.iter().filter(|(term, _)| self.depth(term) < around && !self.varies(term));
+        let outer = terms
+            .iter()
+            .filter(|(term, _)| self.depth(term) < around && (self.threads || !self.varies(term)));
         let outer = outer.fold(Expr::int(0), |sum, (term, c)| sum + term.clone() * *c);
         if !takes_work(&outer) || !fits(&outer, DType::I32) {
             return x.clone();
@@ -225,7 +250,7 @@ impl Splitter {
     }
 
     fn varies(&self, x: &Expr) -> bool {
-        // Values made by this pass are uniform and have numbers that the analysis does not know.
+        // Values made by this pass have numbers that the analysis does not know; they leave no loop again.
         self.varying.expr(x)
     }
 

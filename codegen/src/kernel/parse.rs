@@ -5,6 +5,7 @@
 
 mod expr;
 mod lexer;
+mod matrix;
 
 use std::fmt;
 
@@ -182,6 +183,7 @@ impl<'t> Parser<'t> {
             params: Vec::new(),
             shared: Vec::new(),
             cells: Vec::new(),
+            fragments: Vec::new(),
             values: Vec::new(),
             grid: [one(), one(), one()],
             lanes,
@@ -279,6 +281,8 @@ impl<'t> Parser<'t> {
                 self.demand(":")?;
                 let dtype = self.dtype()?;
                 context.kernel.cells.push(dtype);
+            } else if self.take("fragment") {
+                self.fragment_declaration(context)?;
             } else {
                 return Ok(());
             }
@@ -332,7 +336,7 @@ impl<'t> Parser<'t> {
                 Ok(Stmt::If { cond, body: self.statements(context)? })
             }
             "barrier" => Ok(Stmt::Barrier),
-            other => self.error_at(token, format!("a statement expected, not `{other}`")),
+            other => self.matrix_statement(context, token, other),
         }
     }
 

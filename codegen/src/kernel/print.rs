@@ -97,6 +97,9 @@ impl Printer<'_> {
         for (at, dtype) in kernel.cells.iter().enumerate() {
             writeln!(out, "  cell c{at}: {dtype}")?;
         }
+        for (at, fragment) in kernel.fragments.iter().enumerate() {
+            writeln!(out, "  fragment f{at}: {} {}", fragment.role.name(), fragment.dtype)?;
+        }
         self.block(&kernel.body, 1, out)?;
         out.push_str("}\n");
         Ok(())
@@ -122,6 +125,21 @@ impl Printer<'_> {
                     writeln!(out, "{:indent$}}}", "", indent = depth * 2)?;
                 }
                 Stmt::Barrier => out.push_str("barrier\n"),
+                Stmt::Clear(sum) => writeln!(out, "clear f{}", sum.0)?,
+                Stmt::Fetch { fragment, memory, at, stride } => {
+                    writeln!(out, "fetch f{} = {memory}[{}] stride {stride}", fragment.0, show(at))?;
+                }
+                Stmt::Mma { sum, left, right } => {
+                    writeln!(out, "mma f{}, f{}, f{}", sum.0, left.0, right.0)?;
+                }
+                Stmt::Spill { sum, memory, at, stride } => {
+                    writeln!(out, "spill {memory}[{}] stride {stride} = f{}", show(at), sum.0)?;
+                }
+                Stmt::Stage { to, at, from, from_at } => {
+                    writeln!(out, "stage {to}[{}] = {from}[{}]", show(at), show(from_at))?;
+                }
+                Stmt::StageCommit => out.push_str("stage_commit\n"),
+                Stmt::StageWait { pending } => writeln!(out, "stage_wait {pending}")?,
             }
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use jtllm_ir::Expr;
 use jtllm_ir::expr::Kind;
 
-use super::{CellId, Kernel, LOOP_AXIS, Stmt, Value, ValueId};
+use super::{CellId, FragmentId, Kernel, LOOP_AXIS, Stmt, Value, ValueId};
 
 /// Stands for whatever a kernel mentions without having it.
 const NOWHERE: u32 = u32::MAX;
@@ -17,15 +17,23 @@ struct Numbers {
     order: Vec<ValueId>,
     cells: HashMap<CellId, CellId>,
     cell_order: Vec<CellId>,
+    fragments: HashMap<FragmentId, FragmentId>,
+    fragment_order: Vec<FragmentId>,
     axes: HashMap<u16, Expr>,
     next_axis: u16,
 }
 
 impl Kernel {
-    /// The kernel with canonical numbers; values and cells that the body does not mention are gone.
+    /// The kernel with canonical numbers; values, cells and fragments that the body does not mention are gone.
     pub fn renumbered(&self) -> Kernel {
         let mut numbers = Numbers { next_axis: LOOP_AXIS, ..Numbers::default() };
-        let mut kernel = Kernel { values: Vec::new(), cells: Vec::new(), body: Vec::new(), ..self.clone() };
+        let mut kernel = Kernel {
+            values: Vec::new(),
+            cells: Vec::new(),
+            fragments: Vec::new(),
+            body: Vec::new(),
+            ..self.clone()
+        };
         kernel.body = numbers.block(self, &self.body);
         // Records are renumbered after the body: by then every axis and value has its number.
         let mut at = 0;
@@ -36,6 +44,7 @@ impl Kernel {
             at += 1;
         }
         kernel.cells = numbers.cell_order.iter().map(|cell| self.cells[cell.0 as usize]).collect();
+        kernel.fragments = numbers.fragment_order.iter().filter_map(|id| self.fragment(*id)).collect();
         kernel
     }
 }
@@ -58,6 +67,16 @@ impl Numbers {
         *self.cells.entry(id).or_insert_with(|| {
             self.cell_order.push(id);
             CellId(self.cell_order.len() as u32 - 1)
+        })
+    }
+
+    fn fragment_id(&mut self, kernel: &Kernel, id: FragmentId) -> FragmentId {
+        if kernel.fragment(id).is_none() {
+            return FragmentId(NOWHERE);
+        }
+        *self.fragments.entry(id).or_insert_with(|| {
+            self.fragment_order.push(id);
+            FragmentId(self.fragment_order.len() as u32 - 1)
         })
     }
 
@@ -116,7 +135,24 @@ impl Numbers {
                 let cond = self.expr(kernel, cond);
                 Stmt::If { cond, body: self.block(kernel, body) }
             }
-            Stmt::Barrier => Stmt::Barrier,
+            Stmt::Barrier | Stmt::StageCommit | Stmt::StageWait { .. } => stmt.clone(),
+            Stmt::Clear(sum) => Stmt::Clear(self.fragment_id(kernel, *sum)),
+            Stmt::Fetch { fragment, memory, at, stride } => {
+                let (fragment, at) = (self.fragment_id(kernel, *fragment), self.expr(kernel, at));
+                Stmt::Fetch { fragment, memory: *memory, at, stride: *stride }
+            }
+            Stmt::Mma { sum, left, right } => {
+                let [sum, left, right] = [sum, left, right].map(|id| self.fragment_id(kernel, *id));
+                Stmt::Mma { sum, left, right }
+            }
+            Stmt::Spill { sum, memory, at, stride } => {
+                let (sum, at) = (self.fragment_id(kernel, *sum), self.expr(kernel, at));
+                Stmt::Spill { sum, memory: *memory, at, stride: *stride }
+            }
+            Stmt::Stage { to, at, from, from_at } => {
+                let (at, from_at) = (self.expr(kernel, at), self.expr(kernel, from_at));
+                Stmt::Stage { to: *to, at, from: *from, from_at }
+            }
         }
     }
 }

@@ -59,7 +59,8 @@ impl Varying {
                     let divergent = divergent || self.expr(cond);
                     self.block(kernel, body, divergent);
                 }
-                Stmt::Store { .. } | Stmt::Barrier => {}
+                // What the others change are memories and fragments, which are not told apart here.
+                _ => {}
             }
         }
     }

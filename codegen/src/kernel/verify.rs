@@ -1,15 +1,17 @@
 //! What a kernel must keep, checked: every fault is listed, with its place.
 //!
 //! The rules: types agree; a value is defined by one `Let`, before its use, in the same or an enclosing
-//! block; a cell is set before it is read; axes are bound, once; loops, barriers and `lane_reduce` stand
-//! where all lanes come along; no two lanes store to one element in one statement; every access is proven
-//! to be in bounds; parameters, shared memory and lanes keep the target's limits.
+//! block; a cell is set before it is read, a fragment filled before it is used; axes are bound, once; loops,
+//! barriers, `lane_reduce` and what warps do together stand where all lanes come along; no two lanes store to
+//! one element in one statement; every access is proven to be in bounds, and those of tiles and asynchronous
+//! copies to begin at a multiple of 16 bytes; parameters, shared memory and lanes keep the target's limits.
 //!
 //! A bound is proven from the ranges of an offset's leaves and from the conditions around the access.
 //! Values that are index expressions are replaced by them first. Ranges that a kernel states for loaded
 //! values are taken on trust: they come from the graph's inputs.
 
 mod bounds;
+mod matrix;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -48,12 +50,14 @@ pub fn verify(kernel: &Kernel, caps: &Caps) -> Result<(), Vec<KernelError>> {
         faults: Vec::new(),
         values: vec![State::Undefined; kernel.values.len()],
         cells: vec![false; kernel.cells.len()],
+        fragments: vec![false; kernel.fragments.len()],
         axes: HashMap::new(),
         bound: HashSet::new(),
         conditions: Vec::new(),
         divergent: false,
     };
     check.header(caps);
+    check.matrix_header(caps);
     check.types(&kernel.body);
     // Uniformity looks values up without a check; with a wrong id there is nothing more to say.
     if check.faults.is_empty() {
@@ -77,6 +81,8 @@ struct Check<'k> {
     faults: Vec<KernelError>,
     values: Vec<State>,
     cells: Vec<bool>,
+    /// Which fragments have contents.
+    fragments: Vec<bool>,
     /// The extents of the loops around.
     axes: HashMap<u16, Expr>,
     /// Every loop axis so far.
@@ -106,12 +112,11 @@ impl Check<'_> {
         if !kernel.lanes.is_power_of_two() {
             self.fault("lanes", "lanes are a power of two", kernel.lanes.to_string());
         }
-        self.limit(
-            "lanes",
-            "a group has as many lanes as the target",
-            kernel.lanes.into(),
-            caps.lanes.into(),
-        );
+        let lanes = match caps.matrix {
+            Some(matrix) if !kernel.fragments.is_empty() => matrix.lanes,
+            _ => caps.lanes,
+        };
+        self.limit("lanes", "a group has as many lanes as the target", kernel.lanes.into(), lanes.into());
         let params = kernel.params.len() as u64;
         self.limit("params", "parameters fit the target's bindings", params, caps.max_bindings.into());
         let shared: u64 = kernel.shared.iter().map(|s| u64::from(s.len) * s.dtype.size() as u64).sum();
@@ -182,7 +187,7 @@ impl Check<'_> {
                     }
                 }
                 Stmt::Loop { body, .. } | Stmt::If { body, .. } => self.types(body),
-                Stmt::Barrier => {}
+                other => self.matrix_types(other),
             }
         }
     }
@@ -205,7 +210,7 @@ impl Check<'_> {
 
     /// Statements of one block; what it defines ends with it.
     fn block(&mut self, body: &[Stmt]) {
-        let (values, cells) = (self.values.clone(), self.cells.clone());
+        let (values, cells, fragments) = (self.values.clone(), self.cells.clone(), self.fragments.clone());
         body.iter().for_each(|stmt| self.statement(stmt));
         for (now, before) in self.values.iter_mut().zip(values) {
             if before == State::Undefined && *now == State::Visible {
@@ -213,6 +218,7 @@ impl Check<'_> {
             }
         }
         self.cells = cells;
+        self.fragments = fragments;
     }
 
     fn statement(&mut self, stmt: &Stmt) {
@@ -250,6 +256,7 @@ impl Check<'_> {
                 self.divergent = outer;
             }
             Stmt::Barrier => self.together("barrier"),
+            other => self.matrix_statement(other),
         }
     }
 
@@ -271,7 +278,7 @@ impl Check<'_> {
     /// A statement that needs all lanes.
     fn together(&mut self, place: &str) {
         if self.divergent {
-            let rule = "loops, barriers and lane_reduce stand where all lanes come along";
+            let rule = "loops, barriers, lane_reduce and warps' work stand where all lanes come along";
             self.fault(place, rule, "a condition around it that varies");
         }
     }
@@ -366,6 +373,11 @@ impl Check<'_> {
     }
 
     fn access(&mut self, place: &str, memory: Memory, at: &Expr) {
+        self.span(place, memory, at, 1);
+    }
+
+    /// That `count` elements from `at` on are in bounds.
+    fn span(&mut self, place: &str, memory: Memory, at: &Expr, count: i64) {
         let before = self.faults.len();
         self.expr(place, at);
         if self.faults.len() > before {
@@ -376,8 +388,9 @@ impl Check<'_> {
         if !self.proves(&at) {
             self.fault(place, "an access is in bounds", format!("no proof of {} >= 0", text(&at)));
         }
-        if !self.proves(&(len.clone() - at.clone() - 1)) {
-            let found = format!("no proof of {} < {}", text(&at), text(&len));
+        let last = at + (count - 1);
+        if !self.proves(&(len.clone() - last.clone() - 1)) {
+            let found = format!("no proof of {} < {}", text(&last), text(&len));
             self.fault(place, "an access is in bounds", found);
         }
     }

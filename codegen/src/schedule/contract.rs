@@ -87,12 +87,12 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction) -> Sched
     lower.finish()
 }
 
-fn extents(space: &[Expr], of: &[usize]) -> Vec<Expr> {
+pub(super) fn extents(space: &[Expr], of: &[usize]) -> Vec<Expr> {
     of.iter().map(|axis| space[*axis].clone()).collect()
 }
 
 /// Sets the coordinates of some axes from their flattened index.
-fn spread(at: &mut [Expr], of: &[usize], extents: &[Expr], flat: &Expr) {
+pub(super) fn spread(at: &mut [Expr], of: &[usize], extents: &[Expr], flat: &Expr) {
     let mut inner = 1;
     for (place, (axis, extent)) in of.iter().zip(extents).enumerate().rev() {
         let whole = flat.clone().div_floor(inner);

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use jtllm_ir::expr::Kind;
 use jtllm_ir::graph::{element_count, row_major};
-use jtllm_ir::{DType, Expr, Graph, Layout, Node, Op, Scalar};
+use jtllm_ir::{DType, Expr, Graph, Layout, Node, Op, Scalar, ScalarOp};
 
 use super::{Scheduled, layout};
 use crate::kernel::build::Builder;
@@ -26,6 +26,15 @@ pub enum Argument {
     Const(Node),
     /// The buffer of a stored node of the canonical graph.
     Value(Node),
+}
+
+/// A place in a parameter.
+pub(super) struct Source {
+    argument: Argument,
+    dtype: DType,
+    len: Expr,
+    /// The element's offset.
+    pub(super) offset: Expr,
 }
 
 /// A region on its way to a kernel.
@@ -84,8 +93,9 @@ impl<'a> Lower<'a> {
         if let Some(known) = self.memories.get(&(argument.clone(), access)) {
             return *known;
         }
-        // Weights may be adopted from a mapped file, unless the target loads vectors of them.
-        let aligned = self.caps.vector_bytes > 0 || !matches!(argument, Argument::Weight(_));
+        // Weights may be adopted from a mapped file, unless the target loads or copies vectors of them.
+        let own = self.caps.vector_bytes > 0 || self.caps.stage;
+        let aligned = own || !matches!(argument, Argument::Weight(_));
         let memory = self.b.param(dtype, access, len, aligned);
         self.arguments.push(argument.clone());
         self.memories.insert((argument, access), memory);
@@ -186,6 +196,37 @@ impl<'a> Lower<'a> {
             }
             _ => None,
         })
+    }
+
+    /// Where the element of `dtype` lies that a node's is made of by nothing but moving and widening it.
+    pub(super) fn source(&mut self, node: Node, at: &[Expr], dtype: DType) -> Option<Source> {
+        let graph = self.graph;
+        if self.bound.contains_key(&node) {
+            return None;
+        }
+        let argument = match graph.op(node) {
+            _ if self.is_stored(node) => Argument::Value(node),
+            Op::Weight { name } => Argument::Weight(name.clone()),
+            Op::Input { name, .. } => Argument::Input(name.clone()),
+            Op::View { x, at: inner, ok: None, extras } => {
+                let inner: Vec<Expr> = inner.iter().map(|e| self.resolve(e, at, extras)).collect();
+                return self.source(*x, &inner, dtype);
+            }
+            Op::Map { op: ScalarOp::Cast(DType::F32), xs } => return self.source(xs[0], at, dtype),
+            _ => return None,
+        };
+        let shape = graph.shape(node);
+        let layout = match &argument {
+            Argument::Weight(name) => layout(name, shape.len(), self.caps),
+            _ => Layout::RowMajor,
+        };
+        let (offset, len) = (layout.offset(shape, at), layout.len(shape));
+        (graph.dtype(node) == dtype).then_some(Source { argument, dtype, len, offset })
+    }
+
+    /// The parameter in which a source lies.
+    pub(super) fn open(&mut self, source: &Source) -> Memory {
+        self.memory(source.argument.clone(), Access::Read, source.dtype, source.len.clone())
     }
 
     fn load_weight(&mut self, node: Node, name: &str, at: &[Expr]) -> ValueId {

@@ -77,13 +77,14 @@ impl Case {
         format.weight(&mut self.graph, name, &shape)
     }
 
-    /// Compares all outputs and states for every caps.
+    /// Compares all outputs and states for every caps; and PTX with the kernels that it was made of.
     pub(crate) fn check(self) {
         self.agrees(difference);
     }
 
     /// As `check`, with another measure of how far values are apart.
     pub(crate) fn agrees(self, difference: fn(&[f32], &[f32]) -> f32) {
+        super::ptx::compare(&self.graph, &self.bindings);
         let expected = self.expected();
         for (what, caps) in all_caps() {
             let compilation = compiled(&self.graph, &caps);

@@ -3,6 +3,7 @@
 
 pub(crate) mod attend;
 pub(crate) mod case;
+pub(crate) mod ptx;
 pub(crate) mod recurrence;
 pub(crate) mod works;
 
@@ -12,7 +13,7 @@ use jtllm_codegen::kernel::interp::{Buffer, Memories, Options, run_groups};
 use jtllm_codegen::kernel::{Access, Kernel, verify::verify};
 use jtllm_codegen::schedule::{Argument, layout};
 use jtllm_codegen::target::Caps;
-use jtllm_codegen::{Compilation, Step, compile};
+use jtllm_codegen::{Compilation, compile};
 use jtllm_ir::expr::{Environment, Symbol};
 use jtllm_ir::interp::Bindings;
 use jtllm_ir::{Expr, Graph, Node, Op, Tensor};
@@ -41,8 +42,17 @@ pub(crate) fn noise(seed: &mut u64) -> f32 {
 
 /// The compilation of a graph, each kernel verified.
 pub(crate) fn compiled(graph: &Graph, caps: &Caps) -> Compilation {
+    compiled_as(graph, caps, &jtllm_codegen::options::Options::default())
+}
+
+/// The same with the user's choices.
+pub(crate) fn compiled_as(
+    graph: &Graph,
+    caps: &Caps,
+    options: &jtllm_codegen::options::Options,
+) -> Compilation {
     jtllm_ir::verify::verify(graph).unwrap();
-    let compilation = compile(graph, caps);
+    let compilation = compile(graph, caps, options);
     for kernel in &compilation.kernels {
         if let Err(faults) = verify(kernel, caps) {
             let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
@@ -55,11 +65,53 @@ pub(crate) fn compiled(graph: &Graph, caps: &Caps) -> Compilation {
 /// The values of a graph's outputs, by name.
 pub(crate) type Outputs = HashMap<String, Vec<f32>>;
 
+/// One launch: a kernel, the bytes that its parameters are bound to, and sizes.
+pub(crate) struct Launch<'a> {
+    pub(crate) kernel: &'a Kernel,
+    pub(crate) params: &'a mut [Vec<u8>],
+    pub(crate) symbols: &'a [i32],
+    pub(crate) groups: u64,
+}
+
+impl Launch<'_> {
+    /// Runs it on the interpreter of kernels.
+    pub(crate) fn interpret(&mut self, caps: &Caps) {
+        let params = self.params.iter_mut().zip(&self.kernel.params);
+        let params = params.map(|(bytes, param)| match param.access {
+            Access::Read => Buffer::Read(bytes),
+            Access::Write => Buffer::Write(bytes),
+        });
+        let mut memories = Memories { params: params.collect(), symbols: self.symbols };
+        let options = Options { threads: caps.threads };
+        run_groups(self.kernel, &mut memories, 0..self.groups, options)
+            .unwrap_or_else(|error| panic!("{}: {error}\n{}", self.kernel.name, self.kernel));
+    }
+}
+
 /// Runs a compilation in the interpreter of the loop IR; states in `bindings` are updated.
 pub(crate) fn run(compilation: &Compilation, caps: &Caps, bindings: &mut Bindings) -> Outputs {
+    run_by(compilation, caps, bindings, &mut |mut launch| launch.interpret(caps))
+}
+
+/// Runs a compilation, each launch by `execute`; states in `bindings` are updated.
+pub(crate) fn run_by(
+    compilation: &Compilation,
+    caps: &Caps,
+    bindings: &mut Bindings,
+    execute: &mut dyn FnMut(Launch<'_>),
+) -> Outputs {
     let mut memory = memories(compilation, caps, bindings);
     for step in &compilation.steps {
-        interpret(compilation, step, caps, bindings, &mut memory);
+        let kernel = &compilation.kernels[step.kernel];
+        let symbols = symbols(kernel, bindings);
+        let mut taken: Vec<Vec<u8>> = step.arguments.iter().map(|a| memory[a].clone()).collect();
+        let groups = groups(kernel, bindings).iter().map(|n| u64::from(*n)).product();
+        execute(Launch { kernel, params: &mut taken, symbols: &symbols, groups });
+        for ((argument, param), bytes) in step.arguments.iter().zip(&kernel.params).zip(taken) {
+            if param.access == Access::Write {
+                memory.insert(argument.clone(), bytes);
+            }
+        }
     }
     outputs(compilation, bindings, &memory)
 }
@@ -95,34 +147,6 @@ pub(crate) fn symbols(kernel: &Kernel, bindings: &Bindings) -> Vec<i32> {
 /// The groups of a launch in each direction.
 pub(crate) fn groups(kernel: &Kernel, bindings: &Bindings) -> [u32; 3] {
     std::array::from_fn(|direction| kernel.grid[direction].evaluate(&Sizes(bindings)) as u32)
-}
-
-fn interpret(
-    compilation: &Compilation,
-    step: &Step,
-    caps: &Caps,
-    bindings: &Bindings,
-    memory: &mut HashMap<Argument, Vec<u8>>,
-) {
-    let kernel = &compilation.kernels[step.kernel];
-    let symbols = symbols(kernel, bindings);
-    let mut taken: Vec<Vec<u8>> = step.arguments.iter().map(|a| memory[a].clone()).collect();
-    let mut params = Vec::new();
-    for (bytes, param) in taken.iter_mut().zip(&kernel.params) {
-        params.push(match param.access {
-            Access::Read => Buffer::Read(bytes),
-            Access::Write => Buffer::Write(bytes),
-        });
-    }
-    let groups = groups(kernel, bindings).iter().map(|n| u64::from(*n)).product();
-    let options = Options { threads: caps.threads };
-    run_groups(kernel, &mut Memories { params, symbols: &symbols }, 0..groups, options)
-        .unwrap_or_else(|error| panic!("{}: {error}\n{kernel}", kernel.name));
-    for ((argument, param), bytes) in step.arguments.iter().zip(&kernel.params).zip(taken) {
-        if param.access == Access::Write {
-            memory.insert(argument.clone(), bytes);
-        }
-    }
 }
 
 /// The outputs that the launches left behind; states in `bindings` are updated.

@@ -7,12 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
-use jtllm_codegen::emit::ptx::Ptx;
-use jtllm_codegen::kernel::Kernel;
-use jtllm_codegen::target::Target;
-
-/// The capabilities for which kernels are emitted and assembled.
-pub(crate) const CAPABILITIES: [u32; 6] = [70, 75, 80, 89, 90, 120];
+use crate::codegen::emit::ptx::Ptx;
+use crate::codegen::kernel::Kernel;
+use crate::codegen::target::Target;
 
 /// Kernels that one process assembles: starting it takes as long as a few small kernels.
 const TOGETHER: usize = 24;

@@ -3,12 +3,14 @@
 use jtllm_codegen::emit::ptx::Ptx;
 use jtllm_codegen::kernel::build::Builder;
 use jtllm_codegen::kernel::decompose::decompose;
-use jtllm_codegen::kernel::{Access, Kernel};
+use jtllm_codegen::kernel::{Access, Kernel, Param};
 use jtllm_codegen::target::Target;
 use jtllm_ir::scalar::TABLE;
 use jtllm_ir::{DType, Expr, Monoid, ScalarOp};
 
 use crate::assembler::{assemble, find};
+use crate::common::ptx::{LEVELS, both, device};
+use crate::common::{Launch, noise};
 
 /// The operations of the table on all types, with the conversions written out.
 fn all() -> Vec<(ScalarOp, Vec<DType>)> {
@@ -69,6 +71,55 @@ fn every_operation_is_accepted() {
         let text = String::from_utf8(target.emit(&kernel).unwrap().bytes).unwrap();
         if let Err(words) = assemble(&ptxas, &text, capability) {
             panic!("{capability}: {words}\n{text}");
+        }
+    }
+}
+
+/// Bits that are worth trying: zeros, limits, ties of roundings, subnormal numbers, what is not a number.
+#[rustfmt::skip]
+const EDGES: &[u32] = &[
+    0, 1, 2, 3, 7, 8, 31, 32, 33, 127, 128, 255, 256, 0x8000_0000, 0x8000_0001, 0xffff_ffff, 0xffff_fffe,
+    0x7fff_ffff, 0xffff_ff80, 0xffff_ff7f, 0x3f80_0000, 0xbf80_0000, 0x3f00_0000, 0x3fc0_0000, 0xc020_0000,
+    0x3eff_ffff, 0x4b00_0001, 0x477f_e000, 0x477f_efff, 0x477f_f000, 0xc77f_f000, 0x3380_0000, 0x3300_0000,
+    0x3300_0001, 0x3880_0000, 0x387f_f000, 0x0080_0000, 0x007f_ffff, 0x3f80_8000, 0x3f81_8000, 0x3f80_8001,
+    0x7f7f_ffff, 0xff7f_ffff, 0x7f80_0000, 0xff80_0000, 0x7fc0_0000, 0x7f80_0001, 0x4eff_ffff, 0x4f00_0000,
+    0xcf00_0000, 0xcf00_0001, 0x4f7f_ffff, 0x4f80_0000, 0x42fe_0000, 0x42ff_0000, 0x437f_0000, 0x437f_8000,
+    0xc300_8000, 0x42b1_0000, 0xc2d0_0000, 0x3c00, 0x7bff, 0x7c00, 0x8400, 0x03ff, 0x7e00, 0x4248,
+];
+
+fn bytes(dtype: DType, count: usize, seed: &mut u64) -> Vec<u8> {
+    let mut word = || {
+        let pick = ((noise(seed) + 1.0) * 4096.0) as usize;
+        match pick % 4 {
+            0 => noise(seed).to_bits(),
+            1 => (noise(seed) * 100.0).to_bits(),
+            _ => EDGES[pick / 4 % EDGES.len()],
+        }
+    };
+    let element = |word: u32| match dtype {
+        DType::Bool => vec![(word & 1) as u8],
+        DType::F16 | DType::BF16 if word & 1 == 0 => word.to_le_bytes()[2..].to_vec(),
+        _ => word.to_le_bytes()[..dtype.size()].to_vec(),
+    };
+    (0..count).flat_map(|_| element(word())).collect()
+}
+
+#[test]
+fn every_operation_computes_what_the_interpreter_does() {
+    let mut seed = 11;
+    for capability in LEVELS {
+        let target = device(capability);
+        for (lanes, rounds) in [(128, 12), (8, 4), (64, 2), (1024, 1)] {
+            let kernel = decompose(&kernel(&all(), lanes), target.caps());
+            for _ in 0..rounds {
+                let bind = |param: &Param| {
+                    let count = param.len.as_int().unwrap() as usize;
+                    bytes(param.dtype, count, &mut seed)
+                };
+                let mut params: Vec<Vec<u8>> = kernel.params.iter().map(bind).collect();
+                let launch = Launch { kernel: &kernel, params: &mut params, symbols: &[], groups: 3 };
+                both(&target, launch);
+            }
         }
     }
 }

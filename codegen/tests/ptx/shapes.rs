@@ -2,6 +2,7 @@
 
 use jtllm_codegen::compile;
 use jtllm_codegen::emit::ptx::Ptx;
+use jtllm_codegen::options::Options;
 use jtllm_codegen::target::Target;
 use jtllm_ir::build::{add, linear, swiglu};
 use jtllm_ir::expr::Symbol;
@@ -41,10 +42,10 @@ fn large_products_of_every_format_stay_in_registers() {
         for format in FORMATS {
             for rows in [1, 16] {
                 let graph = graph(format, &Expr::int(rows), None);
-                kernels.add(&compile(&graph, target.caps()).kernels);
+                kernels.add(&compile(&graph, target.caps(), &Options::default()).kernels);
             }
             let graph = graph(format, &Expr::symbol(&symbol), Some(&symbol));
-            kernels.add(&compile(&graph, target.caps()).kernels);
+            kernels.add(&compile(&graph, target.caps(), &Options::default()).kernels);
         }
         assert!(kernels.len() >= FORMATS.len() * 2);
         kernels.assemble(&ptxas, &target, capability);

@@ -69,7 +69,7 @@ struct Test {
 impl Test {
     /// None if a kernel binds more buffers than browsers allow: a loop that carries a matrix does.
     fn new(case: Case, target: &Wgsl, runs: bool) -> Option<Test> {
-        let compilation = compile(&case.graph, target.caps());
+        let compilation = compile(&case.graph, target.caps(), &Default::default());
         let most = target.caps().max_bindings as usize;
         if compilation.kernels.iter().any(|kernel| kernel.params.len() > most) {
             assert!(case.graph.name.starts_with("matrices"), "{} binds too much", case.graph.name);

@@ -323,8 +323,8 @@ impl<'k> Emitter<'k, '_> {
                 Stmt::Loop { axis, extent, body } => self.repeat(*axis, extent, body),
                 Stmt::If { cond, body } if self.varying.expr(cond) => self.masked(cond, body),
                 Stmt::If { cond, body } => self.when(cond, body),
-                // The lanes of a register are in step.
-                Stmt::Barrier => {}
+                // The lanes of a register are in step; matrix units and asynchronous copies are refused before.
+                _ => {}
             }
         }
     }

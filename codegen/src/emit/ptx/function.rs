@@ -8,11 +8,15 @@ use jtllm_ir::{DType, Expr, Monoid};
 use super::index::Known;
 use super::memory::{Bundle, Places};
 use super::operation::constant;
+use super::uses::Uses;
 use super::{ENTRY, JOINED_TOGETHER, LEVELS};
-use crate::kernel::{GRID_AXIS, Kernel, LANE_AXIS, Stmt, Value, ValueId, Varying, lane_tree};
+use crate::kernel::{GRID_AXIS, Kernel, LANE_AXIS, Stmt, Value, ValueId, Varying, WARP, lane_tree};
 
-/// Threads that run in step.
-const WARP: u32 = 32;
+/// Registers of a processor, which its groups share.
+const REGISTERS: u32 = 65536;
+
+/// Groups with matrix units that should fit a processor at a time.
+const GROUPS_AT_ONCE: u32 = 3;
 
 /// The kinds of virtual registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,10 +71,15 @@ pub(super) struct Emitter<'k> {
     pub(super) values: HashMap<ValueId, (String, usize)>,
     pub(super) axes: HashMap<u16, (String, usize)>,
     cells: Vec<String>,
+    /// The registers of each fragment.
+    pub(super) fragments: Vec<Vec<String>>,
     /// Loads that come together, by each of them.
     pub(super) bundles: HashMap<ValueId, Bundle>,
     pub(super) places: Places,
     varying: Varying,
+    uses: Uses,
+    /// Where the next operation leaves its result, if that is not a new register.
+    destination: Option<String>,
     registers: [usize; 5],
     labels: usize,
     /// Whether lanes may still read what was joined before.
@@ -87,15 +96,19 @@ pub(super) fn emit(kernel: &Kernel, level: u32) -> String {
         values: HashMap::new(),
         axes: HashMap::new(),
         cells: Vec::new(),
+        fragments: Vec::new(),
         bundles: HashMap::new(),
         places: Places::of(kernel),
         varying: kernel.varying(),
+        uses: Uses::of(kernel),
+        destination: None,
         registers: [0; 5],
         labels: 0,
         joined: false,
     };
     emitter.prologue();
     emitter.cells = kernel.cells.iter().map(|dtype| emitter.register(Class::of(*dtype))).collect();
+    emitter.fragments();
     emitter.block(&kernel.body);
     emitter.line("ret");
     emitter.finish()
@@ -124,6 +137,11 @@ impl Emitter<'_> {
         format!("%{}{}", CLASSES[class as usize].1, *count - 1)
     }
 
+    /// Where an operation leaves its result.
+    pub(super) fn result(&mut self, class: Class) -> String {
+        self.destination.take().unwrap_or_else(|| self.register(class))
+    }
+
     /// Writes an instruction whose result is a new register.
     pub(super) fn make(&mut self, class: Class, instruction: &str, operands: &[&str]) -> String {
         let result = self.register(class);
@@ -148,7 +166,13 @@ impl Emitter<'_> {
         for at in 0..self.kernel.params.len() {
             _ = write!(text, ",\n  .param .u64 p{at}");
         }
-        _ = writeln!(text, "\n)\n.reqntid {}\n{{", self.kernel.lanes);
+        _ = writeln!(text, "\n)\n.reqntid {}", self.kernel.lanes);
+        if !self.kernel.fragments.is_empty() {
+            // Left alone the assembler would rather spill than use more than 128 registers.
+            let registers = (REGISTERS / (GROUPS_AT_ONCE * self.kernel.lanes)).min(255) / 8 * 8;
+            _ = writeln!(text, ".maxnreg {registers}");
+        }
+        text.push_str("{\n");
         for (count, (kind, letters)) in self.registers.iter().zip(CLASSES) {
             if *count > 0 {
                 _ = writeln!(text, "  .reg .{kind} %{letters}<{count}>;");
@@ -192,19 +216,22 @@ impl Emitter<'_> {
             rest = after;
             match stmt {
                 Stmt::Let(id) if self.joins(*id) => rest = self.join_all(*id, after),
-                Stmt::Let(id) => self.define(*id),
+                Stmt::Let(id) => self.define(*id, after.first()),
                 Stmt::Set(cell, value) => {
                     let class = Class::of(self.kernel.cells[cell.0 as usize]);
                     let (cell, value) = (self.cells[cell.0 as usize].clone(), self.value(*value));
-                    self.line(&format!("mov.{} {cell}, {value}", class.moved()));
+                    if cell != value {
+                        self.line(&format!("mov.{} {cell}, {value}", class.moved()));
+                    }
                 }
-                Stmt::Store { memory, at, value } => self.store(*memory, at, *value),
+                Stmt::Store { .. } => rest = self.stores(stmt, after),
                 Stmt::Loop { axis, extent, body } => self.repeat(*axis, extent, body),
                 Stmt::If { cond, body } => self.conditional(cond, body),
                 Stmt::Barrier => {
                     self.line("bar.sync 0");
                     self.joined = false;
                 }
+                _ => rest = self.matrix(stmt, after),
             }
         }
     }
@@ -224,7 +251,8 @@ impl Emitter<'_> {
         let extent_word = self.word(extent);
         let turn = self.make(Class::Word, "mov.b32", &["0"]);
         self.axes.insert(axis, (turn.clone(), self.at + 1));
-        let before = std::mem::replace(&mut self.joined, true);
+        let before = self.joined;
+        self.joined |= self.joins_in(body);
         let body = self.inner(body);
         self.joined |= before;
         // Behind what the body has left to this block, which others may use after the loop.
@@ -257,14 +285,14 @@ impl Emitter<'_> {
         self.values[&id].0.clone()
     }
 
-    fn define(&mut self, id: ValueId) {
-        if self.values.contains_key(&id) {
-            // Loaded with its neighbours.
-            return;
-        }
+    /// Computes a value; `next` is the statement behind.
+    fn define(&mut self, id: ValueId, next: Option<&Stmt>) {
         let record = self.kernel.record(id);
         let class = Class::of(record.dtype);
         let operand = match &record.value {
+            // Loaded with its neighbours.
+            Value::Load { .. } if self.values.contains_key(&id) => return,
+            Value::Load { memory, at } => return self.load(id, *memory, at),
             Value::Const(value) if class == Class::Truth => {
                 self.make(class, "mov.pred", &[if value.truth() { "1" } else { "0" }])
             }
@@ -273,21 +301,49 @@ impl Emitter<'_> {
             Value::Index(x) => self.word(x),
             Value::Cell(cell) => {
                 let cell = self.cells[cell.0 as usize].clone();
-                self.make(class, &format!("mov.{}", class.moved()), &[&cell])
+                match self.uses.outlives(id) {
+                    true => self.make(class, &format!("mov.{}", class.moved()), &[&cell]),
+                    false => cell,
+                }
             }
-            Value::Load { memory, at } => return self.load(id, *memory, at),
-            Value::Scalar(op, operands) => {
-                let operands: Vec<(String, DType)> =
-                    operands.iter().map(|x| (self.value(*x), self.kernel.record(*x).dtype)).collect();
-                self.scalar(*op, &operands)
-            }
+            // Part of the spelling of another.
+            Value::Scalar(..) if self.uses.count(id) == 0 => return,
+            Value::Scalar(op, operands) => match self.small(id) {
+                Some(value) => value,
+                None => {
+                    let operands: Vec<(String, DType)> =
+                        operands.iter().map(|x| (self.value(*x), self.kernel.record(*x).dtype)).collect();
+                    self.destination = self.set_next(id, next);
+                    let value = self.scalar(*op, &operands);
+                    self.destination = None;
+                    value
+                }
+            },
             Value::LaneReduce(..) => unreachable!("lanes are joined by the block"),
         };
         self.values.insert(id, (operand, self.at));
     }
 
+    /// The cell that becomes a value next, if nothing else uses it.
+    fn set_next(&self, id: ValueId, next: Option<&Stmt>) -> Option<String> {
+        match next {
+            Some(Stmt::Set(cell, value)) if *value == id && self.uses.count(id) == 1 => {
+                Some(self.cells[cell.0 as usize].clone())
+            }
+            _ => None,
+        }
+    }
+
     fn joins(&self, id: ValueId) -> bool {
         matches!(self.kernel.record(id).value, Value::LaneReduce(..))
+    }
+
+    fn joins_in(&self, body: &[Stmt]) -> bool {
+        body.iter().any(|stmt| match stmt {
+            Stmt::Let(id) => self.joins(*id),
+            Stmt::Loop { body, .. } | Stmt::If { body, .. } => self.joins_in(body),
+            _ => false,
+        })
     }
 
     /// Joins lanes for a value and for those behind it that only cells stand between, so that they share their
@@ -297,7 +353,9 @@ impl Emitter<'_> {
         let mut taken = 0;
         for stmt in after {
             match stmt {
-                Stmt::Let(id) if matches!(self.kernel.record(*id).value, Value::Cell(_)) => self.define(*id),
+                Stmt::Let(id) if matches!(self.kernel.record(*id).value, Value::Cell(_)) => {
+                    self.define(*id, None);
+                }
                 Stmt::Let(id) if self.joins(*id) && all.len() < JOINED_TOGETHER => {
                     let Value::LaneReduce(_, x) = self.kernel.record(*id).value else { break };
                     if all.contains(&x) {

@@ -22,6 +22,8 @@ pub(super) enum Known {
     Pointer(Memory, Expr),
     /// The address of the symbol block.
     Symbols,
+    /// The bytes of a value with their signs turned over.
+    Flipped(ValueId),
     /// Where memory of the group starts.
     Shared,
     /// Where a thread writes its value to be joined (`false`), and where its column starts.

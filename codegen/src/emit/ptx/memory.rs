@@ -6,10 +6,11 @@ use jtllm_ir::{DType, Expr};
 
 use super::function::{Class, Emitter};
 use super::index::{Known, add, is_word};
+use super::pattern::stored;
 use super::{JOINED_TOGETHER, STATIC_BYTES};
 use crate::kernel::{Access, Kernel, Memory, Stmt, Value, ValueId};
 
-/// Bytes of the longest load.
+/// Bytes of the longest load or store.
 const LOAD_BYTES: i64 = 16;
 
 /// Where the memories of a group lie.
@@ -72,7 +73,7 @@ impl Emitter<'_> {
     }
 
     /// An element's address, as it stands in an instruction: a register and a constant.
-    fn element(&mut self, memory: Memory, at: &Expr) -> String {
+    pub(super) fn element(&mut self, memory: Memory, at: &Expr) -> String {
         let size = self.kernel.memory_dtype(memory).size() as i64;
         let (_, constant) = at.terms();
         let start = match memory {
@@ -249,20 +250,12 @@ impl Emitter<'_> {
     }
 
     fn bundle_neighbours(&mut self, memory: Memory, rest: &Expr, found: &BTreeMap<i64, Vec<ValueId>>) {
-        let dtype = self.kernel.memory_dtype(memory);
-        let size = dtype.size() as i64;
-        let aligned = match memory {
-            Memory::Param(param) => self.kernel.params[usize::from(param)].aligned,
-            Memory::Shared(_) => true,
-        };
-        if !aligned || dtype == DType::Bool {
-            return;
-        }
-        let known = if rest.as_int() == Some(0) { 0 } else { rest.divisor() };
+        let size = self.kernel.memory_dtype(memory).size() as i64;
         let mut bytes = LOAD_BYTES;
         while bytes >= (2 * size).max(4) {
             let count = bytes / size;
-            for first in found.keys().filter(|first| **first % count == 0 && known % count == 0) {
+            let aligned = self.is_aligned(memory, rest, count);
+            for first in found.keys().filter(|first| aligned && **first % count == 0) {
                 let members: Vec<Vec<ValueId>> =
                     (*first..first + count).filter_map(|at| found.get(&at).cloned()).collect();
                 let is_free = |id: &ValueId| !self.bundles.contains_key(id);
@@ -277,8 +270,88 @@ impl Emitter<'_> {
         }
     }
 
+    /// Stores, and the stores behind it that go to the elements behind; gives the statements that are left.
+    pub(super) fn stores<'s>(&mut self, first: &Stmt, after: &'s [Stmt]) -> &'s [Stmt] {
+        let Stmt::Store { memory, at, value } = first else { unreachable!("a store is given") };
+        let size = self.kernel.memory_dtype(*memory).size() as i64;
+        let (_, constant) = at.terms();
+        let rest = at.clone() - Expr::int(constant);
+        let mut values = vec![*value];
+        for (place, stmt) in (1..LOAD_BYTES / size).zip(after) {
+            match stmt {
+                Stmt::Store { memory: m, at: a, value } if m == memory && *a == at.clone() + place => {
+                    values.push(*value);
+                }
+                _ => break,
+            }
+        }
+        let mut count = LOAD_BYTES / size;
+        while count > 1 {
+            let fits = values.len() as i64 >= count && count * size >= 4;
+            if fits && constant % count == 0 && self.is_aligned(*memory, &rest, count) {
+                self.store_neighbours(*memory, at, &values[..count as usize]);
+                return &after[count as usize - 1..];
+            }
+            count /= 2;
+        }
+        self.store(*memory, at, *value);
+        after
+    }
+
+    fn store_neighbours(&mut self, memory: Memory, at: &Expr, values: &[ValueId]) {
+        let dtype = self.kernel.memory_dtype(memory);
+        let per_word = 4 / dtype.size();
+        let words: Vec<String> = values.chunks(per_word).map(|values| self.packed(values, dtype)).collect();
+        let address = self.element(memory, at);
+        let space = if matches!(memory, Memory::Shared(_)) { "st.shared" } else { "st.global" };
+        let kind = if dtype == DType::F32 { "f32" } else { "b32" };
+        match words.as_slice() {
+            [one] => self.line(&format!("{space}.{kind} {address}, {one}")),
+            all => self.line(&format!("{space}.v{}.{kind} {address}, {{{}}}", all.len(), all.join(", "))),
+        }
+    }
+
+    /// Values of a type as the bits of one word.
+    fn packed(&mut self, values: &[ValueId], dtype: DType) -> String {
+        let names: Vec<(String, bool)> = values
+            .iter()
+            .map(|id| {
+                let (id, rounded) = stored(self.kernel, *id);
+                (self.value(id), rounded)
+            })
+            .collect();
+        match (dtype, names.as_slice()) {
+            (DType::BF16, [(low, true), (high, true)]) => {
+                let bits = [low, high].map(|x| self.make(Class::Word, "mov.b32", &[x]));
+                self.make(Class::Word, "prmt.b32", &[&bits[0], &bits[1], "30258"])
+            }
+            (DType::F16 | DType::BF16, [(low, _), (high, _)]) if self.has(80) => {
+                self.needs(80);
+                self.make(Class::Word, &format!("cvt.rn.{dtype}x2.f32"), &[high, low])
+            }
+            (DType::F16, [(low, _), (high, _)]) => {
+                let [low, high] = [low, high].map(|x| self.make(Class::Half, "cvt.rn.f16.f32", &[x]));
+                self.make(Class::Word, "mov.b32", &[&format!("{{{low}, {high}}}")])
+            }
+            (DType::BF16, [(low, _), (high, _)]) => {
+                let [low, high] = [low, high].map(|x| self.brain_bits(x));
+                self.make(Class::Word, "prmt.b32", &[&low, &high, "21520"])
+            }
+            (_, [(one, _)]) => one.clone(),
+            // Bytes, the lowest first.
+            (_, bytes) => {
+                let mut word = bytes[0].0.clone();
+                for (at, (byte, _)) in bytes.iter().enumerate().skip(1) {
+                    word = self.make(Class::Word, "bfi.b32", &[byte, &word, &(at * 8).to_string(), "8"]);
+                }
+                word
+            }
+        }
+    }
+
     /// Stores a value of the memory's type.
-    pub(super) fn store(&mut self, memory: Memory, at: &Expr, value: ValueId) {
+    fn store(&mut self, memory: Memory, at: &Expr, value: ValueId) {
+        let (value, rounded) = stored(self.kernel, value);
         let value = self.value(value);
         let address = self.element(memory, at);
         let space = if matches!(memory, Memory::Shared(_)) { "st.shared" } else { "st.global" };
@@ -289,9 +362,13 @@ impl Emitter<'_> {
                 let half = self.make(Class::Half, "cvt.rn.f16.f32", &[&value]);
                 self.line(&format!("{space}.b16 {address}, {half}"));
             }
-            DType::BF16 => {
+            DType::BF16 if rounded => {
                 let bits = self.make(Class::Word, "mov.b32", &[&value]);
                 let bits = self.make(Class::Word, "shr.u32", &[&bits, "16"]);
+                self.line(&format!("{space}.u16 {address}, {bits}"));
+            }
+            DType::BF16 => {
+                let bits = self.brain_bits(&value);
                 self.line(&format!("{space}.u16 {address}, {bits}"));
             }
             DType::I8 | DType::U8 => self.line(&format!("{space}.u8 {address}, {value}")),
@@ -300,5 +377,15 @@ impl Emitter<'_> {
                 self.line(&format!("{space}.u8 {address}, {byte}"));
             }
         }
+    }
+
+    /// Whether an offset, beside a constant, is a multiple of `count` elements from where the memory starts.
+    fn is_aligned(&self, memory: Memory, rest: &Expr, count: i64) -> bool {
+        let aligned = match memory {
+            Memory::Param(param) => self.kernel.params[usize::from(param)].aligned,
+            Memory::Shared(_) => true,
+        };
+        let known = if rest.as_int() == Some(0) { 0 } else { rest.divisor() };
+        aligned && self.kernel.memory_dtype(memory) != DType::Bool && known % count == 0
     }
 }

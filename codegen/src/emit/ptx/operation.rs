@@ -6,7 +6,7 @@ use super::function::{Class, Emitter};
 
 /// How an operation is spelled for the types of its operands; nothing where it has no meaning.
 ///
-/// `$0`, `$1`, `$2` are the operands, `$d` is the result, `$a` to `$c` are words and `$p` to `$s` truth values
+/// `$0`, `$1`, `$2` are the operands, `$d` is the result, which is written last and may be one of them; `$a` to `$c` are words and `$p` to `$s` truth values
 /// that the spelling needs in between; `$t` is the integer's type.
 struct Spelling {
     op: ScalarOp,
@@ -111,7 +111,8 @@ pub(super) fn constant(value: Scalar, dtype: DType) -> String {
     }
 }
 
-fn float(value: f32) -> String {
+/// A float as it stands in instructions.
+pub(super) fn float(value: f32) -> String {
     format!("0f{:08X}", value.to_bits())
 }
 
@@ -141,7 +142,7 @@ impl Emitter<'_> {
     /// Writes a spelling out; gives the register of its result.
     fn spell(&mut self, text: &str, operands: &[&str], class: Class, integer: &str) -> String {
         let mut text = text.replace("$t", integer);
-        let result = self.register(class);
+        let result = self.result(class);
         text = text.replace("$d", &result);
         for (at, operand) in operands.iter().enumerate() {
             text = text.replace(&format!("${at}"), operand);
@@ -208,7 +209,7 @@ impl Emitter<'_> {
     }
 
     /// The upper half of a float, rounded to nearest even, in the low bits of a word.
-    fn brain_bits(&mut self, x: &str) -> String {
+    pub(super) fn brain_bits(&mut self, x: &str) -> String {
         if self.has(80) {
             self.needs(80);
             let half = self.make(Class::Half, "cvt.rn.bf16.f32", &[x]);

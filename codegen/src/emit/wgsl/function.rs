@@ -153,6 +153,8 @@ impl Emitter<'_> {
                     self.line(depth, "}");
                 }
                 Stmt::Barrier => self.line(depth, "workgroupBarrier();"),
+                // Refused before.
+                _ => {}
             }
         }
         Ok(())
@@ -275,7 +277,7 @@ fn joins(kernel: &Kernel, body: &[Stmt]) -> bool {
         Stmt::Barrier => true,
         Stmt::Let(id) => matches!(kernel.record(*id).value, Value::LaneReduce(..)),
         Stmt::Loop { body, .. } | Stmt::If { body, .. } => joins(kernel, body),
-        Stmt::Set(..) | Stmt::Store { .. } => false,
+        _ => false,
     })
 }
 

@@ -9,7 +9,8 @@ use super::InterpError;
 use super::index::{Action, Place, Step};
 use super::scalar::{Types, to_register};
 use crate::kernel::{
-    Access, GRID_AXIS, Kernel, LANE_AXIS, Memory, Shared, Stmt, Value, ValueId, ValueRecord, Varying, types,
+    Access, Fragment, GRID_AXIS, Kernel, LANE_AXIS, Memory, Shared, Stmt, Value, ValueId, ValueRecord,
+    Varying, WARP, matrix, types,
 };
 
 /// The most lanes that a group may have here.
@@ -31,6 +32,12 @@ pub(super) enum Node {
     Loop { axis: u32, extent: Place, body: Vec<Node> },
     If { cond: Place, varying: bool, body: Vec<Node> },
     Barrier,
+    Clear { sum: usize },
+    Tile { fragment: usize, memory: Memory, at: Place, stride: u32, stores: bool },
+    Mma { sum: usize, left: usize, right: usize },
+    Stage { to: Memory, at: Place, from: Memory, from_at: Place },
+    StageCommit,
+    StageWait { pending: usize },
 }
 
 /// A parameter's facts.
@@ -52,6 +59,7 @@ pub struct Program {
     pub(super) symbols: Vec<(u32, u32)>,
     pub(super) params: Vec<ParamFacts>,
     pub(super) shared: Vec<Shared>,
+    pub(super) fragments: Vec<Fragment>,
     pub(super) grid: [Place; 3],
     /// What depends on symbols alone.
     pub(super) prologue: Vec<Node>,
@@ -84,6 +92,7 @@ impl Program {
         if shared > SHARED_BYTES_MAX {
             return malformed(format!("{shared} bytes of shared memory"));
         }
+        check_fragments(kernel)?;
         check_values(kernel)?;
         check_block(kernel, &kernel.body)?;
         let mut compiler = Compiler {
@@ -114,6 +123,7 @@ impl Program {
             symbols: compiler.symbols,
             params,
             shared: kernel.shared.clone(),
+            fragments: kernel.fragments.clone(),
             grid,
             prologue,
             body,
@@ -128,6 +138,19 @@ fn check_values(kernel: &Kernel) -> Result<(), InterpError> {
             Ok(dtype) if dtype == record.dtype => {}
             Ok(dtype) => return malformed(format!("v{id} is {dtype}, not {}", record.dtype)),
             Err(found) => return malformed(format!("v{id}: {found}")),
+        }
+    }
+    Ok(())
+}
+
+/// Fragments of types that there are, held by whole warps.
+fn check_fragments(kernel: &Kernel) -> Result<(), InterpError> {
+    for (at, fragment) in kernel.fragments.iter().enumerate() {
+        if let Some(found) = matrix::fragment_fault(fragment.role, fragment.dtype) {
+            return malformed(format!("f{at}: {found}"));
+        }
+        if !kernel.lanes.is_multiple_of(WARP) {
+            return malformed(format!("f{at} among {} lanes, which are no whole warps", kernel.lanes));
         }
     }
     Ok(())
@@ -156,7 +179,11 @@ fn check_block(kernel: &Kernel, body: &[Stmt]) -> Result<(), InterpError> {
                 }
             }
             Stmt::Loop { body, .. } | Stmt::If { body, .. } => check_block(kernel, body)?,
-            Stmt::Let(_) | Stmt::Barrier => {}
+            other => {
+                if let Some(found) = matrix::fault(kernel, other) {
+                    return malformed(found);
+                }
+            }
         }
     }
     Ok(())
@@ -224,9 +251,35 @@ impl Compiler<'_> {
                 uniform_only("barrier")?;
                 Node::Barrier
             }
+            Stmt::Stage { to, at, from, from_at } => {
+                let (at, from_at) = (self.expr(at, out)?, self.expr(from_at, out)?);
+                Node::Stage { to: *to, at, from: *from, from_at }
+            }
+            other => {
+                uniform_only("warp's work")?;
+                self.warps(other, out)?
+            }
         };
         out.push(node);
         Ok(())
+    }
+
+    /// What warps do together.
+    fn warps(&mut self, stmt: &Stmt, out: &mut Vec<Node>) -> Result<Node, InterpError> {
+        if let Some(tile) = stmt.tile() {
+            let (memory, stride, stores) = (tile.memory, tile.stride, tile.stores);
+            let at = self.expr(tile.at, out)?;
+            return Ok(Node::Tile { fragment: tile.fragment.0 as usize, memory, at, stride, stores });
+        }
+        Ok(match stmt {
+            Stmt::Clear(sum) => Node::Clear { sum: sum.0 as usize },
+            Stmt::Mma { sum, left, right } => {
+                let [sum, left, right] = [sum, left, right].map(|fragment| fragment.0 as usize);
+                Node::Mma { sum, left, right }
+            }
+            Stmt::StageWait { pending } => Node::StageWait { pending: *pending as usize },
+            _ => Node::StageCommit,
+        })
     }
 
     fn value(&mut self, id: ValueId, record: &ValueRecord, out: &mut Vec<Node>) -> Result<Node, InterpError> {

@@ -6,29 +6,32 @@ use jtllm_ir::DType;
 
 use super::compile::{Node, Program};
 use super::index::{Indices, Place};
+use super::matrix::{Fragments, Staging};
 use super::memory::{Access, Races, decode, encode};
 use super::scalar::{apply, to_register};
 use super::{Buffer, InterpError, Memories, Options};
 use crate::kernel::{self, Memory};
 
 /// Registers and shared memory hold this before anything is written: as a float, not a number.
-const UNWRITTEN: u8 = 0xff;
+pub(super) const UNWRITTEN: u8 = 0xff;
 
-struct Machine<'p, 'm, 'b> {
-    program: &'p Program,
-    params: &'m mut [Buffer<'b>],
+pub(super) struct Machine<'p, 'm, 'b> {
+    pub(super) program: &'p Program,
+    pub(super) params: &'m mut [Buffer<'b>],
     /// Elements of each parameter, as declared.
     lens: Vec<u64>,
     values: Vec<Vec<u32>>,
-    indices: Indices,
-    shared: Vec<Vec<u8>>,
-    races: Option<Races>,
+    pub(super) indices: Indices,
+    pub(super) shared: Vec<Vec<u8>>,
+    pub(super) races: Option<Races>,
     /// Which lanes take part, per open varying condition.
     masks: Vec<Vec<bool>>,
     open: usize,
     scratch: [Vec<u32>; 2],
     stored: Vec<(i64, u32, u32)>,
-    group: u64,
+    pub(super) fragments: Fragments,
+    pub(super) staging: Staging,
+    pub(super) group: u64,
 }
 
 impl Program {
@@ -84,6 +87,8 @@ impl Program {
             open: 0,
             scratch: [row(), row()],
             stored: Vec::new(),
+            fragments: Fragments::new(&self.fragments, self.lanes),
+            staging: Staging::default(),
             group: 0,
         };
         let count = extents.iter().fold(1u64, |count, extent| count.saturating_mul(*extent));
@@ -123,6 +128,7 @@ impl Machine<'_, '_, '_> {
             self.indices.uniform[slot] = x as i64;
         }
         self.shared.iter_mut().for_each(|bytes| bytes.fill(UNWRITTEN));
+        self.staging = Staging::default();
         if let Some(races) = &mut self.races {
             races.begin_group();
         }
@@ -188,6 +194,14 @@ impl Machine<'_, '_, '_> {
                     races.barrier();
                 }
             }
+            Node::Clear { sum } => self.fragments.clear(*sum),
+            Node::Tile { fragment, memory, at, stride, stores } => {
+                self.tile(*fragment, *memory, *at, *stride, *stores)?;
+            }
+            Node::Mma { sum, left, right } => self.fragments.multiply(*sum, *left, *right),
+            Node::Stage { to, at, from, from_at } => self.stage((*to, *at), (*from, *from_at))?,
+            Node::StageCommit => self.staging.commit(),
+            Node::StageWait { pending } => self.land(*pending),
         }
         Ok(())
     }
@@ -240,11 +254,11 @@ impl Machine<'_, '_, '_> {
         Ok(())
     }
 
-    fn active(&self, lane: usize) -> bool {
+    pub(super) fn active(&self, lane: usize) -> bool {
         self.open == 0 || self.masks[self.open - 1][lane]
     }
 
-    fn facts(&self, memory: Memory) -> (DType, u64) {
+    pub(super) fn facts(&self, memory: Memory) -> (DType, u64) {
         match memory {
             Memory::Param(param) => {
                 (self.program.params[usize::from(param)].dtype, self.lens[usize::from(param)])
@@ -256,7 +270,13 @@ impl Machine<'_, '_, '_> {
         }
     }
 
-    fn in_bounds(&self, memory: Memory, offset: i64, len: u64, lane: usize) -> Result<usize, InterpError> {
+    pub(super) fn in_bounds(
+        &self,
+        memory: Memory,
+        offset: i64,
+        len: u64,
+        lane: usize,
+    ) -> Result<usize, InterpError> {
         match u64::try_from(offset) {
             Ok(at) if at < len => Ok(at as usize),
             _ => {

@@ -43,6 +43,8 @@ struct Touch {
     writer: u32,
     read: u64,
     reader: u32,
+    /// The group of lanes, by the stretch with which it began, that has a copy to it under way.
+    under_way: u64,
 }
 
 /// Several lanes.
@@ -81,7 +83,11 @@ impl Races {
     }
 
     pub(super) fn read(&mut self, access: Access) -> Result<(), InterpError> {
+        let first = self.first;
         let touch = &mut self.touches[usize::from(access.shared)][access.offset];
+        if touch.under_way == first {
+            return Err(under_way(access, "loads"));
+        }
         if touch.written < self.first {
             let memory = Memory::Shared(access.shared);
             let (offset, group, lane) = (access.offset as i64, access.group, access.lane);
@@ -99,15 +105,51 @@ impl Races {
     }
 
     pub(super) fn write(&mut self, access: Access) -> Result<(), InterpError> {
+        self.write_by(access, access.lane)
+    }
+
+    /// A store by some lane of a warp that begins with the access's: whichever it is, nobody knows.
+    pub(super) fn write_by_warp(&mut self, access: Access) -> Result<(), InterpError> {
+        self.write_by(access, SEVERAL)
+    }
+
+    fn write_by(&mut self, access: Access, lane: u32) -> Result<(), InterpError> {
+        let (first, stretch) = (self.first, self.stretch);
         let touch = &mut self.touches[usize::from(access.shared)][access.offset];
-        if touch.written == self.stretch && touch.writer != access.lane {
+        if touch.under_way == first {
+            return Err(under_way(access, "stores"));
+        }
+        if touch.written == stretch && (touch.writer != lane || lane == SEVERAL) {
             return Err(race(access, "stores", touch.writer));
         }
-        if touch.read == self.stretch && touch.reader != access.lane {
+        if touch.read == stretch && (touch.reader != lane || lane == SEVERAL) {
             return Err(race(access, "stores", touch.reader));
         }
-        (touch.written, touch.writer) = (self.stretch, access.lane);
+        (touch.written, touch.writer) = (stretch, lane);
         Ok(())
+    }
+
+    /// An asynchronous copy to the element begins.
+    pub(super) fn begin_copy(&mut self, access: Access) -> Result<(), InterpError> {
+        self.write(access)?;
+        self.touches[usize::from(access.shared)][access.offset].under_way = self.first;
+        Ok(())
+    }
+
+    /// An asynchronous copy to the element arrives; from now on it counts as written by its lane.
+    pub(super) fn end_copy(&mut self, access: Access) {
+        let stretch = self.stretch;
+        let touch = &mut self.touches[usize::from(access.shared)][access.offset];
+        (touch.under_way, touch.written, touch.writer) = (0, stretch, access.lane);
+    }
+}
+fn under_way(access: Access, does: &'static str) -> InterpError {
+    InterpError::UnderWay {
+        memory: Memory::Shared(access.shared),
+        offset: access.offset as i64,
+        group: access.group,
+        lane: access.lane,
+        does,
     }
 }
 

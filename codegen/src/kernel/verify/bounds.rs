@@ -48,13 +48,18 @@ impl Check<'_> {
         Proof { apart: true, attempts: ATTEMPTS }.follows(x, &facts, FACTS_PER_PROOF)
     }
 
+    /// The terms of an offset that the lane's number alone decides, and the others.
+    pub(super) fn own_terms(&self, at: &Expr) -> [Vec<(Expr, i64)>; 2] {
+        let (own, others) = at.terms().0.into_iter().partition(|(x, _)| only_lane(x));
+        [own, others]
+    }
+
     /// Whether lanes that store to `at` here are known to store to different elements, or cannot be told
     /// apart by the lane's number alone (the graph then vouches for them: slots of a write differ).
     pub(super) fn lanes_part(&self, at: &Expr) -> bool {
         let at = self.inlined(at);
-        let (terms, _) = at.terms();
-        let own: Vec<_> = terms.iter().filter(|(x, _)| only_lane(x)).collect();
-        if terms.iter().any(|(x, _)| !only_lane(x) && self.varies(x)) {
+        let [own, others] = self.own_terms(&at);
+        if others.iter().any(|(x, _)| self.varies(x)) {
             return true;
         }
         let mut seen = HashSet::new();
@@ -234,7 +239,7 @@ fn only_lane(x: &Expr) -> bool {
 }
 
 /// A lane's number, where nothing else matters.
-struct Lane(i64);
+pub(super) struct Lane(pub(super) i64);
 
 impl Environment for Lane {
     fn axis(&self, _: u16) -> i64 {

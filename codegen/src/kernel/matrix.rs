@@ -1,0 +1,95 @@
+//! What the statements of matrix units and asynchronous copies ask of ids and types.
+
+use jtllm_ir::{DType, Expr};
+
+use super::{Access, CHUNK_BYTES, FragmentId, Kernel, Memory, Role, Stmt};
+
+/// The tile that a statement moves between a fragment and shared memory.
+pub(super) struct Tile<'s> {
+    pub(super) fragment: FragmentId,
+    pub(super) memory: Memory,
+    pub(super) at: &'s Expr,
+    pub(super) stride: u32,
+    /// Whether it goes to memory.
+    pub(super) stores: bool,
+}
+
+impl Stmt {
+    /// The tile of a `Fetch` or `Spill`.
+    pub(super) fn tile(&self) -> Option<Tile<'_>> {
+        let (fragment, memory, at, stride, stores) = match self {
+            Stmt::Fetch { fragment, memory, at, stride } => (fragment, memory, at, stride, false),
+            Stmt::Spill { sum, memory, at, stride } => (sum, memory, at, stride, true),
+            _ => return None,
+        };
+        Some(Tile { fragment: *fragment, memory: *memory, at, stride: *stride, stores })
+    }
+
+    /// The index expressions of a statement of its own, those of inner blocks excluded.
+    pub fn exprs(&self) -> Vec<&Expr> {
+        match self {
+            Stmt::Store { at, .. } | Stmt::Fetch { at, .. } | Stmt::Spill { at, .. } => vec![at],
+            Stmt::Stage { at, from_at, .. } => vec![at, from_at],
+            Stmt::Loop { extent: x, .. } | Stmt::If { cond: x, .. } => vec![x],
+            Stmt::Let(_)
+            | Stmt::Set(..)
+            | Stmt::Barrier
+            | Stmt::Clear(_)
+            | Stmt::Mma { .. }
+            | Stmt::StageCommit
+            | Stmt::StageWait { .. } => Vec::new(),
+        }
+    }
+}
+
+/// Elements of one asynchronous copy.
+pub fn chunk(dtype: DType) -> i64 {
+    (CHUNK_BYTES / dtype.size()) as i64
+}
+
+/// What is wrong with the ids and types of a statement of this kind, if anything: nothing more may be asked
+/// of it then.
+pub(super) fn fault(kernel: &Kernel, stmt: &Stmt) -> Option<String> {
+    let has = |fragment: &FragmentId, roles: &[Role]| match kernel.fragment(*fragment) {
+        None => Some(format!("f{}, which does not exist", fragment.0)),
+        Some(found) if !roles.contains(&found.role) => {
+            Some(format!("f{}, which is a {} fragment", fragment.0, found.role.name()))
+        }
+        Some(_) => None,
+    };
+    let shared = |memory: &Memory, dtype: DType| match memory {
+        Memory::Shared(_) if kernel.memory_exists(*memory) && kernel.memory_dtype(*memory) == dtype => None,
+        _ => Some(format!("{memory}, which is no shared memory of {dtype}")),
+    };
+    let dtype = |fragment: &FragmentId| kernel.fragment(*fragment).map_or(DType::F32, |found| found.dtype);
+    match stmt {
+        Stmt::Clear(sum) => has(sum, &[Role::Sum]),
+        Stmt::Fetch { fragment, memory, .. } => {
+            has(fragment, &[Role::Left, Role::Right]).or_else(|| shared(memory, dtype(fragment)))
+        }
+        Stmt::Mma { sum, left, right } => has(sum, &[Role::Sum])
+            .or_else(|| has(left, &[Role::Left]))
+            .or_else(|| has(right, &[Role::Right]))
+            .or_else(|| {
+                let (a, b) = (dtype(left), dtype(right));
+                (a != b).then(|| format!("a product of {a} and {b}"))
+            }),
+        Stmt::Spill { sum, memory, .. } => has(sum, &[Role::Sum]).or_else(|| shared(memory, dtype(sum))),
+        Stmt::Stage { to, from, .. } => match from {
+            Memory::Param(_) if kernel.memory_exists(*from) && kernel.access(*from) == Some(Access::Read) => {
+                shared(to, kernel.memory_dtype(*from))
+            }
+            _ => Some(format!("{from}, which is no parameter that is only read")),
+        },
+        _ => None,
+    }
+}
+
+/// What is wrong with a fragment itself.
+pub(super) fn fragment_fault(role: Role, dtype: DType) -> Option<String> {
+    let fits = match role {
+        Role::Left | Role::Right => matches!(dtype, DType::F16 | DType::BF16),
+        Role::Sum => dtype == DType::F32,
+    };
+    (!fits).then(|| format!("a {} fragment of {dtype}", role.name()))
+}

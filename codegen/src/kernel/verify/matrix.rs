@@ -1,0 +1,166 @@
+//! The rules of matrix units and asynchronous copies.
+
+use std::collections::HashSet;
+
+use jtllm_ir::{DType, Expr};
+
+use super::bounds::Lane;
+use super::{Check, text};
+use crate::kernel::matrix::{Tile, chunk, fault, fragment_fault};
+use crate::kernel::{FragmentId, Memory, Stmt, WARP};
+use crate::target::Caps;
+
+impl Check<'_> {
+    /// The target has the units that the kernel uses.
+    pub(super) fn matrix_header(&mut self, caps: &Caps) {
+        let kernel = self.kernel;
+        for (at, fragment) in kernel.fragments.iter().enumerate() {
+            let place = format!("f{at}");
+            if let Some(found) = fragment_fault(fragment.role, fragment.dtype) {
+                self.fault(place.clone(), "operands have types that fit", found);
+            }
+            let has = caps.matrix.is_some_and(|m| fragment.dtype == DType::F32 || m.has(fragment.dtype));
+            if !has {
+                let found = format!("{} {}", fragment.role.name(), fragment.dtype);
+                self.fault(place, "the target has matrix units for a fragment's type", found);
+            }
+        }
+        if !kernel.fragments.is_empty() && !kernel.lanes.is_multiple_of(WARP) {
+            self.fault("lanes", "fragments belong to whole warps", format!("{} lanes", kernel.lanes));
+        }
+        if !caps.stage && any(&kernel.body, &|stmt| matches!(stmt, Stmt::Stage { .. })) {
+            self.fault("stage", "the target has asynchronous copies", "a copy");
+        }
+    }
+
+    pub(super) fn matrix_types(&mut self, stmt: &Stmt) {
+        if let Some(found) = fault(self.kernel, stmt) {
+            self.fault(place(stmt), "operands have types that fit", found);
+        }
+    }
+
+    pub(super) fn matrix_statement(&mut self, stmt: &Stmt) {
+        let place = place(stmt);
+        if let Some(tile) = stmt.tile() {
+            self.together(&place);
+            return self.tile(&place, &tile);
+        }
+        match stmt {
+            Stmt::Clear(sum) => {
+                self.together(&place);
+                self.fragments[sum.0 as usize] = true;
+            }
+            Stmt::Mma { sum, left, right } => {
+                self.together(&place);
+                [sum, left, right].into_iter().for_each(|fragment| self.filled(&place, *fragment));
+            }
+            Stmt::Stage { to, at, from, from_at } => self.stage(&place, (*to, at), (*from, from_at)),
+            Stmt::StageCommit | Stmt::StageWait { .. } => self.together(&place),
+            _ => {}
+        }
+    }
+
+    fn filled(&mut self, place: &str, fragment: FragmentId) {
+        if !self.fragments[fragment.0 as usize] {
+            let found = format!("f{} with nothing in it", fragment.0);
+            self.fault(place, "a fragment is filled before it is used", found);
+        }
+    }
+
+    fn tile(&mut self, place: &str, tile: &Tile<'_>) {
+        match tile.stores {
+            true => self.filled(place, tile.fragment),
+            false => self.fragments[tile.fragment.0 as usize] = true,
+        }
+        let Some(fragment) = self.kernel.fragment(tile.fragment) else { return };
+        let (rows, columns) = (i64::from(fragment.role.rows()), i64::from(fragment.role.columns()));
+        let stride = i64::from(tile.stride);
+        self.span(place, tile.memory, tile.at, (rows - 1) * stride + columns);
+        let at = self.inlined(tile.at);
+        self.begins(place, &at, fragment.dtype);
+        self.begins(place, &Expr::int(stride), fragment.dtype);
+        match self.places_of_warps(&at) {
+            None => self.fault(place, "a tile's place is the same for all lanes of a warp", text(&at)),
+            Some(places) if tile.stores && (stride < columns || meet(&places, rows, columns, stride)) => {
+                self.fault(place, "no two lanes store to one element", text(&at));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// That an offset is a multiple of 16 bytes.
+    fn begins(&mut self, place: &str, at: &Expr, dtype: DType) {
+        if at.divisor() % chunk(dtype) != 0 {
+            let found = format!("{}, a multiple of {} elements of {dtype}", text(at), at.divisor());
+            self.fault(place, "rows of tiles and copies begin at multiples of 16 bytes", found);
+        }
+    }
+
+    /// What the lanes' numbers add to an offset, for each warp; `None` if lanes of a warp may differ.
+    fn places_of_warps(&self, at: &Expr) -> Option<Vec<i64>> {
+        let [own, others] = self.own_terms(at);
+        if others.iter().any(|(x, _)| self.varies(x)) {
+            return None;
+        }
+        let place = |lane: u32| {
+            let lane = Lane(i64::from(lane));
+            own.iter().fold(0i64, |sum, (x, c)| sum.wrapping_add(x.evaluate(&lane).wrapping_mul(*c)))
+        };
+        let warps = self.kernel.lanes / WARP;
+        let same = |warp: u32| {
+            let first = place(warp * WARP);
+            (1..WARP).all(|lane| place(warp * WARP + lane) == first).then_some(first)
+        };
+        (0..warps).map(same).collect()
+    }
+
+    fn stage(&mut self, place: &str, to: (Memory, &Expr), from: (Memory, &Expr)) {
+        let dtype = self.kernel.memory_dtype(to.0);
+        for (memory, at) in [to, from] {
+            self.span(place, memory, at, chunk(dtype));
+            let at = self.inlined(at);
+            self.begins(place, &at, dtype);
+        }
+        if let Memory::Param(param) = from.0
+            && !self.kernel.params[usize::from(param)].aligned
+        {
+            let found = format!("{}, which need not be", from.0);
+            self.fault(place, "what copies come from is aligned", found);
+        }
+        if self.varying.is_some() && !self.lanes_part(to.1) {
+            self.fault(place, "no two lanes store to one element", text(to.1));
+        }
+    }
+}
+
+/// Whether tiles of different warps have an element in common.
+fn meet(places: &[i64], rows: i64, columns: i64, stride: i64) -> bool {
+    let mut seen = HashSet::new();
+    let elements = (0..rows).flat_map(|row| (0..columns).map(move |column| row * stride + column));
+    let elements: Vec<i64> = elements.collect();
+    places.iter().any(|place| elements.iter().any(|at| !seen.insert(place.wrapping_add(*at))))
+}
+
+/// Whether some statement of a block, or inside it, is like that.
+fn any(body: &[Stmt], like: &dyn Fn(&Stmt) -> bool) -> bool {
+    body.iter().any(|stmt| match stmt {
+        Stmt::Loop { body, .. } | Stmt::If { body, .. } => any(body, like),
+        other => like(other),
+    })
+}
+
+/// A statement's place in the words of a fault.
+fn place(stmt: &Stmt) -> String {
+    match stmt {
+        Stmt::Clear(sum) => format!("clear f{}", sum.0),
+        Stmt::Fetch { fragment, memory, at, .. } => format!("fetch f{} = {memory}[{}]", fragment.0, text(at)),
+        Stmt::Mma { sum, left, right } => format!("mma f{}, f{}, f{}", sum.0, left.0, right.0),
+        Stmt::Spill { sum, memory, at, .. } => format!("spill {memory}[{}] = f{}", text(at), sum.0),
+        Stmt::Stage { to, at, from, from_at } => {
+            format!("stage {to}[{}] = {from}[{}]", text(at), text(from_at))
+        }
+        Stmt::StageCommit => "stage_commit".to_owned(),
+        Stmt::StageWait { pending } => format!("stage_wait {pending}"),
+        _ => "a statement".to_owned(),
+    }
+}

@@ -1,0 +1,46 @@
+//! What the user chooses of a compilation.
+
+use std::fmt;
+
+/// Which numbers contractions multiply. Sums are `f32` whatever they are, and so is all else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Compute {
+    /// `f32`, but on targets with matrix units the type of the weights for many rows at a time, if that has 16
+    /// bits, and `bf16` for packed weights.
+    #[default]
+    Auto,
+    /// `f32`.
+    F32,
+    /// Operands rounded to `bf16`, everywhere.
+    Bf16,
+    /// Operands rounded to `f16`, everywhere.
+    F16,
+}
+
+impl Compute {
+    /// Every choice.
+    pub const ALL: [Compute; 4] = [Compute::Auto, Compute::F32, Compute::Bf16, Compute::F16];
+
+    /// The name in command lines and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Compute::Auto => "auto",
+            Compute::F32 => "f32",
+            Compute::Bf16 => "bf16",
+            Compute::F16 => "f16",
+        }
+    }
+}
+
+impl fmt::Display for Compute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What [`compile`](crate::compile) is told beside the target's caps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Options {
+    /// Which numbers contractions multiply.
+    pub compute: Compute,
+}

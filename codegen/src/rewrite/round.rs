@@ -1,0 +1,88 @@
+//! Contractions in 16-bit compute: which ones, in which type, and their operands rounded.
+
+use jtllm_ir::graph::{Record, axes};
+use jtllm_ir::{DType, Graph, Monoid, Node, Op, ScalarOp};
+
+use super::is_fixed;
+use crate::access::visit_reads;
+use crate::classify;
+use crate::options::Compute;
+use crate::region::Contraction;
+use crate::target::Caps;
+
+/// The sum with both operands rounded, if `node` is a contraction that is computed in 16 bits.
+pub(super) fn contraction(graph: &mut Graph, node: Node, caps: &Caps, compute: Compute) -> Option<Node> {
+    let wanted = match compute {
+        Compute::F32 => return None,
+        Compute::Auto => caps.matrix.map(|_| None)?,
+        Compute::Bf16 => Some(DType::BF16),
+        Compute::F16 => Some(DType::F16),
+    };
+    let stop = |x: Node| !matches!(graph.op(x), Op::Map { .. } | Op::View { .. }) && !is_leaf(graph, x);
+    let found = classify::contraction(graph, node, &stop)?;
+    let [sum] = found.sums.as_slice() else { return None };
+    if !is_fixed(graph, sum.right) {
+        return None;
+    }
+    let dtype = match wanted {
+        Some(dtype) => dtype,
+        None => by_itself(graph, node, &found, caps)?,
+    };
+    let (Op::Reduce { x, .. }, right) = (graph.op(node), sum.right) else { return None };
+    let Op::Map { op: ScalarOp::Mul, xs } = graph.op(*x).clone() else { return None };
+    let rounded: Vec<Node> = xs.iter().map(|x| round(graph, *x, dtype)).collect();
+    // What is in the type already stays as it is.
+    if rounded == xs || !xs.contains(&right) {
+        return None;
+    }
+    let product = graph.map(ScalarOp::Mul, &rounded);
+    let last = graph.shape(product).len() - 1;
+    Some(graph.reduce(Monoid::Add, product, &[last]))
+}
+
+fn is_leaf(graph: &Graph, node: Node) -> bool {
+    matches!(
+        graph.op(node),
+        Op::Weight { .. } | Op::State { .. } | Op::Input { .. } | Op::Const(_) | Op::Index { .. }
+    )
+}
+
+/// The type that a target with matrix units takes for a contraction if nobody says otherwise: for many rows
+/// and weights of 16 bits or less, that of the weights, and `bf16` for packed ones. Single rows are not slower in
+/// `f32`, and weights of 32 bits were kept so for a reason.
+fn by_itself(graph: &Graph, node: Node, found: &Contraction, caps: &Caps) -> Option<DType> {
+    let space = graph.shape(node);
+    if !found.left_axes.iter().any(|axis| classify::is_many(&space[*axis])) {
+        return None;
+    }
+    let right = found.sums[0].right;
+    let mut stored = Vec::new();
+    visit_reads(graph, right, &axes(graph.shape(right)), &|_| false, &mut |node, _| {
+        if matches!(graph.op(node), Op::Weight { .. }) {
+            stored.push(graph.dtype(node));
+        }
+    });
+    let dtype = match stored.as_slice() {
+        [] => return None,
+        numbers if numbers.iter().all(|dtype| *dtype == DType::F16) => DType::F16,
+        numbers if numbers.iter().all(|dtype| *dtype == DType::F32) => return None,
+        _ => DType::BF16,
+    };
+    caps.matrix.filter(|matrix| matrix.has(dtype)).map(|_| dtype)
+}
+
+/// The value rounded to a type and back, below the views that only spread it: so it is rounded once an element.
+fn round(graph: &mut Graph, node: Node, dtype: DType) -> Node {
+    match graph.op(node).clone() {
+        Op::View { x, at, ok, extras } => {
+            let x = round(graph, x, dtype);
+            let shape = graph.shape(node).to_vec();
+            graph.push(Record { op: Op::View { x, at, ok, extras }, shape, dtype: DType::F32 })
+        }
+        Op::Map { op: ScalarOp::Cast(DType::F32), xs } if graph.dtype(xs[0]) == dtype => node,
+        _ => {
+            let narrow = graph.map(ScalarOp::Cast(dtype), &[node]);
+            graph.map(ScalarOp::Cast(DType::F32), &[narrow])
+        }
+    }
+}

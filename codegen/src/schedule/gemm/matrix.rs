@@ -1,0 +1,135 @@
+//! The products of a tile by matrix units, and what becomes of the sums.
+
+use jtllm_ir::{DType, Expr};
+
+use super::operand::Operand;
+use super::{Plan, STEP, Sides};
+use crate::kernel::{FragmentId, Memory, Role, WARP};
+use crate::region::Contraction;
+use crate::schedule::lower::Lower;
+
+/// Rows, columns and depth of one product of the units.
+pub(super) const ROWS: i64 = 16;
+pub(super) const COLUMNS: i64 = 8;
+const DEPTH: i64 = 16;
+
+/// The fragments of a warp, and its place among the group's.
+pub(super) struct Units {
+    /// `[sum][row][column]`.
+    sums: Vec<Vec<Vec<FragmentId>>>,
+    left: Vec<FragmentId>,
+    right: Vec<FragmentId>,
+    /// The first row and column of the warp's part of the group's tile.
+    start: [Expr; 2],
+    warp: Expr,
+    /// For each sum, `[warp][row][column]`.
+    spilled: Vec<Memory>,
+}
+
+impl Units {
+    pub(super) fn new(lower: &mut Lower<'_>, sums: usize, plan: &Plan) -> Units {
+        let [down, across] = [plan.warp[0] / ROWS, plan.warp[1] / COLUMNS];
+        let mut fragments = |count: i64, role: Role, dtype: DType| -> Vec<FragmentId> {
+            (0..count).map(|_| lower.b.fragment(role, dtype)).collect()
+        };
+        let left = fragments(down, Role::Left, plan.dtype);
+        let right = fragments(across, Role::Right, plan.dtype);
+        let rows = |_| (0..down).map(|_| fragments(across, Role::Sum, DType::F32)).collect();
+        let sums: Vec<Vec<Vec<FragmentId>>> = (0..sums).map(rows).collect();
+        let len = (plan.spill_bytes(1) / 4) as u32;
+        let spilled = sums.iter().map(|_| lower.b.shared(DType::F32, len)).collect();
+        sums.iter().flatten().flatten().for_each(|sum| lower.b.clear(*sum));
+        let warp = lower.b.lane().div_floor(i64::from(WARP));
+        let side_by_side = plan.group[1] / plan.warp[1];
+        let start = [
+            warp.clone().div_floor(side_by_side) * plan.warp[0],
+            warp.clone().modulo(side_by_side) * plan.warp[1],
+        ];
+        Units { sums, left, right, start, warp, spilled }
+    }
+
+    /// Adds the products of the step in a buffer.
+    pub(super) fn multiply(&self, lower: &mut Lower<'_>, plan: &Plan, operands: &[Operand], buffer: &Expr) {
+        let stride = plan.stride() as u32;
+        let fetch = |lower: &mut Lower<'_>, fragment: FragmentId, operand: &Operand, row: Expr, k: i64| {
+            let at = operand.row(plan, buffer, &row) + k;
+            lower.b.fetch(fragment, operand.memory, &at, stride);
+        };
+        for k in (0..STEP).step_by(DEPTH as usize) {
+            for (row, left) in (0..).zip(&self.left) {
+                fetch(lower, *left, &operands[0], self.start[0].clone() + row * ROWS, k);
+            }
+            for (sums, operand) in self.sums.iter().zip(&operands[1..]) {
+                for (column, right) in (0..).zip(&self.right) {
+                    fetch(lower, *right, operand, self.start[1].clone() + column * COLUMNS, k);
+                }
+                for (sums, left) in sums.iter().zip(&self.left) {
+                    for (sum, right) in sums.iter().zip(&self.right) {
+                        lower.b.mma(*sum, *left, *right);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands the sums to lanes, strip by strip, and computes and stores what is made of them.
+    pub(super) fn finish(
+        &self,
+        lower: &mut Lower<'_>,
+        contraction: &Contraction,
+        sides: &Sides,
+        plan: &Plan,
+    ) {
+        let strip = self.warp.clone() * (ROWS * plan.spilled);
+        for row in 0..self.left.len() {
+            for column in (0..plan.warp[1]).step_by(plan.spilled as usize) {
+                let first = (column / COLUMNS) as usize;
+                // Lanes have read the strip before.
+                if row > 0 || column > 0 {
+                    lower.b.barrier();
+                }
+                for (sums, memory) in self.sums.iter().zip(&self.spilled) {
+                    let sums = &sums[row][first..first + (plan.spilled / COLUMNS) as usize];
+                    for (at, sum) in (0..).zip(sums) {
+                        let at = strip.clone() + at * COLUMNS;
+                        lower.b.spill(*sum, *memory, &at, plan.spilled as u32);
+                    }
+                }
+                lower.b.barrier();
+                let corner = [row as i64 * ROWS, column];
+                self.store(lower, contraction, sides, plan, corner);
+            }
+        }
+    }
+
+    /// Computes and stores a strip of `ROWS` rows, by the lanes of each warp.
+    fn store(
+        &self,
+        lower: &mut Lower<'_>,
+        contraction: &Contraction,
+        sides: &Sides,
+        plan: &Plan,
+        corner: [i64; 2],
+    ) {
+        let lanes = i64::from(WARP);
+        let lane = lower.b.lane().modulo(lanes);
+        let rows_at_once = lanes / plan.spilled;
+        let (down, across) = (lane.clone().div_floor(plan.spilled), lane.modulo(plan.spilled));
+        lower.repeat(&Expr::int(ROWS / rows_at_once), |lower, pass| {
+            let down = pass * rows_at_once + down;
+            let at = (self.warp.clone() * ROWS + down.clone()) * plan.spilled + across.clone();
+            let place = |lower: &Lower<'_>, side: usize, inner: Expr| {
+                let start = lower.b.grid(side) * plan.group[side] + self.start[side].clone();
+                start + corner[side] + inner
+            };
+            let [row, column] = [place(lower, 0, down), place(lower, 1, across)];
+            for (sum, memory) in contraction.sums.iter().zip(&self.spilled) {
+                let value = lower.b.load(*memory, &at);
+                lower.bind(sum.root, value);
+            }
+            let inside = sides.inside(plan, 0, &row).and(&sides.inside(plan, 1, &column));
+            let at = sides.place(Some(&row), Some(&column));
+            lower.conditional(&inside, |lower| lower.store_roots(at.len(), &at, false));
+        });
+    }
+}

@@ -1,0 +1,176 @@
+//! One operand's tile on its way into shared memory, 16 bytes a lane at a time.
+
+use jtllm_ir::{Expr, Node, Op, Scalar, ScalarOp};
+
+use super::{Plan, STEP, Sides};
+use crate::access::visit_reads;
+use crate::kernel::{Memory, ValueId, chunk};
+use crate::rewrite::is_fixed;
+use crate::schedule::lower::Lower;
+
+/// An operand of a product.
+pub(super) struct Operand {
+    node: Node,
+    /// 0: left, 1: right.
+    side: usize,
+    depth: i64,
+    /// Two buffers of rows, [`Plan::stride`] apart.
+    pub(super) memory: Memory,
+    rows: i64,
+    /// Whether asynchronous copies bring it.
+    pub(super) staged: bool,
+}
+
+/// What one lane brings at a time: numbers side by side along the depth.
+struct Chunk {
+    /// The row of the tile.
+    row: Expr,
+    /// The first number of a step's.
+    first: Expr,
+}
+
+impl Operand {
+    pub(super) fn new(
+        lower: &mut Lower<'_>,
+        node: Node,
+        side: usize,
+        depth: i64,
+        sides: &Sides,
+        plan: &Plan,
+    ) -> Operand {
+        let rows = plan.group[side];
+        let memory = lower.b.shared(plan.dtype, (2 * rows * plan.stride()) as u32);
+        let operand = Operand { node, side, depth, memory, rows, staged: false };
+        let staged = lower.caps.stage && operand.lies_in_chunks(lower, sides, plan);
+        Operand { staged, ..operand }
+    }
+
+    /// Whether a parameter has the numbers as they are wanted: chunks at multiples of their size.
+    fn lies_in_chunks(&self, lower: &mut Lower<'_>, sides: &Sides, plan: &Plan) -> bool {
+        let numbers = chunk(plan.dtype);
+        let chunks = self.chunks(lower, plan);
+        let offset = |lower: &mut Lower<'_>, u: i64| {
+            let at = self.coordinates(lower, sides, plan, &chunks[0].row, chunks[0].first.clone() + u);
+            lower.source(self.node, &at, plan.dtype).map(|source| source.offset)
+        };
+        let (Some(first), Some(last)) = (offset(lower, 0), offset(lower, numbers - 1)) else { return false };
+        first.divisor() % numbers == 0 && last - first == Expr::int(numbers - 1) && self.depth % numbers == 0
+    }
+
+    /// Where a row of one of the buffers begins.
+    pub(super) fn row(&self, plan: &Plan, buffer: &Expr, row: &Expr) -> Expr {
+        (buffer.clone() * self.rows + row.clone()) * plan.stride()
+    }
+
+    /// The chunks of a step that a lane brings, lanes side by side along a row first.
+    fn chunks(&self, lower: &Lower<'_>, plan: &Plan) -> Vec<Chunk> {
+        let numbers = chunk(plan.dtype);
+        let (across, lane) = (STEP / numbers, lower.b.lane());
+        let rows = plan.lanes / across;
+        let pass = |pass: i64| Chunk {
+            row: lane.clone().div_floor(across) + pass * rows,
+            first: lane.clone().modulo(across) * numbers,
+        };
+        (0..(self.rows + rows - 1) / rows).map(pass).collect()
+    }
+
+    /// The coordinates of number `k` of a row of the tile; beyond the last row they are the last one's.
+    fn coordinates(&self, lower: &Lower<'_>, sides: &Sides, plan: &Plan, row: &Expr, k: Expr) -> Vec<Expr> {
+        let count = &sides.counts[self.side];
+        let row = lower.b.grid(self.side) * plan.group[self.side] + row.clone();
+        let whole = sides.is_whole(plan, self.side);
+        let row = if whole { row } else { row.minimum(&(count.clone() - 1)) };
+        let mut at = match self.side {
+            0 => sides.place(Some(&row), None),
+            _ => sides.place(None, Some(&row)),
+        };
+        at.push(k);
+        at
+    }
+
+    /// Calls `inside` for each chunk of a step that a lane brings with what it has of the depth, in as few pieces
+    /// as end where the depth may end, and stores zeros beyond.
+    fn along<'a>(
+        &self,
+        lower: &mut Lower<'a>,
+        plan: &Plan,
+        step: &Expr,
+        bring: &mut dyn FnMut(&mut Lower<'a>, &Expr, &Expr, &Expr, i64),
+    ) {
+        let numbers = chunk(plan.dtype);
+        let piece = if self.depth % numbers == 0 { numbers } else { 1 };
+        for Chunk { row, first } in self.chunks(lower, plan) {
+            let within = match self.rows % (plan.lanes * numbers / STEP) {
+                0 => Expr::int(1),
+                _ => row.less_than(&Expr::int(self.rows)),
+            };
+            for u in (0..numbers).step_by(piece as usize) {
+                let k = step.clone() * STEP + first.clone() + u;
+                let to = self.row(plan, &step.clone().modulo(2), &row) + first.clone() + u;
+                // A piece's last number is inside if its first one is; of it the condition proves more.
+                let last = k.clone() + (piece - 1);
+                let (inside, beyond) = match self.depth % STEP {
+                    0 => (Expr::int(1), Expr::int(0)),
+                    _ => (last.less_than(&Expr::int(self.depth)), Expr::int(self.depth - 1).less_than(&last)),
+                };
+                lower.conditional(&within.and(&inside), |lower| bring(lower, &row, &k, &to, piece));
+                lower.conditional(&within.and(&beyond), |lower| {
+                    let zero = lower.b.constant(plan.dtype, Scalar::Float(0.0));
+                    (0..piece).for_each(|u| lower.b.store(self.memory, &(to.clone() + u), zero));
+                });
+            }
+        }
+    }
+
+    /// Begins the copies of a step.
+    pub(super) fn stage(&self, lower: &mut Lower<'_>, sides: &Sides, plan: &Plan, step: &Expr) {
+        self.along(lower, plan, step, &mut |lower, row, k, to, _| {
+            let at = self.coordinates(lower, sides, plan, row, k.clone());
+            let source = lower.source(self.node, &at, plan.dtype);
+            let source = source.expect("an operand is copied if it lies in memory as it is");
+            let from = lower.open(&source);
+            lower.b.stage(self.memory, to, from, &source.offset);
+        });
+    }
+
+    /// Loads the words of a step that lanes will unpack, so that they are on their way while the step before is
+    /// multiplied: the values that `fill` asks for then are there already.
+    pub(super) fn touch(&self, lower: &mut Lower<'_>, sides: &Sides, plan: &Plan, step: &Expr) {
+        // Loads under a condition stay there.
+        let plain = self.depth % STEP == 0 && self.rows % (plan.lanes * chunk(plan.dtype) / STEP) == 0;
+        if !plain || !is_fixed(lower.graph, self.node) {
+            return;
+        }
+        self.along(lower, plan, step, &mut |lower, row, k, _, numbers| {
+            for u in 0..numbers {
+                let at = self.coordinates(lower, sides, plan, row, k.clone() + u);
+                let mut reads = Vec::new();
+                visit_reads(lower.graph, self.node, &at, &|_| false, &mut |node, at| {
+                    reads.push((node, at.to_vec()));
+                });
+                for (node, at) in reads {
+                    if matches!(lower.graph.op(node), Op::Weight { .. }) {
+                        lower.value(node, &at);
+                    }
+                }
+            }
+        });
+    }
+
+    /// Unpacks, rounds and stores a step.
+    pub(super) fn fill(&self, lower: &mut Lower<'_>, sides: &Sides, plan: &Plan, step: &Expr) {
+        self.along(lower, plan, step, &mut |lower, row, k, to, numbers| {
+            // The stores stand together, so that an emitter may make one of them.
+            let values: Vec<ValueId> = (0..numbers)
+                .map(|u| {
+                    let at = self.coordinates(lower, sides, plan, row, k.clone() + u);
+                    let value = lower.value(self.node, &at);
+                    lower.b.scalar(ScalarOp::Cast(plan.dtype), &[value])
+                })
+                .collect();
+            for (u, value) in (0..).zip(values) {
+                lower.b.store(self.memory, &(to.clone() + u), value);
+            }
+        });
+    }
+}

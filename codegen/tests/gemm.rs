@@ -1,0 +1,212 @@
+//! Matrix products of many rows on matrix units: the kernels on the loop-IR interpreter against the graph that they
+//! were made from, operands rounded, on the graph interpreter.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::case::{Case, int};
+use common::{compiled_as, difference, run};
+use jtllm_codegen::Compilation;
+use jtllm_codegen::kernel::Stmt;
+use jtllm_codegen::options::{Compute, Options};
+use jtllm_codegen::target::Caps;
+use jtllm_ir::build::{self, linear, linear_heads, rms_norm, swiglu};
+use jtllm_ir::expr::Symbol;
+use jtllm_ir::format::{FORMATS, Format};
+use jtllm_ir::{DType, Expr};
+
+/// Sums of a few hundred products in another order.
+const ORDER: f32 = 5e-6;
+/// A rounded operand may fall to either side of a border.
+const BORDER: f32 = 2e-3;
+/// Operands of 8 significant bits, in sums whose terms cancel.
+const BF16: f32 = 2e-2;
+
+fn caps(lanes: u32) -> Caps {
+    Caps::threads(128).with_matrix(lanes)
+}
+
+/// The rows of a case: a symbol where chunks have so many, else a number.
+fn extent(case: &mut Case, count: usize) -> Expr {
+    if count % 16 != 0 {
+        return int(count);
+    }
+    case.bindings.symbols.insert("T".to_owned(), count as i64);
+    case.graph.symbol(&Symbol::new("T", 16, 512, 16))
+}
+
+fn uses_matrix(compilation: &Compilation) -> usize {
+    compilation.kernels.iter().filter(|kernel| !kernel.fragments.is_empty()).count()
+}
+
+/// Compares all outputs with the rewritten graph and, more loosely, with the graph as it was.
+fn check(case: &Case, caps: &Caps, tolerance: f32) -> Compilation {
+    let compilation = compiled_as(&case.graph, caps, &Options::default());
+    let found = run(&compilation, caps, &mut case.bindings.clone());
+    for (graph, tolerance) in [(&compilation.graph, tolerance), (&case.graph, BF16)] {
+        for (name, expected) in jtllm_ir::interp::run(graph, &mut case.bindings.clone()).unwrap() {
+            let error = difference(&found[&name], &expected.to_floats());
+            assert!(error < tolerance, "{}: output {name} differs by {error}", case.graph.name);
+        }
+    }
+    compilation
+}
+
+fn linear_case(format: &'static Format, [tokens, width, depth]: [usize; 3]) -> Case {
+    let mut case = Case::new(&format!("linear {} {tokens}x{width}x{depth}", format.name));
+    let t = extent(&mut case, tokens);
+    let x = case.input("x", &[t.clone(), int(depth)], &[tokens, depth]);
+    let residual = case.input("r", &[t, int(width)], &[tokens, width]);
+    let w = case.weight(format, "w", &[width, depth]);
+    let bias = case.weight(Format::find("f32").unwrap(), "b", &[width]);
+    let y = linear(&mut case.graph, x, w, Some(bias));
+    let y = build::add(&mut case.graph, y, residual);
+    case.graph.output("y", y);
+    case
+}
+
+#[test]
+fn products_of_every_shape() {
+    let shapes = [
+        [16, 64, 32],
+        [48, 100, 72],
+        [300, 130, 96],
+        [48, 64, 37],
+        [64, 24, 96],
+        [32, 256, 256],
+        [512, 128, 16],
+    ];
+    for format in ["bf16", "f16", "f32"] {
+        for shape in shapes {
+            let case = linear_case(Format::find(format).unwrap(), shape);
+            for lanes in [32, 128, 256] {
+                let compilation = check(&case, &caps(lanes), ORDER);
+                let units = format != "f32" && (shape[1] >= 64 || lanes == 32);
+                assert_eq!(uses_matrix(&compilation), usize::from(units), "{}", case.graph.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn large_tiles_serve_wide_products() {
+    let case = linear_case(Format::find("bf16").unwrap(), [144, 3080, 40]);
+    let compilation = check(&case, &caps(256), ORDER);
+    let groups = &compilation.kernels[compilation.steps.last().unwrap().kernel].grid[1];
+    assert_eq!(groups.as_int(), Some(25), "tiles are 128 columns wide");
+    check(&linear_case(Format::find("q4_0").unwrap(), [128, 3072, 64]), &caps(256), ORDER);
+}
+
+#[test]
+fn packed_weights_are_unpacked_into_shared_memory() {
+    for format in FORMATS.iter().filter(|format| !format.is_direct()) {
+        let depth = 96 * (format.block / 32).max(1);
+        let case = linear_case(format, [48, 130, depth]);
+        let compilation = check(&case, &caps(128), ORDER);
+        assert_eq!(uses_matrix(&compilation), 1, "{}", format.name);
+    }
+}
+
+/// Whether a kernel copies from the buffer of that parameter asynchronously.
+fn stages(body: &[Stmt]) -> usize {
+    body.iter()
+        .map(|stmt| match stmt {
+            Stmt::Stage { .. } => 1,
+            Stmt::Loop { body, .. } | Stmt::If { body, .. } => stages(body),
+            _ => 0,
+        })
+        .sum()
+}
+
+/// A norm, gate and up with SwiGLU, and the way back.
+fn block_case(format: &'static Format, tokens: usize) -> Case {
+    let mut case = Case::new(&format!("block {} {tokens}", format.name));
+    let (width, inner) = (256, 512);
+    let t = extent(&mut case, tokens);
+    let x = case.input("x", &[t, int(width)], &[tokens, width]);
+    let norm = case.weight(Format::find("f32").unwrap(), "norm", &[width]);
+    let y = rms_norm(&mut case.graph, x, norm, 1e-5);
+    let gate = case.weight(format, "gate", &[inner, width]);
+    let up = case.weight(format, "up", &[inner, width]);
+    let down = case.weight(format, "down", &[width, inner]);
+    let gate = linear(&mut case.graph, y, gate, None);
+    let up = linear(&mut case.graph, y, up, None);
+    let y = swiglu(&mut case.graph, gate, up);
+    let y = linear(&mut case.graph, y, down, None);
+    let y = build::add(&mut case.graph, y, x);
+    case.graph.output("y", y);
+    case
+}
+
+#[test]
+fn what_a_kernel_makes_for_a_product_is_stored_in_its_type() {
+    for name in ["bf16", "f16", "q4_0", "q8_0", "q4_k"] {
+        let format = Format::find(name).unwrap();
+        let case = block_case(format, 48);
+        let compilation = check(&case, &caps(128), BORDER);
+        let names: Vec<&str> = compilation.partition.regions.iter().map(|r| r.work.name()).collect();
+        assert_eq!(names, ["rows", "gemm", "gemm"], "{name}");
+        let dtype = if name == "f16" { DType::F16 } else { DType::BF16 };
+        for step in &compilation.steps[1..] {
+            let kernel = &compilation.kernels[step.kernel];
+            assert!(!kernel.fragments.is_empty(), "{name}: {kernel}");
+            assert!(kernel.params.iter().any(|param| param.dtype == dtype), "{name}: {kernel}");
+            assert!(stages(&kernel.body) > 0, "{name}: {kernel}");
+        }
+    }
+}
+
+#[test]
+fn heads_and_gathered_rows_are_products_too() {
+    let mut case = Case::new("heads");
+    let t = extent(&mut case, 64);
+    let hidden = case.input("hidden", &[t.clone(), int(96)], &[64, 96]);
+    let end = t.clone();
+    let ids = (0..48).map(|at| at * 37 % 64).collect();
+    let out = case.ints("out", &[int(48)], &[48], (0, end), ids);
+    let shape = [int(48), int(96)];
+    let rows = case.graph.view(hidden, &shape, &[out], |c| vec![c.extra(0, &[c.axis(0)]), c.axis(1)]);
+    let w = case.weight(Format::find("bf16").unwrap(), "w", &[4 * 24, 96]);
+    let y = linear_heads(&mut case.graph, rows, w, None, [4, 24]);
+    case.graph.output("y", y);
+    let z = linear_heads(&mut case.graph, hidden, w, None, [4, 24]);
+    case.graph.output("z", z);
+    let compilation = check(&case, &caps(128), ORDER);
+    assert_eq!(uses_matrix(&compilation), 2);
+}
+
+#[test]
+fn a_compute_type_rounds_operands_on_every_target() {
+    for (compute, tolerance) in [(Compute::Bf16, BORDER), (Compute::F16, BORDER)] {
+        for tokens in [1, 4, 48] {
+            for format in ["f32", "bf16", "q4_0"] {
+                let case = match tokens {
+                    48 => block_case(Format::find(format).unwrap(), tokens),
+                    _ => linear_case(Format::find(format).unwrap(), [tokens, 64, 96]),
+                };
+                for caps in [Caps::vector(4), Caps::vector(16), Caps::threads(32), caps(128)] {
+                    let compilation = compiled_as(&case.graph, &caps, &Options { compute });
+                    let found = run(&compilation, &caps, &mut case.bindings.clone());
+                    let same = jtllm_ir::interp::run(&compilation.graph, &mut case.bindings.clone()).unwrap();
+                    let exact = jtllm_ir::interp::run(&case.graph, &mut case.bindings.clone()).unwrap();
+                    let [same, exact] =
+                        [same, exact].map(|outputs| difference(&found["y"], &outputs[0].1.to_floats()));
+                    assert!(same < tolerance, "{} {compute}: {same}", case.graph.name);
+                    assert!(exact > 1e-6 && exact < BF16, "{} {compute}: {exact}", case.graph.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn float32_is_the_same_with_and_without_matrix_units() {
+    let case = block_case(Format::find("q4_0").unwrap(), 48);
+    let options = Options { compute: Compute::F32 };
+    let [with, without] = [caps(128), Caps::threads(128)].map(|caps| {
+        let compilation = compiled_as(&case.graph, &caps, &options);
+        assert_eq!(uses_matrix(&compilation), 0);
+        run(&compilation, &caps, &mut case.bindings.clone()).remove("y").unwrap()
+    });
+    assert_eq!(with, without);
+}

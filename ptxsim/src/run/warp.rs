@@ -1,0 +1,188 @@
+//! The registers of 32 lanes, and where each lane is.
+
+use crate::error::{Broken, Reason};
+use crate::instruction::{Register, Special};
+use crate::run::Launch;
+use crate::run::block::exists;
+use crate::run::copies::Copies;
+
+/// Lanes of a warp.
+pub(crate) const LANES: usize = 32;
+
+/// One value for each lane.
+pub(crate) type Lanes = [u64; LANES];
+
+/// A warp.
+pub(crate) struct Warp {
+    /// Its number in the block.
+    pub(crate) number: u32,
+    registers: Vec<Lanes>,
+    /// For each register the lanes that have written it.
+    defined: Vec<u32>,
+    pub(crate) place: [u32; LANES],
+    /// Lanes that can go on, wait at a barrier, or have left.
+    pub(crate) running: u32,
+    pub(crate) waiting: u32,
+    pub(crate) gone: u32,
+    /// When its lanes last met.
+    pub(crate) barrier: u32,
+    pub(crate) copies: Copies,
+    /// Local memory, a stretch for each lane.
+    pub(crate) local: Vec<u8>,
+    pub(crate) local_written: Vec<bool>,
+}
+
+/// The lanes of a mask.
+pub(crate) fn lanes(mask: u32) -> impl Iterator<Item = usize> {
+    let mut left = mask;
+    std::iter::from_fn(move || {
+        let lane = left.trailing_zeros() as usize;
+        left &= left.wrapping_sub(1);
+        (lane < LANES).then_some(lane)
+    })
+}
+
+impl Warp {
+    /// A warp at the beginning of a block at that place.
+    pub(crate) fn new(number: u32, launch: &Launch<'_>, block: [u32; 3], now: u32) -> Warp {
+        let kernel = launch.kernel;
+        let threads = launch.block.iter().product::<u32>();
+        let exists = exists(threads, number);
+        let mut warp = Warp {
+            number,
+            registers: vec![[0; LANES]; kernel.registers as usize],
+            defined: vec![0; kernel.registers as usize],
+            place: [0; LANES],
+            running: exists,
+            waiting: 0,
+            gone: !exists,
+            barrier: now,
+            copies: Copies::default(),
+            local: vec![0; kernel.local_bytes as usize * LANES],
+            local_written: vec![false; kernel.local_bytes as usize * LANES],
+        };
+        for (register, value) in &kernel.constants {
+            warp.registers[*register as usize] = [*value; LANES];
+            warp.defined[*register as usize] = u32::MAX;
+        }
+        for (register, special) in &kernel.specials {
+            let value = |lane: usize| warp_value(*special, number, lane as u32, launch, block);
+            warp.registers[*register as usize] = std::array::from_fn(|lane| u64::from(value(lane)));
+            warp.defined[*register as usize] = u32::MAX;
+        }
+        warp
+    }
+
+    /// A register's values, which these lanes must have written.
+    #[inline(always)]
+    pub(crate) fn get(&self, register: Register, active: u32) -> Result<&Lanes, Broken> {
+        let missing = active & !self.defined[register as usize];
+        if missing != 0 {
+            return Err(undefined(register, missing));
+        }
+        Ok(&self.registers[register as usize])
+    }
+
+    /// Changes a register of these lanes.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, register: Register, active: u32, values: &Lanes) {
+        let to = &mut self.registers[register as usize];
+        self.defined[register as usize] |= active;
+        if active == u32::MAX {
+            *to = *values;
+        } else {
+            for lane in 0..LANES {
+                if active >> lane & 1 == 1 {
+                    to[lane] = values[lane];
+                }
+            }
+        }
+    }
+
+    /// The lanes in which a predicate is true.
+    #[inline]
+    pub(crate) fn truth(&self, register: Register, active: u32) -> Result<u32, Broken> {
+        let values = self.get(register, active)?;
+        let mut mask = 0;
+        for (lane, value) in values.iter().enumerate() {
+            mask |= ((value & 1) as u32) << lane;
+        }
+        Ok(mask & active)
+    }
+
+    #[inline(always)]
+    pub(crate) fn map1(
+        &mut self,
+        active: u32,
+        [to, a]: [Register; 2],
+        f: impl Fn(u64) -> u64,
+    ) -> Result<(), Broken> {
+        let a = self.get(a, active)?;
+        let mut out = [0; LANES];
+        for lane in 0..LANES {
+            out[lane] = f(a[lane]);
+        }
+        self.set(to, active, &out);
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub(crate) fn map2(
+        &mut self,
+        active: u32,
+        [to, a, b]: [Register; 3],
+        f: impl Fn(u64, u64) -> u64,
+    ) -> Result<(), Broken> {
+        let (a, b) = (self.get(a, active)?, self.get(b, active)?);
+        let mut out = [0; LANES];
+        for lane in 0..LANES {
+            out[lane] = f(a[lane], b[lane]);
+        }
+        self.set(to, active, &out);
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub(crate) fn map3(
+        &mut self,
+        active: u32,
+        [to, a, b, c]: [Register; 4],
+        f: impl Fn(u64, u64, u64) -> u64,
+    ) -> Result<(), Broken> {
+        let (a, b, c) = (self.get(a, active)?, self.get(b, active)?, self.get(c, active)?);
+        let mut out = [0; LANES];
+        for lane in 0..LANES {
+            out[lane] = f(a[lane], b[lane], c[lane]);
+        }
+        self.set(to, active, &out);
+        Ok(())
+    }
+}
+
+#[cold]
+fn undefined(register: Register, missing: u32) -> Broken {
+    let broken = Broken::new(Reason::Uninitialised, missing.trailing_zeros(), String::new());
+    // The block knows how the text calls it.
+    Broken { register: Some(register), ..broken }
+}
+
+fn warp_value(special: Special, warp: u32, lane: u32, launch: &Launch<'_>, block: [u32; 3]) -> u32 {
+    let [wide, high, _] = launch.block;
+    let thread = warp * LANES as u32 + lane;
+    match special {
+        Special::Thread(0) => thread % wide,
+        Special::Thread(1) => thread / wide % high,
+        Special::Thread(_) => thread / wide / high,
+        Special::BlockSize(axis) => launch.block[usize::from(axis)],
+        Special::Block(axis) => block[usize::from(axis)],
+        Special::GridSize(axis) => launch.grid[usize::from(axis)],
+        Special::Lane => lane,
+        Special::Warp => warp,
+        Special::WarpCount => launch.block.iter().product::<u32>().div_ceil(LANES as u32),
+        Special::LaneMaskEqual => 1 << lane,
+        Special::LaneMaskLess => (1 << lane) - 1,
+        Special::LaneMaskLessOrEqual => (1u64 << (lane + 1)).wrapping_sub(1) as u32,
+        Special::LaneMaskGreater => !((1u64 << (lane + 1)).wrapping_sub(1) as u32),
+        Special::LaneMaskGreaterOrEqual => !((1 << lane) - 1),
+    }
+}

@@ -1,0 +1,159 @@
+//! Two streams, and what orders them.
+//!
+//! Launches go to one stream, copies to and from the host to the other, so that weights come while kernels run. Each
+//! memory remembers the last launch and the last copy that touched it; a stream waits for the other only if that has
+//! touched what is needed now since the last time it waited.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys;
+
+use super::driver::{Event, Pinned, Stream};
+
+/// Bytes of pinned memory that are given to the copy stream at once, and how many such parts there are.
+const PART: usize = 4 << 20;
+const PARTS: usize = 4;
+
+/// When a memory was last touched.
+#[derive(Default)]
+pub(super) struct Touched {
+    /// The number of the launch.
+    launch: AtomicU64,
+    /// The number of the copy.
+    copy: AtomicU64,
+}
+
+/// Pinned memory through which bytes go up: filled from part to part, each used again when its copies are over.
+struct Stage {
+    memory: Pinned,
+    /// For each part the end of its copies, once it is full.
+    done: [Option<Event>; PARTS],
+    part: usize,
+    used: usize,
+}
+
+/// The streams of a device.
+pub(super) struct Streams {
+    pub(super) compute: Stream,
+    pub(super) copy: Stream,
+    computed: Event,
+    copied: Event,
+    /// Launches and copies so far.
+    launches: u64,
+    copies: u64,
+    /// The last launch that the copy stream is behind, and the last copy that the compute stream is behind.
+    launches_waited: u64,
+    copies_waited: u64,
+    up: Stage,
+    down: Pinned,
+}
+
+type Done = Result<(), DriverError>;
+
+impl Streams {
+    pub(super) fn new() -> Result<Streams, DriverError> {
+        let memory = Pinned::new(PART * PARTS)?;
+        Ok(Streams {
+            compute: Stream::new()?,
+            copy: Stream::new()?,
+            computed: Event::new()?,
+            copied: Event::new()?,
+            launches: 0,
+            copies: 0,
+            launches_waited: 0,
+            copies_waited: 0,
+            up: Stage { memory, done: [const { None }; PARTS], part: 0, used: 0 },
+            down: Pinned::new(PART)?,
+        })
+    }
+
+    /// A launch is about to be given to the compute stream that touches these memories.
+    pub(super) fn before_launch<'a>(&mut self, touched: impl Iterator<Item = &'a Touched>) -> Done {
+        self.launches += 1;
+        let mut last = 0;
+        for touched in touched {
+            last = last.max(touched.copy.load(Ordering::Relaxed));
+            touched.launch.store(self.launches, Ordering::Relaxed);
+        }
+        if last > self.copies_waited {
+            self.join_copies()?;
+        }
+        Ok(())
+    }
+
+    /// Orders the compute stream behind all copies so far.
+    pub(super) fn join_copies(&mut self) -> Done {
+        self.compute.wait(&self.copied, &self.copy)?;
+        self.copies_waited = self.copies;
+        Ok(())
+    }
+
+    /// A copy is about to be given to the copy stream that touches this memory.
+    pub(super) fn before_copy(&mut self, touched: &Touched) -> Done {
+        self.copies += 1;
+        touched.copy.store(self.copies, Ordering::Relaxed);
+        if touched.launch.load(Ordering::Relaxed) > self.launches_waited {
+            self.copy.wait(&self.computed, &self.compute)?;
+            self.launches_waited = self.launches;
+        }
+        Ok(())
+    }
+
+    /// Copies host bytes to an address; they are no longer needed when this returns.
+    pub(super) fn upload(&mut self, to: sys::CUdeviceptr, bytes: &[u8]) -> Done {
+        let mut done = 0;
+        while done < bytes.len() {
+            if self.up.used == PART {
+                self.next_part()?;
+            }
+            let len = (bytes.len() - done).min(PART - self.up.used);
+            let start = self.up.part * PART + self.up.used;
+            self.up.memory.bytes(start, len).copy_from_slice(&bytes[done..done + len]);
+            let from = self.up.memory.address(start);
+            // SAFETY: the caller owns so many bytes at the address; the pinned part is not changed before its
+            // copies are over.
+            unsafe {
+                sys::cuMemcpyHtoDAsync_v2(to + done as u64, from, len, self.copy.0).result()?;
+            }
+            // Neighbouring bytes of pinned memory in one cache line would go back and forth.
+            self.up.used = (self.up.used + len).next_multiple_of(256).min(PART);
+            done += len;
+        }
+        Ok(())
+    }
+
+    fn next_part(&mut self) -> Done {
+        let up = &mut self.up;
+        match &up.done[up.part] {
+            Some(event) => event.record(&self.copy)?,
+            None => {
+                let event = Event::new()?;
+                event.record(&self.copy)?;
+                up.done[up.part] = Some(event);
+            }
+        }
+        up.part = (up.part + 1) % PARTS;
+        up.used = 0;
+        match &up.done[up.part] {
+            Some(event) => event.synchronize(),
+            None => Ok(()),
+        }
+    }
+
+    /// Copies from an address to the host, and waits for it.
+    pub(super) fn download(&mut self, from: sys::CUdeviceptr, bytes: &mut [u8]) -> Done {
+        for (at, chunk) in bytes.chunks_mut(PART).enumerate() {
+            let start = from + (at * PART) as u64;
+            // SAFETY: the caller owns so many bytes at the address; nobody looks at the pinned bytes before the
+            // stream is done.
+            unsafe {
+                let to = self.down.address(0);
+                sys::cuMemcpyDtoHAsync_v2(to, start, chunk.len(), self.copy.0).result()?;
+                result::stream::synchronize(self.copy.0)?;
+            }
+            chunk.copy_from_slice(self.down.bytes(0, chunk.len()));
+        }
+        Ok(())
+    }
+}
