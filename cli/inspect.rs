@@ -114,6 +114,7 @@ fn steps(text: &mut String, plan: &Plan) -> anyhow::Result<()> {
         for (argument, span) in step.arguments.iter().zip(plan.spans(number)) {
             let place = match argument {
                 Argument::Weight(name) => format!("weight {name}"),
+                Argument::Part(name, rows) => format!("bytes {rows:?} of weight {name}"),
                 Argument::State(name) => format!("state {name}"),
                 Argument::Input(name) => format!("input {name}"),
                 Argument::Const(node) => format!("constant %{}", node.0),
@@ -152,7 +153,7 @@ fn launches_of_layers(steps: &[Step]) -> BTreeMap<usize, usize> {
     let mut current = None;
     for step in steps {
         let names = step.arguments.iter().filter_map(|argument| match argument {
-            Argument::Weight(name) | Argument::State(name) => Some(name),
+            Argument::Weight(name) | Argument::Part(name, _) | Argument::State(name) => Some(name),
             _ => None,
         });
         let mut names = names.peekable();

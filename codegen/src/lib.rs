@@ -38,6 +38,7 @@ pub mod target;
 pub mod twins;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use jtllm_ir::{Graph, Node};
 
@@ -108,22 +109,54 @@ fn sums(region: &Region) -> Vec<Node> {
 /// The distinct kernels of a partition, and its launches.
 fn lower(graph: &Graph, partition: &Partition, caps: &Caps) -> (Vec<Kernel>, Vec<Step>) {
     let mut kernels: Vec<Kernel> = Vec::new();
-    let mut known: HashMap<u128, (usize, Vec<usize>)> = HashMap::new();
+    let mut known: HashMap<u128, Vec<Part>> = HashMap::new();
     let mut steps = Vec::new();
     for (number, region) in partition.regions.iter().enumerate() {
         let shape = twins::shape(graph, &partition.stored, region, caps);
-        let (kernel, places) = known.entry(shape.key).or_insert_with(|| {
+        let parts = known.entry(shape.key).or_insert_with(|| {
             let scheduled = schedule::schedule(graph, &partition.stored, region, caps);
-            let place = |argument| shape.leaves.iter().position(|leaf| leaf == argument);
-            let places = scheduled.arguments.iter().map(|argument| {
-                place(argument).expect("the walk over a region meets everything that its kernel binds")
+            let parts = scheduled.into_iter().map(|scheduled| {
+                kernels.push(decompose(&optimise(&scheduled.kernel), caps));
+                let places = scheduled.arguments.iter().map(|argument| Place::of(argument, &shape.leaves));
+                Part { kernel: kernels.len() - 1, places: places.collect() }
             });
-            let places = places.collect();
-            kernels.push(decompose(&optimise(&scheduled.kernel), caps));
-            (kernels.len() - 1, places)
+            parts.collect()
         });
-        let arguments = places.iter().map(|place| shape.leaves[*place].clone()).collect();
-        steps.push(Step { kernel: *kernel, region: number, arguments });
+        steps.extend(parts.iter().map(|part| {
+            let arguments = part.places.iter().map(|place| place.argument(&shape.leaves)).collect();
+            Step { kernel: part.kernel, region: number, arguments }
+        }));
     }
     (kernels, steps)
+}
+
+/// A kernel of a region, and where its arguments stand among what the region reads and writes.
+struct Part {
+    kernel: usize,
+    places: Vec<Place>,
+}
+
+/// One of a region's leaves, or some bytes of it.
+struct Place {
+    leaf: usize,
+    bytes: Option<Range<u64>>,
+}
+
+impl Place {
+    fn of(argument: &Argument, leaves: &[Argument]) -> Place {
+        let (whole, bytes) = match argument {
+            Argument::Part(name, bytes) => (&Argument::Weight(name.clone()), Some(bytes.clone())),
+            other => (other, None),
+        };
+        let leaf = leaves.iter().position(|leaf| leaf == whole);
+        let leaf = leaf.expect("the walk over a region meets everything that its kernel binds");
+        Place { leaf, bytes }
+    }
+
+    fn argument(&self, leaves: &[Argument]) -> Argument {
+        match (&leaves[self.leaf], &self.bytes) {
+            (Argument::Weight(name), Some(bytes)) => Argument::Part(name.clone(), bytes.clone()),
+            (other, _) => other.clone(),
+        }
+    }
 }

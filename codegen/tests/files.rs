@@ -93,12 +93,13 @@ fn scheduled(graph: &Graph, caps: &Caps) -> String {
     let partition = partition(graph);
     let mut text = String::new();
     for region in &partition.regions {
-        let scheduled = schedule(graph, &partition.stored, region, caps);
+        let scheduled = schedule(graph, &partition.stored, region, caps).remove(0);
         assert_eq!(faults(&scheduled.kernel, caps), "ok\n", "{}", scheduled.kernel);
         reads_back(&scheduled.kernel);
         for (number, argument) in scheduled.arguments.iter().enumerate() {
             let bound = match argument {
                 Argument::Weight(name) => format!("weight {name}"),
+                Argument::Part(name, bytes) => format!("bytes {bytes:?} of weight {name}"),
                 Argument::State(name) => format!("state {name}"),
                 Argument::Input(name) => format!("input {name}"),
                 Argument::Const(node) | Argument::Value(node) => line(graph, *node).to_string(),
@@ -154,9 +155,10 @@ fn outcome(test: &str, input: &str) -> String {
         },
         ["ptx", capability] => emitted(input, &Ptx::new(capability.parse().unwrap(), 99 << 10)),
         ["wgsl"] => emitted(input, &Wgsl::least()),
-        ["wgsl", "subgroup", size] => {
-            emitted(input, &Wgsl::new(256, 16 << 10, 8, Some(size.parse().unwrap())).for_browsers())
-        }
+        ["wgsl", "subgroup", size] => emitted(
+            input,
+            &Wgsl::new(256, 16 << 10, 8, 128 << 20, Some(size.parse().unwrap())).for_browsers(),
+        ),
         ["verify", caps_words @ ..] => faults(&parse(input).unwrap(), &caps(caps_words)),
         ["optimise", caps_words @ ..] => {
             let (kernel, caps) = (parse(input).unwrap(), caps(caps_words));

@@ -61,3 +61,15 @@ fn packed_tables_are_gathered_by_row() {
 fn a_packed_embedding_feeds_a_norm_and_a_product() {
     assert_eq!(names(&embedded()), ["pointwise", "rows", "gemv"]);
 }
+
+/// A matrix that a binding cannot hold is read in parts, by as many launches.
+#[test]
+fn wide_matrices_are_bound_in_parts() {
+    let caps = Caps { max_span: 512 << 10, ..Caps::threads(32) };
+    for (format, tokens, parts) in [("f32", 1, 3), ("q8_0", 2, 1), ("bf16", 32, 2)] {
+        let case = wide(format, tokens);
+        let compilation = compiled(&case.graph, &caps);
+        assert_eq!(compilation.steps.len(), parts, "{format}");
+        case.check_for("narrow bindings", &caps);
+    }
+}

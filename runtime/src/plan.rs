@@ -130,7 +130,11 @@ impl Plan {
         for step in &compilation.steps {
             let span = |argument: &Argument| builder.argument(argument, &inputs, &constants);
             let args = step.arguments.iter().map(span).collect::<Result<Vec<Span>, _>>()?;
-            let weights = step.arguments.iter().zip(&args).filter(|(x, _)| matches!(x, Argument::Weight(_)));
+            let weights = step
+                .arguments
+                .iter()
+                .zip(&args)
+                .filter(|(x, _)| matches!(x, Argument::Weight(_) | Argument::Part(..)));
             steps.push(Step {
                 program: programs[step.kernel].clone(),
                 kernel: step.kernel,
@@ -406,6 +410,11 @@ impl Builder<'_> {
     ) -> Result<Span, Error> {
         let found = match argument {
             Argument::Weight(name) => self.bindings.weights.plane(name).cloned(),
+            Argument::Part(name, bytes) => self.bindings.weights.plane(name).map(|plane| Span {
+                mem: plane.mem.clone(),
+                offset: plane.offset + bytes.start,
+                len: bytes.end - bytes.start,
+            }),
             Argument::State(name) => self.bindings.states.get(name).map(Mem::span),
             Argument::Input(name) => inputs.get(name).map(|(span, _)| span.clone()),
             Argument::Const(node) => constants.get(node).cloned(),

@@ -68,11 +68,11 @@ pub enum Joins {
 }
 
 impl Wgsl {
-    /// For an adapter that allows so many lanes in a workgroup, bytes of workgroup memory and storage buffers of
-    /// a stage. How long a binding may be is for the device to check: lengths depend on sizes.
+    /// For an adapter that allows so many lanes in a workgroup, bytes of workgroup memory, storage buffers of a
+    /// stage, and bytes of one of them.
     ///
     /// `subgroup` is the least size of a subgroup, where there are any: then a group is as large.
-    pub fn new(lanes: u32, shared_bytes: u32, buffers: u32, subgroup: Option<u32>) -> Wgsl {
+    pub fn new(lanes: u32, shared_bytes: u32, buffers: u32, binding: u64, subgroup: Option<u32>) -> Wgsl {
         let subgroup = subgroup.filter(|size| *size >= 4);
         let joins = if subgroup.is_some() { Joins::Subgroup } else { Joins::Shared };
         let lanes = lanes.clamp(1, subgroup.unwrap_or(64).min(64));
@@ -81,6 +81,7 @@ impl Wgsl {
             // The tree that joins lanes needs a word for each.
             shared_bytes: shared_bytes.saturating_sub(lanes * 4 + 16),
             max_bindings: buffers,
+            max_span: binding,
             decompose: true,
             ..Caps::threads(lanes)
         };
@@ -94,7 +95,7 @@ impl Wgsl {
 
     /// What every adapter that conforms to WebGPU has.
     pub fn least() -> Wgsl {
-        Wgsl::new(256, 16 << 10, 8, None)
+        Wgsl::new(256, 16 << 10, 8, 128 << 20, None)
     }
 
     fn check(&self, kernel: &Kernel) -> Result<(), EmitError> {

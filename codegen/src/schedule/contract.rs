@@ -48,11 +48,13 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction) -> Sched
     let tile = choose(&lower, contraction, &count, width);
     let lanes = i64::from(lower.caps.lanes);
     let step = tile.columns * if tile.lanes_over_columns { lanes } else { 1 };
-    let grid = [count.div_floor(tile.rows), Expr::int((width + step - 1) / step), Expr::int(1)];
+    let part = lower.part.clone().unwrap_or(0..width);
+    let steps = (part.end - part.start + step - 1) / step;
+    let grid = [count.div_floor(tile.rows), Expr::int(steps), Expr::int(1)];
     lower.grid(lanes as u32, grid);
 
     let row = lower.b.grid(0) * tile.rows;
-    let column = lower.b.grid(1) * step;
+    let column = Expr::int(part.start) + lower.b.grid(1) * step;
     let columns: Vec<Expr> = (0..tile.columns)
         .map(|c| match tile.lanes_over_columns {
             true => column.clone() + Expr::int(c * lanes) + lower.b.lane(),
@@ -66,7 +68,7 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction) -> Sched
         at
     };
     // Columns beyond the last one read the last one's operands; packed planes are padded instead.
-    let last = Expr::int(width - 1);
+    let last = Expr::int(part.end - 1);
     let padded = tile.lanes_over_columns && is_padded(&lower, contraction);
     let reading = |column: &Expr| if padded { column.clone() } else { column.minimum(&last) };
     let places: Vec<Vec<Vec<Expr>>> =
@@ -79,7 +81,7 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction) -> Sched
             for (sum, values) in contraction.sums.iter().zip(&sums) {
                 lower.bind(sum.root, values[r][c]);
             }
-            let inside = column.less_than(&Expr::int(width));
+            let inside = column.less_than(&Expr::int(part.end));
             let at = place(r as i64, column);
             lower.conditional(&inside, |lower| lower.store_roots(space.len(), &at, !tile.lanes_over_columns));
         }

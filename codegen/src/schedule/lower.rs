@@ -2,12 +2,13 @@
 //! leaves and stored nodes become loads.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use jtllm_ir::expr::Kind;
 use jtllm_ir::graph::{element_count, row_major};
 use jtllm_ir::{DType, Expr, Graph, Layout, Node, Op, Scalar, ScalarOp};
 
-use super::{Scheduled, layout};
+use super::{PART_ROWS, Scheduled, layout};
 use crate::kernel::build::Builder;
 use crate::kernel::{Access, Memory, ValueId};
 use crate::region::Region;
@@ -18,6 +19,8 @@ use crate::target::Caps;
 pub enum Argument {
     /// A weight's plane, by the leaf's name.
     Weight(String),
+    /// These bytes of a weight's plane, where a target cannot bind all of it.
+    Part(String, Range<u64>),
     /// A state, by name.
     State(String),
     /// An input, by name.
@@ -43,6 +46,8 @@ pub(super) struct Lower<'a> {
     pub(super) region: &'a Region,
     pub(super) caps: &'a Caps,
     pub(super) b: Builder,
+    /// The columns of a contraction that the kernel computes; none: all of them.
+    pub(super) part: Option<Range<i64>>,
     stored: &'a HashSet<Node>,
     /// Nodes whose value at the place being computed is known: sums, mostly.
     bound: HashMap<Node, ValueId>,
@@ -56,6 +61,7 @@ impl<'a> Lower<'a> {
         stored: &'a HashSet<Node>,
         region: &'a Region,
         caps: &'a Caps,
+        part: Option<Range<i64>>,
     ) -> Lower<'a> {
         let one = || Expr::int(1);
         let b = Builder::new(region.work.name(), caps.lanes, [one(), one(), one()]);
@@ -64,6 +70,7 @@ impl<'a> Lower<'a> {
             region,
             caps,
             b,
+            part,
             stored,
             bound: HashMap::new(),
             arguments: Vec::new(),
@@ -95,7 +102,7 @@ impl<'a> Lower<'a> {
         }
         // Weights may be adopted from a mapped file, unless the target loads or copies vectors of them.
         let own = self.caps.vector_bytes > 0 || self.caps.stage;
-        let aligned = own || !matches!(argument, Argument::Weight(_));
+        let aligned = own || !matches!(argument, Argument::Weight(_) | Argument::Part(..));
         let memory = self.b.param(dtype, access, len, aligned);
         self.arguments.push(argument.clone());
         self.memories.insert((argument, access), memory);
@@ -232,7 +239,31 @@ impl<'a> Lower<'a> {
     fn load_weight(&mut self, node: Node, name: &str, at: &[Expr]) -> ValueId {
         let shape = self.graph.shape(node);
         let layout = layout(name, shape.len(), self.caps);
+        if let Some(window) = self.window(node, at).filter(|_| layout == Layout::RowMajor) {
+            return self.load_part(node, name, at, window);
+        }
         self.load_as(node, Argument::Weight(name.to_owned()), at, layout)
+    }
+
+    /// The rows of a matrix that a load may touch, as whole blocks of [`PART_ROWS`], if a binding cannot hold all.
+    fn window(&self, node: Node, at: &[Expr]) -> Option<Range<i64>> {
+        let rows = self.graph.shape(node)[0].as_int().filter(|_| at.len() == 2)?;
+        let bytes =
+            element_count(self.graph.shape(node)).as_int()? as u64 * self.graph.dtype(node).size() as u64;
+        let first = at[0].low().max(0) / PART_ROWS * PART_ROWS;
+        let end = ((at[0].high() / PART_ROWS + 1) * PART_ROWS).min(rows);
+        (bytes > self.caps.max_span).then_some(first..end)
+    }
+
+    fn load_part(&mut self, node: Node, name: &str, at: &[Expr], rows: Range<i64>) -> ValueId {
+        let (columns, dtype) = (&self.graph.shape(node)[1], self.graph.dtype(node));
+        let shape = [Expr::int(rows.end - rows.start), columns.clone()];
+        let row = columns.as_int().expect("weights have constant shapes") as u64 * dtype.size() as u64;
+        let bytes = rows.start as u64 * row..rows.end as u64 * row;
+        let argument = Argument::Part(name.to_owned(), bytes);
+        let memory = self.memory(argument, Access::Read, dtype, element_count(&shape));
+        let place = [at[0].clone() - rows.start, at[1].clone()];
+        self.b.load(memory, &Layout::RowMajor.offset(&shape, &place))
     }
 
     fn load(&mut self, node: Node, argument: Argument, at: &[Expr]) -> ValueId {

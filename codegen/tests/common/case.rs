@@ -1,5 +1,6 @@
 //! A graph with values for all its leaves, to be run as the graph says and as it compiles.
 
+use jtllm_codegen::target::Caps;
 use jtllm_ir::expr::Symbol;
 use jtllm_ir::format::Format;
 use jtllm_ir::interp::Bindings;
@@ -87,11 +88,26 @@ impl Case {
         super::ptx::compare(&self.graph, &self.bindings);
         let expected = self.expected();
         for (what, caps) in all_caps() {
-            let compilation = compiled(&self.graph, &caps);
-            let mut bindings = self.bindings.clone();
-            let found = run(&compilation, &caps, &mut bindings);
-            self.compare(what, &expected, (&found, &bindings), difference);
+            self.runs_as(&expected, what, &caps, difference);
         }
+    }
+
+    /// As `check`, for these caps alone.
+    pub(crate) fn check_for(self, what: &str, caps: &Caps) {
+        self.runs_as(&self.expected(), what, caps, difference);
+    }
+
+    fn runs_as(
+        &self,
+        expected: &(Outputs, Bindings),
+        what: &str,
+        caps: &Caps,
+        difference: fn(&[f32], &[f32]) -> f32,
+    ) {
+        let compilation = compiled(&self.graph, caps);
+        let mut bindings = self.bindings.clone();
+        let found = run(&compilation, caps, &mut bindings);
+        self.compare(what, expected, (&found, &bindings), difference);
     }
 
     /// What the graph's interpreter gives, and the states that it leaves.

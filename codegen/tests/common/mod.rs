@@ -179,6 +179,10 @@ fn initial(
 ) -> Vec<u8> {
     match argument {
         Argument::Weight(name) => laid_out(name, &bindings.weights[name], caps),
+        Argument::Part(name, bytes) => {
+            let all = laid_out(name, &bindings.weights[name], caps);
+            all[bytes.start as usize..bytes.end as usize].to_vec()
+        }
         Argument::State(name) => bindings.states[name].to_bytes(),
         Argument::Input(name) => match compilation.gathers.iter().find(|g| g.input == *name) {
             None => bindings.inputs[name].to_bytes(),

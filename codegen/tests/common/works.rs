@@ -57,6 +57,23 @@ pub(crate) fn long_rows(format: &str, [tokens, depth]: [usize; 2]) -> Case {
     case
 }
 
+/// A matrix of many rows, and of rows enough for two: the second half is read from a row that nothing divides.
+pub(crate) fn wide(format: &str, tokens: usize) -> Case {
+    let mut case = Case::new(&format!("wide {format} {tokens}"));
+    let format = Format::find(format).unwrap();
+    let t = rows(&mut case.graph, &mut case.bindings, tokens);
+    let x = case.input("x", &[t, int(256)], &[tokens, 256]);
+    let both = case.weight(format, "both", &[1400, 256]);
+    let half = |case: &mut Case, from: i64| {
+        let half = case.graph.view(both, &[int(700), int(256)], &[], |c| vec![c.axis(0) + from, c.axis(1)]);
+        linear(&mut case.graph, x, half, None)
+    };
+    let (gate, up) = (half(&mut case, 0), half(&mut case, 700));
+    let y = swiglu(&mut case.graph, gate, up);
+    case.graph.output("y", y);
+    case
+}
+
 /// Two products of one operand, joined by an activation.
 pub(crate) fn gate_and_up(format: &str, tokens: usize) -> Case {
     let mut case = Case::new(&format!("swiglu {format} {tokens}"));
@@ -201,6 +218,7 @@ pub(crate) fn cases() -> Vec<Case> {
     for format in ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q6_k", "q2_k"] {
         cases.extend([[1, 1024], [1, 1536], [4, 2048]].map(|sizes| long_rows(format, sizes)));
     }
+    cases.extend([("f32", 1), ("q8_0", 2), ("bf16", 32)].map(|(format, tokens)| wide(format, tokens)));
     for format in ["f16", "q4_0", "q8_0", "q4_1"] {
         cases.extend([1, 2, 32].map(|tokens| gate_and_up(format, tokens)));
     }

@@ -231,6 +231,7 @@ fn target(limits: &Limits, subgroup: Option<u32>) -> Wgsl {
         limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
         limits.max_compute_workgroup_storage_size,
         limits.max_storage_buffers_per_shader_stage,
+        limits.max_storage_buffer_binding_size,
         subgroup,
     )
 }

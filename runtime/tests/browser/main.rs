@@ -159,7 +159,8 @@ fn selected() -> Vec<Case> {
 
 fn tests() -> Vec<Test> {
     // What browsers commonly allow; the driver of this one has subgroups of 4.
-    let [shared, subgroups] = [None, Some(4)].map(|size| Wgsl::new(256, 16 << 10, 10, size).for_browsers());
+    let [shared, subgroups] =
+        [None, Some(4)].map(|size| Wgsl::new(256, 16 << 10, 10, 128 << 20, size).for_browsers());
     let mut tests = Vec::new();
     for target in [&shared, &subgroups] {
         tests.extend(works::cases().into_iter().filter_map(|case| Test::new(case, target, false)));

@@ -1,10 +1,12 @@
 //! Graphs with every kind of work and every number format.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use jtllm_codegen::schedule::Argument;
 use jtllm_codegen::{Compilation, Step};
 use jtllm_ir::interp::Bindings;
+use jtllm_runtime::device::wgpu::{Adapter, Choice};
 use jtllm_runtime::device::{Device, Mem, Program};
 
 use crate::common::case::Case;
@@ -73,6 +75,19 @@ fn conform(subject: &Subject, cases: Vec<Case>) {
 #[test]
 fn every_work_and_format() {
     for_each_device(|subject| conform(subject, works::cases()));
+}
+
+/// An adapter that binds little at a time gets wide matrices in parts.
+#[test]
+fn narrow_bindings() {
+    let choice = Choice { binding: 512 << 10, ..Choice::default() };
+    match Adapter::open(&choice) {
+        Ok(adapter) => {
+            let subject = Subject { name: "narrow wgpu", device: Arc::new(adapter), is_exact: false };
+            conform(&subject, vec![works::wide("f32", 1), works::wide("bf16", 32)]);
+        }
+        Err(why) => println!("skipped: wgpu: {why}"),
+    }
 }
 
 #[test]
