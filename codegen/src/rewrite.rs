@@ -23,6 +23,7 @@ pub fn rewrite(graph: &Graph) -> Graph {
     for (name, node) in &graph.outputs {
         result.output(name, place[node.0 as usize]);
     }
+    result.layers = graph.layers.iter().map(|node| place[node.0 as usize]).collect();
     result
 }
 
