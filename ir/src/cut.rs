@@ -13,6 +13,9 @@ use std::fmt;
 
 use crate::graph::{Graph, Node, Op, Record};
 
+/// What the names of carried values begin with.
+pub const CARRIED: &str = "carried.";
+
 /// A graph in two parts, to be run one after the other.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cut {
@@ -70,7 +73,7 @@ pub fn cut(graph: &Graph, layer: usize) -> Result<Cut, CutError> {
     let ahead = needed(graph, early.iter().copied().chain([end]), |_| false);
     let crossing = crossing(graph, end, &ahead, later.iter().copied().chain(nodes(&outputs(true))));
     let carried: Vec<(String, Node)> =
-        crossing.iter().enumerate().map(|(place, node)| (format!("carried.{place}"), *node)).collect();
+        crossing.iter().enumerate().map(|(place, node)| (format!("{CARRIED}{place}"), *node)).collect();
     let front =
         Part { outputs: [outputs(false), carried.clone()].concat(), writes: &early, inputs: &[], left: &[] };
     let back = Part { outputs: outputs(true), writes: &later, inputs: &carried, left: &early };

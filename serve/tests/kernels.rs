@@ -8,7 +8,7 @@ use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Bucket, Part};
 use jtllm_runtime::trace::Trace;
-use jtllm_serve::{Backend, Engine, LoadOptions, Model};
+use jtllm_serve::{Backend, Engine, LoadOptions, Model, Place};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
@@ -17,6 +17,7 @@ fn fixture(name: &str) -> PathBuf {
 fn options(context: usize, taps: bool) -> LoadOptions {
     LoadOptions {
         backend: Backend::Cpu,
+        place: Place::default(),
         threads: 2,
         context,
         keys: DType::F16,

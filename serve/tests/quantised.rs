@@ -10,7 +10,7 @@ use jtllm_models::{Checkpoint, LoadError};
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
-use jtllm_serve::{Backend, Engine, LoadOptions, Model};
+use jtllm_serve::{Backend, Engine, LoadOptions, Model, Place};
 use serde_json::{Map, Value, json};
 
 /// A tensor as a safetensors file has it.
@@ -132,6 +132,7 @@ fn pair(name: &str, bits: u32, all: bool) -> [tempfile::TempDir; 2] {
 fn logits(folder: &Path, backend: &Backend) -> Vec<f32> {
     let options = LoadOptions {
         backend: backend.clone(),
+        place: Place::default(),
         threads: 2,
         context: 64,
         keys: DType::F32,
