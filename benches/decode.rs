@@ -12,7 +12,7 @@ use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::machine::Machine;
-use jtllm_serve::{Backend, Engine, LoadOptions, Model};
+use jtllm_serve::{Backend, Engine, LoadOptions, Model, Place};
 
 /// Tokens of the longest prompt here.
 const CONTEXT: usize = 1024;
@@ -32,6 +32,7 @@ fn main() {
 fn engine() -> Engine {
     let options = LoadOptions {
         backend: Backend::Cpu,
+        place: Place::default(),
         threads: Machine::probe().default_threads(),
         context: CONTEXT,
         compute: Compute::Auto,

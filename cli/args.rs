@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use jtllm_serve::Layers;
 
 /// Runs large language models from one binary, in the memory you have.
 #[derive(Parser, Debug)]
@@ -56,6 +57,8 @@ pub(crate) enum Command {
 /// What computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BackendName {
+    /// The first device that will do, else the processor
+    Auto,
     /// Machine code on the processor
     Cpu,
     /// NVIDIA's graphics processor, by CUDA
@@ -78,6 +81,32 @@ pub(crate) enum ComputeName {
     Bf16,
     /// Both operands rounded to half precision
     F16,
+}
+
+/// Where a model runs.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct PlaceArgs {
+    /// What computes [default: auto]
+    #[arg(long, value_enum)]
+    pub(crate) backend: Option<BackendName>,
+    /// Which device of the backend; `jtllm doctor` numbers them
+    #[arg(long, value_name = "N")]
+    pub(crate) device: Option<usize>,
+    /// How many layers the device takes, the head first and then the last ones: a number, all or auto, as many
+    /// as fit [default: auto, with a backend named: all] [also: -ngl]
+    #[arg(long, visible_alias = "gpu-layers", value_name = "N", value_parser = layers)]
+    pub(crate) n_gpu_layers: Option<Layers>,
+    /// Fail if no device can take any of the model, instead of running it on the processor
+    #[arg(long)]
+    pub(crate) require_gpu: bool,
+}
+
+fn layers(text: &str) -> Result<Layers, String> {
+    match text {
+        "all" => Ok(Layers::All),
+        "auto" => Ok(Layers::Auto),
+        number => number.parse().map(Layers::Count).map_err(|_| "expected a number, all or auto".to_owned()),
+    }
 }
 
 /// The type of cached keys or values.
@@ -173,9 +202,8 @@ pub(crate) struct MachineArgs {
     /// Threads [default: one for each core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// What computes
-    #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
-    pub(crate) backend: BackendName,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
     /// Which numbers matrix products multiply
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = ComputeName::Auto)]
     pub(crate) compute: ComputeName,
@@ -275,15 +303,15 @@ fn logit_bias(text: &str) -> Result<(u32, f32), String> {
 }
 
 #[derive(Args, Debug)]
+#[command(mut_arg("backend", |backend| backend.help("What computes [default: cpu]")))]
 pub(crate) struct VerifyArgs {
     /// The folder with golden.json
     pub(crate) folder: PathBuf,
     /// The model, where it is not in that folder
     #[arg(short, long)]
     pub(crate) model: Option<String>,
-    /// What computes
-    #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
-    pub(crate) backend: BackendName,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
     /// With --backend interp: what kernels are scheduled for [default: vector4]
     #[arg(long, value_enum)]
     pub(crate) caps: Option<CapsName>,
@@ -337,6 +365,8 @@ pub(crate) struct BenchArgs {
     /// Which numbers matrix products multiply
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = ComputeName::Auto)]
     pub(crate) compute: ComputeName,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
     /// The type in which keys are kept [also: -ctk]
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = CacheType::F16)]
     pub(crate) cache_type_k: CacheType,
@@ -418,9 +448,8 @@ pub(crate) struct EmbedArgs {
     /// Threads [default: one for each core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// What computes
-    #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
-    pub(crate) backend: BackendName,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
 }
 
 #[derive(Args, Debug)]
@@ -505,9 +534,10 @@ pub(crate) struct DoctorArgs {
 }
 
 /// Flags of several letters after one dash, as llama.cpp spells them, and their long names.
-const SPELLINGS: [(&str, &str); 4] = [
+const SPELLINGS: [(&str, &str); 5] = [
     ("-ctk", "--cache-type-k"),
     ("-ctv", "--cache-type-v"),
+    ("-ngl", "--n-gpu-layers"),
     ("-sys", "--system-prompt"),
     ("-st", "--single-turn"),
 ];

@@ -7,10 +7,10 @@ use jtllm_runtime::device::threads::{Pool, Threads};
 use jtllm_runtime::machine::Machine;
 use jtllm_runtime::probe;
 use jtllm_runtime::trace::Trace;
-use jtllm_serve::{Backend, Engine, LoadOptions, Model};
+use jtllm_serve::{Engine, LoadOptions, Model};
 use serde_json::{Value, json};
 
-use crate::args::{BenchArgs, Form};
+use crate::args::{BackendName, BenchArgs, CapsName, Form};
 use crate::failure::Usage;
 use crate::load;
 use crate::terminal::{Style, bytes, print, print_json, say};
@@ -62,6 +62,16 @@ struct Limits {
     peak: f64,
 }
 
+impl Limits {
+    /// Those of so many threads of the processor.
+    fn measure(threads: usize) -> anyhow::Result<Limits> {
+        let pool = Pool::new(Threads { count: threads, pin: true });
+        let most = probe::bandwidth_bytes(&Machine::probe());
+        let bandwidth = 1e9 * probe::bandwidth(&pool, most, PROBE)?;
+        Ok(Limits { bandwidth, peak: 1e9 * probe::peak_f32(&pool) })
+    }
+}
+
 /// What a model asks of the machine for each token.
 struct Work {
     /// Bytes of weights that decoding reads.
@@ -83,8 +93,10 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         say(Style::Plain, format_args!("a build for development: only kernels run at full speed"));
     }
     let checkpoint = load::checkpoint(args.model.as_deref())?;
+    let (backend, place) = load::place(&args.place, BackendName::Auto, CapsName::Vector4)?;
     let options = LoadOptions {
-        backend: Backend::Cpu,
+        backend,
+        place,
         threads: load::threads(args.threads),
         context: args.n_prompt.max(args.n_gen),
         compute: load::compute(args.compute),
@@ -95,14 +107,18 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     };
     let mut model = Model::load(checkpoint, options, load::kernel_cache())?;
     model.ready()?;
+    load::remark_threads(&model, args.threads);
+    model.tell(Box::new(|what| say(Style::Alarm, format_args!("{what}"))));
+    say(Style::Faint, format_args!("{}", model.placement()));
     let mut engine = Engine::new(model, None);
     let measured: Result<Vec<Measured>, _> =
         tests.into_iter().map(|test| measure(&mut engine, test, args.repetitions)).collect();
     let measured = measured?;
-    let pool = Pool::new(Threads { count: engine.model().options.threads, pin: true });
-    let most = probe::bandwidth_bytes(&Machine::probe());
-    let limits =
-        Limits { bandwidth: 1e9 * probe::bandwidth(&pool, most, PROBE)?, peak: 1e9 * probe::peak_f32(&pool) };
+    // What the processor could do says nothing of a device.
+    let limits = match engine.model().placement().device {
+        Some(_) => None,
+        None => Some(Limits::measure(engine.model().options.threads)?),
+    };
     let report = Report { engine: &engine, args, limits, work: work(&engine) };
     match args.output {
         Form::Md => print(&report.table(&measured)),
@@ -148,10 +164,7 @@ fn measure(engine: &mut Engine, test: Test, repetitions: u32) -> anyhow::Result<
 /// prompt reaches the head with its last token alone.
 fn work(engine: &Engine) -> Work {
     let model = engine.model();
-    let read = model.network().map_or(0, |network| {
-        let weights = network.weights();
-        weights.adopted_bytes + weights.copied_bytes
-    });
+    let read = model.memory().map_or(0, |memory| memory.adopted + memory.copied);
     let vocabulary = model.architecture().vocabulary() as u64;
     let tensors = jtllm_models::arch::tensors(model.architecture()).unwrap_or_default();
     let layers = tensors.iter().filter(|(_, shape)| shape.len() == 2 && shape[0] != vocabulary);
@@ -172,7 +185,7 @@ fn mean_and_deviation(samples: &[f64]) -> (f64, f64) {
 struct Report<'a> {
     engine: &'a Engine,
     args: &'a BenchArgs,
-    limits: Limits,
+    limits: Option<Limits>,
     work: Work,
 }
 
@@ -188,12 +201,13 @@ impl Report<'_> {
         format!("{kind} {size} {}", load::dtype(checkpoint).to_uppercase())
     }
 
-    /// What was reached, what is possible, and what it is counted in.
-    fn reached(&self, measured: &Measured) -> (f64, f64, &'static str) {
+    /// What was reached, what is possible if that was measured, and what both are counted in.
+    fn reached(&self, measured: &Measured) -> (f64, Option<f64>, &'static str) {
         let (rate, _) = mean_and_deviation(&measured.rates());
+        let limits = self.limits.as_ref();
         match measured.test {
-            Test::Generate(_) => (rate * self.work.bytes, self.limits.bandwidth, "B/s"),
-            Test::Prompt(_) => (rate * self.work.operations, self.limits.peak, "FLOP/s"),
+            Test::Generate(_) => (rate * self.work.bytes, limits.map(|most| most.bandwidth), "B/s"),
+            Test::Prompt(_) => (rate * self.work.operations, limits.map(|most| most.peak), "FLOP/s"),
         }
     }
 
@@ -210,7 +224,7 @@ impl Report<'_> {
             text.push_str(&format!(
                 "| {:<30} | {size:>10} | {params:>10} | {:<10} | {:>7} | {:>15} | {:>20} |\n",
                 self.model_type(),
-                "CPU",
+                self.engine.model().placement().backend.to_uppercase(),
                 self.engine.model().options.threads,
                 row.test.name(),
                 format!("{mean:.2} ± {deviation:.2}"),
@@ -219,10 +233,14 @@ impl Report<'_> {
         text.push('\n');
         for row in measured {
             let (reached, limit, unit) = self.reached(row);
-            let share = 100.0 * reached / limit;
-            let (reached, limit) = (reached / 1e9, limit / 1e9);
-            let name = row.test.name();
-            text.push_str(&format!("{name}: {reached:.1} of {limit:.1} G{unit} measured, {share:.0}%\n"));
+            let (name, giga) = (row.test.name(), reached / 1e9);
+            text.push_str(&match limit {
+                None => format!("{name}: {giga:.1} G{unit}\n"),
+                Some(limit) => {
+                    let (share, limit) = (100.0 * reached / limit, limit / 1e9);
+                    format!("{name}: {giga:.1} of {limit:.1} G{unit} measured, {share:.0}%\n")
+                }
+            });
         }
         if self.args.kernels {
             measured.iter().for_each(|row| text.push_str(&kernel_table(row)));
@@ -232,7 +250,7 @@ impl Report<'_> {
 
     fn fields(&self, measured: &Measured) -> Value {
         let checkpoint = self.checkpoint();
-        let options = &self.engine.model().options;
+        let (options, placement) = (&self.engine.model().options, self.engine.model().placement());
         let nanoseconds: Vec<f64> = measured.samples.iter().map(|time| time.as_nanos() as f64).collect();
         let (mean_ns, deviation_ns) = mean_and_deviation(&nanoseconds);
         let rates = measured.rates();
@@ -245,7 +263,9 @@ impl Report<'_> {
         let mut fields = json!({
             "build_commit": option_env!("JTLLM_BUILD_COMMIT").unwrap_or("unknown"),
             "build_version": env!("CARGO_PKG_VERSION"),
-            "backends": "CPU",
+            "backends": placement.backend.to_uppercase(),
+            "device": placement.device_name(),
+            "placement": placement.to_string(),
             "model_filename": checkpoint.path().display().to_string(),
             "model_type": self.model_type(),
             "model_size": checkpoint.total_bytes(),
@@ -266,7 +286,7 @@ impl Report<'_> {
             "limit_unit": unit,
             "limit_measured": limit,
             "limit_reached": reached,
-            "limit_fraction": reached / limit,
+            "limit_fraction": limit.map(|limit| reached / limit),
         });
         if self.args.kernels {
             fields["kernels"] = kernels(measured).collect();

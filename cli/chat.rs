@@ -134,10 +134,9 @@ fn stats(speaker: &Speaker, last: Option<&Timings>) {
     }
     let engine = &speaker.engine;
     say(Style::Plain, format_args!("context: {} of {} positions", engine.held().len(), engine.context()));
-    if let Some(network) = engine.model().network() {
-        let weights = network.weights();
-        let (mapped, copied) = (bytes(weights.adopted_bytes), bytes(weights.copied_bytes));
-        let (cache, buffers) = (bytes(network.state_bytes()), bytes(network.buffer_bytes()));
+    if let Some(memory) = engine.model().memory() {
+        let (mapped, copied) = (bytes(memory.adopted), bytes(memory.copied));
+        let (cache, buffers) = (bytes(memory.cache), bytes(memory.buffers));
         say(
             Style::Plain,
             format_args!(

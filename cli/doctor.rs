@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use jtllm_runtime::cache::{KernelCache, Status};
 use jtllm_runtime::codegen::emit::cranelift::Cranelift;
 use jtllm_runtime::codegen::target::Target;
-use jtllm_runtime::device::Device;
-use jtllm_runtime::device::cuda::Cuda;
 use jtllm_runtime::machine::Machine;
+use jtllm_serve::place::{self, Found};
 use serde_json::{Value, json};
 
 use crate::args::DoctorArgs;
@@ -35,10 +34,11 @@ struct Way {
 /// Prints all that is known.
 pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
     let machine = Machine::probe();
+    let devices = place::devices();
     let (cache, ways) = (cache(), ways());
     match args.json {
-        true => print_json(&report(&machine, &cache, &ways)),
-        false => print(&text(&machine, &cache, &ways)?),
+        true => print_json(&report(&machine, &cache, &ways, &devices)),
+        false => print(&text(&machine, &cache, &ways, &devices)?),
     }
 }
 
@@ -54,6 +54,18 @@ fn cache() -> Cache {
     }
 }
 
+/// The backends that have devices, with the one that each would take.
+fn others() -> Vec<Way> {
+    let way = |way: place::Way| match (way.open)(None, true) {
+        Ok(device) => {
+            let memory = device.free_memory().map_or(String::new(), |free| format!(", {} free", bytes(free)));
+            Way { name: way.backend, usable: true, why: device.info().name + &memory }
+        }
+        Err(why) => Way { name: way.backend, usable: false, why },
+    };
+    place::ways().into_iter().map(way).collect()
+}
+
 fn ways() -> Vec<Way> {
     let cpu = match Cranelift::host() {
         Ok(target) => Way {
@@ -64,30 +76,16 @@ fn ways() -> Vec<Way> {
         Err(error) => Way { name: "cpu", usable: false, why: error.to_string() },
     };
     let interpreter = |name, what: &str| Way { name, usable: true, why: format!("{what}: exact and slow") };
-    let absent = |name, what: &str| {
-        let why = format!("{what} kernels are not part of version {}", env!("CARGO_PKG_VERSION"));
-        Way { name, usable: false, why }
-    };
-    vec![
-        cpu,
-        interpreter("interp", "interprets kernels"),
-        interpreter("graph", "interprets graphs"),
-        cuda(),
-        absent("wgpu", "WebGPU"),
-    ]
+    let own = [cpu, interpreter("interp", "interprets kernels"), interpreter("graph", "interprets graphs")];
+    own.into_iter().chain(others()).collect()
 }
 
-fn cuda() -> Way {
-    match Cuda::open(0) {
-        Ok(device) => {
-            let memory = device.free_memory().map_or(String::new(), |free| format!(", {} free", bytes(free)));
-            Way { name: "cuda", usable: true, why: format!("{}{memory}", device.info().name) }
-        }
-        Err(error) => Way { name: "cuda", usable: false, why: error.to_string() },
-    }
-}
-
-fn text(machine: &Machine, cache: &Cache, ways: &[Way]) -> Result<String, std::fmt::Error> {
+fn text(
+    machine: &Machine,
+    cache: &Cache,
+    ways: &[Way],
+    devices: &[Found],
+) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     let size = |count: Option<u64>| count.map_or("unknown".to_owned(), bytes);
     writeln!(
@@ -130,11 +128,19 @@ fn text(machine: &Machine, cache: &Cache, ways: &[Way]) -> Result<String, std::f
             way.why
         )?;
     }
+    for device in devices {
+        let why = if device.is_software { ": computes on the processor, so only on demand" } else { "" };
+        writeln!(text, "device     {:<6} {:<3} {}{why}", device.backend, device.number, device.name)?;
+    }
     Ok(text)
 }
 
-fn report(machine: &Machine, cache: &Cache, ways: &[Way]) -> Value {
+fn report(machine: &Machine, cache: &Cache, ways: &[Way], devices: &[Found]) -> Value {
     let way = |way: &Way| json!({ "name": way.name, "usable": way.usable, "why": way.why });
+    let device = |device: &Found| {
+        let Found { backend, number, name, is_software } = device;
+        json!({ "backend": backend, "number": number, "name": name, "software": is_software })
+    };
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "os": std::env::consts::OS,
@@ -156,5 +162,6 @@ fn report(machine: &Machine, cache: &Cache, ways: &[Way]) -> Value {
             "fault": cache.fault,
         },
         "backends": ways.iter().map(way).collect::<Vec<Value>>(),
+        "devices": devices.iter().map(device).collect::<Vec<Value>>(),
     })
 }

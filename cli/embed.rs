@@ -21,7 +21,7 @@ pub(crate) fn embed(args: &EmbedArgs) -> anyhow::Result<()> {
     let machine = MachineArgs {
         ctx_size: Some(0),
         threads: args.threads,
-        backend: args.backend,
+        place: args.place.clone(),
         compute: ComputeName::F32,
         cache_type_k: CacheType::F32,
         cache_type_v: CacheType::F32,

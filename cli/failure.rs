@@ -57,7 +57,7 @@ pub(crate) fn told(error: &anyhow::Error) -> String {
 pub(crate) const INTERRUPTED: i32 = 130;
 
 /// The exit status: 1 it failed while running, 2 it was asked wrongly, 3 the model was not found, 4 a file
-/// is damaged or not supported, 130 interrupted; 0 if only the reader of the output left.
+/// is damaged or not supported, 5 the model does not fit, 7 there is no such device, 130 interrupted; 0 if only the reader of the output left.
 pub(crate) fn exit_status(error: &anyhow::Error) -> i32 {
     for cause in error.chain() {
         if cause.is::<OutputClosed>() {
@@ -75,6 +75,8 @@ pub(crate) fn exit_status(error: &anyhow::Error) -> i32 {
         match cause.downcast_ref::<EngineError>() {
             Some(EngineError::Load(error)) => return error.exit_code(),
             Some(EngineError::Stop(_)) => return 2,
+            Some(EngineError::TooLarge(_)) => return 5,
+            Some(EngineError::NoDevice(_)) => return 7,
             _ => {}
         }
         match cause.downcast_ref::<LanguageError>() {

@@ -9,7 +9,7 @@ use jtllm_runtime::codegen::{Compilation, Step};
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Bucket, Network, Part};
 use jtllm_runtime::plan::Plan;
-use jtllm_serve::{Backend, LoadOptions, Model};
+use jtllm_serve::{Backend, LoadOptions, Model, Place};
 
 use crate::args::{InspectArgs, RowsName, Stage};
 use crate::failure::Usage;
@@ -28,6 +28,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
     let positions = jtllm_models::arch::read(checkpoint.config())?.positions();
     let options = LoadOptions {
         backend: Backend::Cpu,
+        place: Place::default(),
         threads: 1,
         context: positions.min(512),
         compute: load::compute(args.compute),

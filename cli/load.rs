@@ -10,10 +10,12 @@ use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::machine::Machine;
-use jtllm_serve::{Backend, Engine, EngineError, LoadOptions, Model};
+use jtllm_runtime::network::Network;
+use jtllm_serve::{Backend, Engine, Layers, LoadOptions, Model, Place};
 
-use crate::args::{BackendName, CacheType, CapsName, ComputeName, MachineArgs};
+use crate::args::{BackendName, CacheType, CapsName, ComputeName, MachineArgs, PlaceArgs};
 use crate::download::{Display, client};
+use crate::failure::Usage;
 use crate::terminal::{self, Style, bytes, say};
 
 /// The name of the built-in model. A folder or file of this name comes first.
@@ -65,8 +67,40 @@ pub(crate) fn compute(flag: ComputeName) -> Compute {
     }
 }
 
-/// What a flag asks to compute with; `caps` is for the interpreter of kernels.
-pub(crate) fn backend(flag: BackendName, caps: CapsName) -> Backend {
+/// What flags ask to compute with and where, if they do not say it that of `default`; `caps` is for the
+/// interpreter of kernels.
+pub(crate) fn place(
+    flags: &PlaceArgs,
+    default: BackendName,
+    caps: CapsName,
+) -> Result<(Backend, Place), Usage> {
+    let name = flags.backend.unwrap_or(default);
+    let layers = flags.n_gpu_layers;
+    let wants = flags.device.is_some() || flags.require_gpu || layers.is_some_and(|n| n != Layers::Count(0));
+    if wants && matches!(name, BackendName::Cpu | BackendName::Graph) {
+        let name = if name == BackendName::Cpu { "cpu" } else { "graph" };
+        let what = "--device, --n-gpu-layers and --require-gpu want a backend with devices";
+        return Err(Usage(format!("{what}: {name} has none")));
+    }
+    if flags.require_gpu && layers == Some(Layers::Count(0)) {
+        return Err(Usage("--require-gpu does not go with no layers".to_owned()));
+    }
+    let own = if name == BackendName::Auto { Layers::Auto } else { Layers::All };
+    let place = Place { device: flags.device, layers: layers.unwrap_or(own), required: flags.require_gpu };
+    Ok((backend(name, caps), place))
+}
+
+/// Says so where threads were asked for and none computes.
+pub(crate) fn remark_threads(model: &Model, asked: Option<u16>) {
+    let (Some(asked), None) = (asked, model.placement().threads) else { return };
+    let why = match model.options.backend {
+        Backend::Graph | Backend::Interp(_) => "the interpreter has one".to_owned(),
+        _ => format!("the model is {}", model.placement()),
+    };
+    say(Style::Plain, format_args!("-t {asked} has no effect: {why}"));
+}
+
+fn backend(flag: BackendName, caps: CapsName) -> Backend {
     let caps = match caps {
         CapsName::Vector4 => Caps::vector(4),
         CapsName::Vector8 => Caps::vector(8),
@@ -76,8 +110,9 @@ pub(crate) fn backend(flag: BackendName, caps: CapsName) -> Backend {
         CapsName::Matrix128 => Caps::threads(128).with_matrix(128),
     };
     match flag {
+        BackendName::Auto => Backend::Auto,
         BackendName::Cpu => Backend::Cpu,
-        BackendName::Cuda => Backend::Cuda(0),
+        BackendName::Cuda => Backend::Cuda,
         BackendName::Wgpu => Backend::Wgpu,
         BackendName::Interp => Backend::Interp(Box::new(caps)),
         BackendName::Graph => Backend::Graph,
@@ -85,7 +120,8 @@ pub(crate) fn backend(flag: BackendName, caps: CapsName) -> Backend {
 }
 
 /// A model for one conversation, compiled and in memory.
-pub(crate) fn model(checkpoint: Checkpoint, machine: &MachineArgs) -> Result<Model, EngineError> {
+pub(crate) fn model(checkpoint: Checkpoint, machine: &MachineArgs) -> anyhow::Result<Model> {
+    let (backend, place) = place(&machine.place, BackendName::Auto, CapsName::Vector4)?;
     let architecture = jtllm_models::arch::read(checkpoint.config())?;
     let trained = architecture.positions();
     let context = match machine.ctx_size {
@@ -105,7 +141,8 @@ pub(crate) fn model(checkpoint: Checkpoint, machine: &MachineArgs) -> Result<Mod
         say(Style::Plain, what);
     }
     let options = LoadOptions {
-        backend: backend(machine.backend, CapsName::Vector4),
+        backend,
+        place,
         threads: threads(machine.threads),
         context,
         compute: compute(machine.compute),
@@ -116,6 +153,8 @@ pub(crate) fn model(checkpoint: Checkpoint, machine: &MachineArgs) -> Result<Mod
     };
     let mut model = Model::load(checkpoint, options, kernel_cache())?;
     model.ready()?;
+    remark_threads(&model, machine.threads);
+    model.tell(Box::new(|what| say(Style::Alarm, format_args!("{what}"))));
     Ok(model)
 }
 
@@ -153,37 +192,25 @@ pub(crate) fn announce(engine: &Engine) {
     let name =
         path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
     let kind = checkpoint.config().architecture().unwrap_or("unknown architecture");
-    let memory = match model.network() {
-        Some(network) => format!(
+    let memory = match model.memory() {
+        Some(memory) => format!(
             "weights {} mapped and {} copied, cache {} ({}/{}), buffers {}; \
              kernels: {} compiled, {} from the cache, in {:.3} s",
-            bytes(network.weights().adopted_bytes),
-            bytes(network.weights().copied_bytes),
-            bytes(network.state_bytes()),
+            bytes(memory.adopted),
+            bytes(memory.copied),
+            bytes(memory.cache),
             options.keys,
             options.values,
-            bytes(network.buffer_bytes()),
-            network.compiled.emitted,
-            network.compiled.cached,
-            network.compiled.time.as_secs_f64(),
+            bytes(memory.buffers),
+            memory.compiled.emitted,
+            memory.compiled.cached,
+            memory.compiled.time.as_secs_f64(),
         ),
         None => format!("weights {}", bytes(checkpoint.total_bytes())),
     };
-    let computes = match (&options.backend, model.network()) {
-        (Backend::Graph, _) | (_, None) => {
-            format!("graph interpreter, products of {}", products(options.compute, false))
-        }
-        (_, Some(network)) => {
-            let target = network.device().target();
-            format!(
-                "{} ({}), {}, products of {}",
-                network.device().info().name,
-                target.name(),
-                plural(network.device().info().threads),
-                products(options.compute, target.caps().matrix.is_some()),
-            )
-        }
-    };
+    let units = |network: &Network| network.device().target().caps().matrix.is_some();
+    let has_units = model.networks().into_iter().any(units);
+    let computes = format!("{}, products of {}", model.placement(), products(options.compute, has_units));
     terminal::say(
         Style::Faint,
         format_args!(
@@ -201,12 +228,5 @@ fn products(compute: Compute, units: bool) -> &'static str {
         (Compute::Auto, true) => "f32, for prompts 16 bits",
         (Compute::Auto, false) => Compute::F32.name(),
         (chosen, _) => chosen.name(),
-    }
-}
-
-fn plural(threads: usize) -> String {
-    match threads {
-        1 => "1 thread".to_owned(),
-        many => format!("{many} threads"),
     }
 }

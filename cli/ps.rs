@@ -35,12 +35,9 @@ pub(crate) fn enter(engine: &Engine) {
     let Some(folder) = folder() else { return };
     sweep(&folder);
     let model = engine.model();
-    let memory = model.network().map_or_else(
+    let memory = model.memory().map_or_else(
         || model.checkpoint().total_bytes(),
-        |network| {
-            let weights = network.weights();
-            weights.adopted_bytes + weights.copied_bytes + network.state_bytes() + network.buffer_bytes()
-        },
+        |memory| memory.adopted + memory.copied + memory.cache + memory.buffers,
     );
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let told = json!({

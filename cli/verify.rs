@@ -113,20 +113,22 @@ fn margin(row: &[f32]) -> f32 {
 
 /// Compares, prints, and fails if anything is out of tolerance.
 pub(crate) fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
-    if args.caps.is_some() && args.backend != BackendName::Interp {
+    if args.caps.is_some() && args.place.backend != Some(BackendName::Interp) {
         return Err(Usage(
             "--caps wants --backend interp: nothing else pretends to be another machine".to_owned(),
         )
         .into());
     }
     let golden = Golden::open(&args.folder)?;
-    let checks =
+    let (checks, placement) =
         if golden.has_tensors() { tiny::checks(args, &golden)? } else { real::checks(args, &golden)? };
     let failed = checks.iter().filter(|check| !check.passed()).count();
     if args.json {
         print_json(&json!({
             "folder": args.folder.display().to_string(),
-            "backend": format!("{:?}", args.backend).to_lowercase(),
+            "backend": placement.backend,
+            "device": placement.device_name(),
+            "placement": placement.to_string(),
             "compute": load::compute(args.compute).name(),
             "passed": failed == 0,
             "checks": checks.iter().map(Check::report).collect::<Vec<Value>>(),
@@ -148,8 +150,11 @@ pub(crate) fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
 fn engine(args: &VerifyArgs, context: usize, taps: bool) -> anyhow::Result<Engine> {
     let folder = args.folder.display().to_string();
     let checkpoint = load::checkpoint(Some(args.model.as_deref().unwrap_or(&folder)))?;
+    let caps = args.caps.unwrap_or(CapsName::Vector4);
+    let (backend, place) = load::place(&args.place, BackendName::Cpu, caps)?;
     let options = LoadOptions {
-        backend: load::backend(args.backend, args.caps.unwrap_or(CapsName::Vector4)),
+        backend,
+        place,
         threads: load::threads(args.threads),
         context,
         compute: load::compute(args.compute),

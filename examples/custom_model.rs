@@ -24,7 +24,7 @@ use jtllm_runtime::ir::build::{
     rotary_table, rotate, silu, write_keys, write_values,
 };
 use jtllm_runtime::ir::{DType, Expr, Graph, Node, ScalarOp};
-use jtllm_serve::{Backend, Engine, LoadOptions, Model, Request};
+use jtllm_serve::{Backend, Engine, LoadOptions, Model, Place, Request};
 use serde_json::{Map, Value, json};
 
 /// An architecture with its numbers: what a file in `models/src/arch/` holds.
@@ -238,6 +238,7 @@ fn generate(folder: &Path, backend: Backend, prompt: &[u32]) -> Result<(Vec<f32>
     let parallel = Arc::new(Parallel::read(checkpoint.config())?);
     let options = LoadOptions {
         backend,
+        place: Place::default(),
         threads: 2,
         context: parallel.positions(),
         compute: Compute::Auto,

@@ -13,7 +13,7 @@ use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
-use jtllm_serve::{Backend, Engine, LoadOptions, Model};
+use jtllm_serve::{Backend, Engine, LoadOptions, Model, Place};
 use support::{answer, fixture, root};
 
 /// Fixtures of all families that llama.cpp converts. Its LLaMA has no sliding window and it knows no dynamic NTK, so
@@ -112,6 +112,7 @@ fn rwkv6_weights_that_were_halved_give_nearly_the_same_logits() {
 fn logits(file: &Path, backend: Backend) -> Vec<f32> {
     let options = LoadOptions {
         backend,
+        place: Place::default(),
         threads: 2,
         context: 32,
         compute: Compute::F32,

@@ -8,6 +8,7 @@ use jtllm_models::embedding::Embedding;
 use jtllm_models::tokenizer::Special;
 use jtllm_models::{Language, LoadError};
 use jtllm_serve::Engine;
+use jtllm_serve::place::Placement;
 use serde_json::{Value, json};
 
 use super::golden::Golden;
@@ -24,7 +25,7 @@ const LOGITS: f32 = 1e-3;
 const EMBEDDING: f32 = 2e-6;
 
 /// Compares every prompt of the file.
-pub(super) fn checks(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<Check>> {
+pub(super) fn checks(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<(Vec<Check>, Placement)> {
     let json = golden.json();
     let lists = ["chat", "raw"];
     let mut context = 16;
@@ -49,7 +50,7 @@ pub(super) fn checks(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<C
             checks.extend(greedy(golden, &mut engine, &name, prompt)?);
         }
     }
-    Ok(checks)
+    Ok((checks, engine.model().placement().clone()))
 }
 
 /// The vectors of texts, with their tokens.

@@ -4,6 +4,7 @@ use jtllm_models::embedding::Embedding;
 use jtllm_models::tokenizer::Special;
 use jtllm_models::{Language, LoadError};
 use jtllm_serve::Engine;
+use jtllm_serve::place::Placement;
 use serde_json::Value;
 
 use super::golden::Golden;
@@ -12,7 +13,7 @@ use crate::args::VerifyArgs;
 use crate::load;
 
 /// Compares everything that the golden files hold.
-pub(super) fn checks(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<Check>> {
+pub(super) fn checks(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<(Vec<Check>, Placement)> {
     let bound = golden.bound("logits_max_abs")?;
     let json = golden.json();
     let context = longest(golden)?;
@@ -37,7 +38,7 @@ pub(super) fn checks(args: &VerifyArgs, golden: &Golden) -> anyhow::Result<Vec<C
     }
     checks.extend(texts(args, golden, &mut engine)?);
     checks.extend(embeddings(golden, &mut engine)?);
-    Ok(checks)
+    Ok((checks, engine.model().placement().clone()))
 }
 
 /// The hidden vectors of an encoder, text by text.

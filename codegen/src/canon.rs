@@ -57,6 +57,9 @@ pub fn canon(graph: &Graph) -> Canonical {
         let node = place[node.0 as usize].expect("outputs are needed");
         merged.graph.output(name, node);
     }
+    // A layer whose end nobody needs is no place to cut: then none is.
+    let ends: Option<Vec<Node>> = graph.layers.iter().map(|node| place[node.0 as usize]).collect();
+    merged.graph.layers = ends.unwrap_or_default();
     Canonical { graph: merged.graph, gathers: merged.gathers }
 }
 

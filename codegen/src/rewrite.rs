@@ -43,6 +43,7 @@ fn each(graph: &Graph, replaced: &mut dyn FnMut(&mut Graph, Node) -> Option<Node
     for (name, node) in &graph.outputs {
         result.output(name, place[node.0 as usize]);
     }
+    result.layers = graph.layers.iter().map(|node| place[node.0 as usize]).collect();
     result
 }
 

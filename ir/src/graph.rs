@@ -260,6 +260,8 @@ pub struct Graph {
     nodes: Vec<Record>,
     /// What a pass gives back, by name.
     pub outputs: Vec<(String, Node)>,
+    /// The values with which the layers of a model end, first to last: where [`cut`](crate::cut::cut) may cut.
+    pub layers: Vec<Node>,
 }
 
 /// What an expression of a View, Index or Write may mention: the coordinates and the extras.
@@ -485,6 +487,11 @@ impl Graph {
     /// Names a node as an output of the pass.
     pub fn output(&mut self, name: &str, node: Node) {
         self.outputs.push((name.to_owned(), node));
+    }
+
+    /// Says that the next layer ends with this value. It costs nothing: no value is kept for it.
+    pub fn end_layer(&mut self, node: Node) {
+        self.layers.push(node);
     }
 
     /// Which nodes read each node; outputs do not count.

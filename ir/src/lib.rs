@@ -36,6 +36,7 @@
 //! Devices, kernels, memory, files, models, tokens. It does no input or output.
 
 pub mod build;
+pub mod cut;
 pub mod dtype;
 pub mod expr;
 pub mod format;

@@ -132,6 +132,9 @@ impl Parser {
             cursor.expect("as")?;
             let name = cursor.name("the output's name")?;
             self.graph.output(&name, node);
+        } else if cursor.eat("layer") {
+            let node = self.node(cursor)?;
+            self.graph.end_layer(node);
         } else if cursor.eat("next") {
             let node = self.node(cursor)?;
             self.graph.output("next", node);
@@ -140,7 +143,7 @@ impl Parser {
             self.graph.output("out", node);
         } else {
             let start = cursor.clone();
-            let name = cursor.node_name().ok_or_else(|| start.error("a node, `output` or `sym`"))?;
+            let name = cursor.node_name().ok_or_else(|| start.error("a node, `output`, `layer` or `sym`"))?;
             if self.names.contains_key(name) {
                 return Err(start.error("a node with a name of its own"));
             }

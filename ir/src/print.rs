@@ -118,6 +118,9 @@ impl<'g> Printer<'g> {
         for (name, node) in &self.graph.outputs {
             writeln!(f, "{indent}output {node} as {}", Name(name))?;
         }
+        for node in &self.graph.layers {
+            writeln!(f, "{indent}layer {node}")?;
+        }
         Ok(())
     }
 

@@ -76,6 +76,10 @@ impl<'g> Checker<'g> {
             let exists = (node.0 as usize) < self.graph.len();
             self.demand(exists, *node, "outputs exist", format_args!("output {name} of no node"));
         }
+        for node in &self.graph.layers {
+            let exists = (node.0 as usize) < self.graph.len();
+            self.demand(exists, *node, "layers end with nodes", "a layer that ends with no node");
+        }
         let mut names: Vec<&(String, Node)> = self.graph.outputs.iter().collect();
         names.sort();
         for pair in names.windows(2).filter(|pair| pair[0].0 == pair[1].0) {

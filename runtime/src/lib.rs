@@ -22,6 +22,7 @@ pub mod device;
 mod error;
 pub mod machine;
 pub mod memory;
+pub mod need;
 pub mod network;
 pub mod os;
 pub mod pages;
@@ -30,6 +31,7 @@ pub mod probe;
 pub mod reference;
 pub mod runner;
 pub mod single;
+pub mod split;
 pub mod trace;
 pub mod weights;
 

@@ -10,8 +10,9 @@ use jtllm_codegen::kernel::verify::verify;
 use jtllm_codegen::options::Options;
 use jtllm_codegen::target::Artifact;
 use jtllm_codegen::{Compilation, compile};
+use jtllm_ir::cut::CARRIED;
 use jtllm_ir::graph::element_count;
-use jtllm_ir::{Graph, Op};
+use jtllm_ir::{Graph, Node, Op};
 use rayon::prelude::*;
 
 use crate::cache::KernelCache;
@@ -49,6 +50,16 @@ pub trait Graphs: Send + Sync {
 
     /// The graph of a part for that many rows.
     fn graph(&self, part: Part, bucket: Bucket) -> Result<Graph, Error>;
+}
+
+impl Graphs for Arc<dyn Graphs> {
+    fn chunk(&self) -> usize {
+        (**self).chunk()
+    }
+
+    fn graph(&self, part: Part, bucket: Bucket) -> Result<Graph, Error> {
+        (**self).graph(part, bucket)
+    }
 }
 
 /// One token of a pass.
@@ -108,6 +119,12 @@ impl Batch {
     }
 }
 
+/// What one network computed and another goes on with.
+pub(crate) struct Carried {
+    name: String,
+    bytes: Vec<u8>,
+}
+
 /// What was compiled so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CompileStats {
@@ -133,7 +150,7 @@ pub struct Network {
     device: Arc<dyn Device>,
     graphs: Box<dyn Graphs>,
     options: Options,
-    cache: KernelCache,
+    cache: Arc<KernelCache>,
     weights: Weights,
     states: HashMap<String, Mem>,
     programs: HashMap<u128, Program>,
@@ -154,14 +171,14 @@ impl Network {
         device: Arc<dyn Device>,
         graphs: Box<dyn Graphs>,
         options: Options,
-        cache: KernelCache,
+        cache: impl Into<Arc<KernelCache>>,
         positions: usize,
     ) -> Network {
         Network {
             device,
             graphs,
             options,
-            cache,
+            cache: cache.into(),
             weights: Weights::default(),
             states: HashMap::new(),
             programs: HashMap::new(),
@@ -254,7 +271,7 @@ impl Network {
         self.compiled.time += begin.elapsed();
         self.make_states(&compilation)?;
         self.bind_weights(&compilation, locate)?;
-        let shared = self.shared(part)?;
+        let shared = self.shared(part, &compilation)?;
         let limits = self.limits(part, bucket);
         let bindings =
             Bindings { weights: &self.weights, states: &self.states, limits: &limits, shared: &shared };
@@ -266,7 +283,15 @@ impl Network {
     /// Makes the plans that one sequence needs: for its prompt and for decoding.
     pub fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
         let one = Bucket::Fixed(1);
-        let mut parts = vec![(Part::Body, Bucket::Many), (Part::Body, one), (Part::Head, one)];
+        self.prepare_all(vec![(Part::Body, Bucket::Many), (Part::Body, one), (Part::Head, one)], locate)
+    }
+
+    /// Makes the plans that are not there, compiled side by side.
+    pub(crate) fn prepare_all(
+        &mut self,
+        mut parts: Vec<(Part, Bucket)>,
+        locate: &Locate<'_>,
+    ) -> Result<(), Error> {
         parts.retain(|key| !self.plans.contains_key(key));
         let begin = std::time::Instant::now();
         let compiled: Vec<Compilation> =
@@ -274,19 +299,27 @@ impl Network {
         self.compiled.time += begin.elapsed();
         self.check_room(&compiled)?;
         for ((part, bucket), compilation) in parts.into_iter().zip(compiled) {
-            if part == Part::Head {
-                self.hand_over(one)?;
-            }
             self.install(part, bucket, compilation, locate)?;
         }
         Ok(())
     }
 
     /// The head reads its rows where the last body left them: in one buffer, copied there after each body.
-    fn shared(&mut self, part: Part) -> Result<HashMap<String, Span>, Error> {
+    fn shared(&mut self, part: Part, compilation: &Compilation) -> Result<HashMap<String, Span>, Error> {
         let mut shared = HashMap::new();
-        if let (Part::Head, Some(hidden)) = (part, &self.hidden) {
-            shared.insert("hidden".to_owned(), hidden.clone());
+        let graph = &compilation.graph;
+        let is_hidden = |node: &Node| matches!(graph.op(*node), Op::Input { name, .. } if name == "hidden");
+        if let (Part::Head, Some(input)) = (part, graph.nodes().find(is_hidden)) {
+            let most = self.graphs.chunk().max(SEQUENCES) as i64;
+            let span = match &self.hidden {
+                Some(span) => span.clone(),
+                None => {
+                    let limits = Sizes::from([("T".to_owned(), most)]);
+                    self.device.alloc(bytes_of(graph.shape(input), graph.dtype(input), &limits))?.span()
+                }
+            };
+            self.hidden = Some(span.clone());
+            shared.insert("hidden".to_owned(), span);
         }
         Ok(shared)
     }
@@ -397,13 +430,15 @@ impl Network {
         locate: &Locate<'_>,
         mut trace: Option<&mut Trace>,
     ) -> Result<Vec<f32>, Error> {
-        let bucket = self.body(batch, locate, trace.as_deref_mut())?;
+        let bucket = self.body(batch, &[], locate, trace.as_deref_mut())?;
         self.head(batch, bucket, locate, trace)
     }
 
-    fn body(
+    /// Runs the body, which takes `carried` from another part of it.
+    pub(crate) fn body(
         &mut self,
         batch: &Batch,
+        carried: &[Carried],
         locate: &Locate<'_>,
         trace: Option<&mut Trace>,
     ) -> Result<Bucket, Error> {
@@ -419,11 +454,31 @@ impl Network {
             self.upload(plan, name, values)?;
         }
         self.show(plan, batch.shown.as_ref(), count)?;
+        for Carried { name, bytes } in carried {
+            let missing = || Error::Pass { why: format!("the body has no input {name}") };
+            self.device.write(plan.input(name).ok_or_else(missing)?, bytes)?;
+        }
         self.gather(plan, &inputs)?;
         let sizes = self.sizes(&[("T", count)]);
         plan.run(&*self.device, &sizes, trace)?;
         self.last = Some((Part::Body, bucket, count));
         Ok(bucket)
+    }
+
+    /// What the last body, that of a graph's front, leaves to the back.
+    pub(crate) fn carry(&self) -> Result<Vec<Carried>, Error> {
+        let missing = || Error::Pass { why: "no body has run".to_owned() };
+        let (part, bucket, count) = self.last.ok_or_else(missing)?;
+        let plan = &self.plans[&(part, bucket)];
+        let sizes = self.sizes(&[("T", count)]);
+        let graph = &plan.compilation.graph;
+        let mut carried = Vec::new();
+        for (name, node) in graph.outputs.iter().filter(|(name, _)| name.starts_with(CARRIED)) {
+            let mut bytes = vec![0; bytes_of(graph.shape(*node), graph.dtype(*node), &sizes) as usize];
+            self.device.read(plan.output(name).ok_or_else(missing)?, &mut bytes)?;
+            carried.push(Carried { name: name.clone(), bytes });
+        }
+        Ok(carried)
     }
 
     /// Says which rows come from images, to a body that asks.
@@ -475,6 +530,12 @@ impl Network {
         Ok(all)
     }
 
+    /// Whether the last body has an output of that name.
+    pub(crate) fn has_output(&self, name: &str) -> bool {
+        let plan = self.last.and_then(|(part, bucket, _)| self.plans.get(&(part, bucket)));
+        plan.is_some_and(|plan| plan.output(name).is_some())
+    }
+
     fn sizes(&self, more: &[(&str, usize)]) -> Sizes {
         let fixed = [("P", self.table_width()), ("pages", self.pages)];
         fixed.iter().chain(more).map(|(name, value)| ((*name).to_owned(), *value as i64)).collect()
@@ -500,7 +561,8 @@ impl Network {
         Ok(())
     }
 
-    fn head(
+    /// Runs the head on the rows that the last body left, and gives the logits of those that are wanted.
+    pub(crate) fn head(
         &mut self,
         batch: &Batch,
         body: Bucket,
@@ -511,8 +573,8 @@ impl Network {
         let mut logits = Vec::new();
         for wanted in batch.wanted.chunks(self.graphs.chunk()) {
             let (bucket, count) = head_bucket(wanted.len());
-            self.hand_over(body)?;
             self.prepare(Part::Head, bucket, locate)?;
+            self.hand_over(body)?;
             let plan = &self.plans[&(Part::Head, bucket)];
             let mut rows: Vec<i32> = wanted.iter().map(|row| *row as i32).collect();
             rows.resize(count, 0);
@@ -531,19 +593,7 @@ impl Network {
         let plan = &self.plans[&(Part::Body, body)];
         let missing = || Error::Pass { why: "the body has no output hidden".to_owned() };
         let from = plan.output("hidden").ok_or_else(missing)?.clone();
-        let rows = match body {
-            Bucket::Fixed(count) => count as u64,
-            Bucket::Many => self.graphs.chunk() as u64,
-        };
-        let most = (self.graphs.chunk() as u64).max(SEQUENCES as u64);
-        let to = match &self.hidden {
-            Some(span) => span.clone(),
-            None => {
-                let span = self.device.alloc(from.len / rows * most)?.span();
-                self.hidden = Some(span.clone());
-                span
-            }
-        };
+        let to = self.hidden.clone().ok_or_else(|| Error::Pass { why: "there is no head".to_owned() })?;
         Ok(self.device.copy(&to, &from)?)
     }
 }

@@ -11,9 +11,9 @@ pub mod portable;
 pub mod unix;
 
 #[cfg(target_os = "linux")]
-pub use linux::{allowed_cpus, current_cpu, pin, wait, wake_all};
+pub use linux::{allowed_cpus, current_cpu, may_have_graphics, pin, wait, wake_all};
 #[cfg(not(target_os = "linux"))]
-pub use portable::{allowed_cpus, current_cpu, pin, wait, wake_all};
+pub use portable::{allowed_cpus, current_cpu, may_have_graphics, pin, wait, wake_all};
 
 #[cfg(not(unix))]
 pub use portable::{Mapping, check_private, create_private_file, create_private_folder, page_size};

@@ -1,4 +1,4 @@
-//! Whoever can run a pass: a [`Network`] on a device, or the [`Reference`] interpreter of graphs.
+//! Whoever can run a pass: a [`Network`] on a device, a [`Split`](crate::split::Split) over two, or the [`Reference`] interpreter of graphs.
 
 use crate::error::Error;
 use crate::network::{Batch, Network};
@@ -28,8 +28,8 @@ pub trait Runner: Send {
     /// Pages of the cache.
     fn pages(&self) -> usize;
 
-    /// The network, if kernels run.
-    fn network(&self) -> Option<&Network>;
+    /// The networks that run kernels, in the order of their layers: none where graphs are interpreted.
+    fn networks(&self) -> Vec<&Network>;
 }
 
 impl Runner for Network {
@@ -58,8 +58,8 @@ impl Runner for Network {
         Network::pages(self)
     }
 
-    fn network(&self) -> Option<&Network> {
-        Some(self)
+    fn networks(&self) -> Vec<&Network> {
+        vec![self]
     }
 }
 
@@ -85,7 +85,7 @@ impl Runner for Reference {
         Reference::pages(self)
     }
 
-    fn network(&self) -> Option<&Network> {
-        None
+    fn networks(&self) -> Vec<&Network> {
+        Vec::new()
     }
 }

@@ -11,13 +11,12 @@ use jtllm_models::embedding::Embedding;
 use jtllm_models::image::Image;
 use jtllm_models::sample::{SampleError, Sampler};
 use jtllm_models::tokenizer::{Stops, Stream, Tokenizer, TokenizerError};
-use jtllm_runtime::device::cuda::NoCuda;
-use jtllm_runtime::device::wgpu::NoAdapter;
 use jtllm_runtime::network::{Batch, Row};
 use jtllm_runtime::pages::PageTable;
 use jtllm_runtime::trace::Trace;
 
 use crate::model::Model;
+use crate::place::TooLarge;
 use crate::sight::{self, Seen};
 
 /// What can go wrong between a prompt and its answer.
@@ -47,10 +46,10 @@ pub enum EngineError {
     },
     /// A prompt without tokens.
     EmptyPrompt,
-    /// There is no graphics adapter, and one was asked for.
-    NoAdapter(NoAdapter),
-    /// There is no CUDA device, and one was asked for.
-    NoCuda(NoCuda),
+    /// There is no such device as was asked for, or none at all; why.
+    NoDevice(String),
+    /// The model does not fit into the device that was asked for.
+    TooLarge(TooLarge),
     /// An image, for a model that sees none.
     Blind,
     /// The prompt has another number of places for images than there are images.
@@ -77,8 +76,8 @@ impl fmt::Display for EngineError {
             EngineError::Load(error) => error.fmt(f),
             EngineError::Runtime(error) => error.fmt(f),
             EngineError::Sample(error) => error.fmt(f),
-            EngineError::NoAdapter(error) => error.fmt(f),
-            EngineError::NoCuda(error) => error.fmt(f),
+            EngineError::NoDevice(why) => f.write_str(why),
+            EngineError::TooLarge(error) => error.fmt(f),
             EngineError::Stop(error) => error.fmt(f),
             EngineError::ContextFull { context, need } => {
                 write!(f, "the context is full: {need} tokens do not fit in {context} positions")
@@ -110,6 +109,12 @@ impl From<LoadError> for EngineError {
 impl From<jtllm_runtime::Error> for EngineError {
     fn from(error: jtllm_runtime::Error) -> EngineError {
         EngineError::Runtime(error)
+    }
+}
+
+impl From<TooLarge> for EngineError {
+    fn from(error: TooLarge) -> EngineError {
+        EngineError::TooLarge(error)
     }
 }
 
@@ -218,7 +223,20 @@ impl Engine {
 
     /// Looks at an image, for [`Request::images`] or [`Engine::show`].
     pub fn see(&mut self, image: &Image) -> Result<Arc<Seen>, EngineError> {
-        Ok(Arc::new(self.model.see(image)?))
+        match self.model.see(image) {
+            Err(EngineError::Runtime(error)) => {
+                self.retreat(error)?;
+                self.see(image)
+            }
+            seen => Ok(Arc::new(seen?)),
+        }
+    }
+
+    /// Goes on without the device that failed, if the model's options allow it; what the cache held is lost.
+    fn retreat(&mut self, error: jtllm_runtime::Error) -> Result<(), EngineError> {
+        self.model.retreat(error)?;
+        self.clear();
+        Ok(())
     }
 
     /// Says which images the image tokens of what is fed from now on stand for, in their order. What the cache
@@ -258,7 +276,20 @@ impl Engine {
     }
 
     /// Makes the cache hold exactly `tokens` and gives the logits of the last one (or of each, if `all`).
+    ///
+    /// A device that fails meanwhile is left, if the model's options allow it: all tokens are then computed
+    /// again where the model went.
     pub fn feed(&mut self, tokens: &[u32], all: bool) -> Result<Vec<f32>, EngineError> {
+        match self.feed_here(tokens, all) {
+            Err(EngineError::Runtime(error)) => {
+                self.retreat(error)?;
+                self.feed(tokens, all)
+            }
+            logits => logits,
+        }
+    }
+
+    fn feed_here(&mut self, tokens: &[u32], all: bool) -> Result<Vec<f32>, EngineError> {
         let context = self.context();
         let vocabulary = self.model.architecture().vocabulary();
         if tokens.is_empty() {
@@ -371,8 +402,10 @@ impl Engine {
         self.show(&request.images);
         let facts = self.model.architecture().facts(&request.prompt);
         let reused = if request.prompt.is_empty() { 0 } else { self.reusable(&request.prompt, &facts) };
+        let device = self.model.device_name();
         let logits = self.feed(&request.prompt, false)?;
-        timings.cached_tokens = reused;
+        // Who leaves a device leaves what it held.
+        timings.cached_tokens = if device == self.model.device_name() { reused } else { 0 };
         timings.prompt_tokens = request.prompt.len() - timings.cached_tokens;
         timings.prompt_time = begin.elapsed();
         // The prompt holds all earlier turns; what the sampler has seen of them counts once.

@@ -15,8 +15,11 @@
 
 mod engine;
 mod model;
+pub mod place;
+mod seat;
 mod sight;
 
 pub use engine::{Answer, Engine, EngineError, Finish, Request, Timings};
-pub use model::{Backend, LoadOptions, Model};
+pub use model::{Backend, LoadOptions, Memory, Model, Tell};
+pub use place::{Layers, Place};
 pub use sight::Seen;

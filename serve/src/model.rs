@@ -5,32 +5,29 @@ use std::sync::Arc;
 use jtllm_models::arch::{self, Architecture, Pass, Rows, Weights};
 use jtllm_models::{Checkpoint, LoadError, TensorEntry};
 use jtllm_runtime::cache::KernelCache;
-use jtllm_runtime::codegen::emit::cranelift::Cranelift;
-use jtllm_runtime::codegen::options::{Compute, Options};
+use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Caps;
-use jtllm_runtime::device::cpu::Cpu;
-use jtllm_runtime::device::cuda::Cuda;
-use jtllm_runtime::device::interp::Interpreter;
-use jtllm_runtime::device::wgpu::{Adapter, Choice};
-use jtllm_runtime::device::{Bytes, Device};
+use jtllm_runtime::device::Bytes;
 use jtllm_runtime::ir::{DType, Format, Graph};
-use jtllm_runtime::network::{Batch, Bucket, Graphs, Network, Part};
-use jtllm_runtime::reference::Reference;
-use jtllm_runtime::runner::Runner;
+use jtllm_runtime::network::{Batch, Bucket, CompileStats, Graphs, Network, Part};
 use jtllm_runtime::trace::Trace;
 use jtllm_runtime::weights::{Piece, Source};
 
 use crate::engine::EngineError;
+use crate::place::{Place, Placement, Way, ways};
+use crate::seat::{Parts, Seat};
 
 /// What computes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backend {
+    /// The first of [`ways`] to a device that will do, else the processor.
+    Auto,
     /// Machine code on the processor.
     Cpu,
     /// The interpreter of loop IR, scheduled for these caps.
     Interp(Box<Caps>),
-    /// NVIDIA's graphics processor of that number, from 0.
-    Cuda(usize),
+    /// NVIDIA's graphics processor, by CUDA.
+    Cuda,
     /// A graphics processor, by WebGPU.
     Wgpu,
     /// The interpreter of graphs.
@@ -42,6 +39,8 @@ pub enum Backend {
 pub struct LoadOptions {
     /// What computes.
     pub backend: Backend,
+    /// What is asked of the device that does.
+    pub place: Place,
     /// Threads of the processor.
     pub threads: usize,
     /// Positions of the context.
@@ -62,9 +61,30 @@ pub struct LoadOptions {
 pub struct Model {
     checkpoint: Arc<Checkpoint>,
     architecture: Arc<dyn Architecture>,
-    runner: Box<dyn Runner>,
+    parts: Parts,
+    seat: Seat,
+    /// Hears when the model leaves its device.
+    tell: Option<Box<Tell>>,
     /// How it was loaded.
     pub options: LoadOptions,
+}
+
+/// Hears why a model that was running goes on elsewhere.
+pub type Tell = dyn Fn(&str) + Send;
+
+/// What a model takes of the machine's memory, on all devices together, and what was compiled for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// Bytes of weights that are read where they lie in the files.
+    pub adopted: u64,
+    /// Bytes of weights in memory of their own.
+    pub copied: u64,
+    /// Bytes of keys, values and states.
+    pub cache: u64,
+    /// Bytes of the buffers of passes.
+    pub buffers: u64,
+    /// What was compiled.
+    pub compiled: CompileStats,
 }
 
 /// The formats of a checkpoint's tensors.
@@ -170,36 +190,74 @@ impl Model {
         options: LoadOptions,
         cache: KernelCache,
     ) -> Result<Model, EngineError> {
+        Model::by_ways(checkpoint, architecture, options, cache, &ways())
+    }
+
+    /// As [`Model::with_architecture`], on devices of the caller's own ways: those of their names take the place
+    /// of ours.
+    pub fn by_ways(
+        checkpoint: Checkpoint,
+        architecture: Arc<dyn Architecture>,
+        options: LoadOptions,
+        cache: KernelCache,
+        ways: &[Way],
+    ) -> Result<Model, EngineError> {
         if options.context > arch::POSITIONS {
             return Err(EngineError::ContextTooLong { asked: options.context, most: arch::POSITIONS });
         }
         let checkpoint = Arc::new(checkpoint);
         let formats = Formats(checkpoint.clone());
         check(&formats, &*architecture)?;
-        let graphs = Box::new(ModelGraphs {
+        let graphs = Arc::new(ModelGraphs {
             architecture: architecture.clone(),
             formats,
             keys: options.keys,
             values: options.values,
             taps: options.taps,
         });
-        let positions = options.context.div_ceil(16) * 16 * options.sequences;
-        let choices = Options { compute: options.compute };
-        let device: Arc<dyn Device> = match &options.backend {
-            Backend::Cpu => {
-                let target = Cranelift::host().map_err(jtllm_runtime::Error::from)?;
-                Arc::new(Cpu::new(Box::new(target), options.threads))
-            }
-            Backend::Interp(caps) => Arc::new(Interpreter::new((**caps).clone())),
-            Backend::Cuda(number) => Arc::new(Cuda::open(*number).map_err(EngineError::NoCuda)?),
-            Backend::Wgpu => Arc::new(Adapter::open(&Choice::default()).map_err(EngineError::NoAdapter)?),
-            Backend::Graph => {
-                let runner = Box::new(Reference::new(graphs, choices, positions));
-                return Ok(Model { checkpoint, architecture, runner, options });
-            }
-        };
-        let runner = Box::new(Network::new(device, graphs, choices, cache, positions));
-        Ok(Model { checkpoint, architecture, runner, options })
+        let parts = Parts { graphs, cache: Arc::new(cache), options: options.clone() };
+        let seat = parts.seat(ways)?;
+        Ok(Model { checkpoint, architecture, parts, seat, tell: None, options })
+    }
+
+    /// Where it is.
+    pub fn placement(&self) -> &Placement {
+        &self.seat.placement
+    }
+
+    pub(crate) fn device_name(&self) -> String {
+        self.seat.placement.device_name().to_owned()
+    }
+
+    /// Has somebody told when the model leaves its device while it runs.
+    pub fn tell(&mut self, tell: Box<Tell>) {
+        self.tell = Some(tell);
+    }
+
+    /// Goes on elsewhere, with an empty cache, after a device failed; see [`Parts::retreat`].
+    pub(crate) fn retreat(&mut self, error: jtllm_runtime::Error) -> Result<(), EngineError> {
+        let why = error.to_string();
+        self.seat = self.parts.retreat(&self.seat, error, false)?;
+        if let Some(tell) = &self.tell {
+            tell(&format!("{why}; the conversation goes on {}", self.seat.placement.short()));
+        }
+        Ok(())
+    }
+
+    /// What it takes of the machine, if kernels run.
+    pub fn memory(&self) -> Option<Memory> {
+        let mut all = Memory::default();
+        for network in self.networks() {
+            let (weights, compiled) = (network.weights(), &network.compiled);
+            all.adopted += weights.adopted_bytes;
+            all.copied += weights.copied_bytes;
+            all.cache += network.state_bytes();
+            all.buffers += network.buffer_bytes();
+            all.compiled.emitted += compiled.emitted;
+            all.compiled.cached += compiled.cached;
+            all.compiled.time += compiled.time;
+        }
+        (!self.networks().is_empty()).then_some(all)
     }
 
     /// The files that it came from.
@@ -212,28 +270,38 @@ impl Model {
         &*self.architecture
     }
 
-    /// The network, if kernels run.
+    /// The network of the last layers, if kernels run.
     pub fn network(&self) -> Option<&Network> {
-        self.runner.network()
+        self.networks().pop()
+    }
+
+    /// The networks that run kernels, in the order of their layers: none where graphs are interpreted.
+    pub fn networks(&self) -> Vec<&Network> {
+        self.seat.runner.networks()
     }
 
     /// Pages of the cache.
     pub fn pages(&self) -> usize {
-        self.runner.pages()
+        self.seat.runner.pages()
     }
 
     /// Compiles and reads now what the first passes of one sequence need.
     pub fn ready(&mut self) -> Result<(), EngineError> {
-        let checkpoint = self.checkpoint.clone();
-        let locate = move |name: &str| checkpoint.tensor(name).and_then(source);
-        Ok(self.runner.ready(&locate)?)
+        loop {
+            let checkpoint = self.checkpoint.clone();
+            let locate = move |name: &str| checkpoint.tensor(name).and_then(source);
+            match self.seat.runner.ready(&locate) {
+                Ok(()) => return Ok(()),
+                Err(error) => self.seat = self.parts.retreat(&self.seat, error, true)?,
+            }
+        }
     }
 
     /// Runs one pass and gives the wanted rows' logits, one after another.
     pub fn pass(&mut self, batch: &Batch, trace: Option<&mut Trace>) -> Result<Vec<f32>, EngineError> {
         let checkpoint = self.checkpoint.clone();
         let locate = move |name: &str| checkpoint.tensor(name).and_then(source);
-        Ok(self.runner.pass(batch, &locate, trace)?)
+        Ok(self.seat.runner.pass(batch, &locate, trace)?)
     }
 
     pub(crate) fn shared_architecture(&self) -> Arc<dyn Architecture> {
@@ -244,11 +312,11 @@ impl Model {
     pub fn look_at(&mut self, tokens: usize, pixels: &[f32]) -> Result<(), EngineError> {
         let checkpoint = self.checkpoint.clone();
         let locate = move |name: &str| checkpoint.tensor(name).and_then(source);
-        Ok(self.runner.image(tokens, pixels, &locate)?)
+        Ok(self.seat.runner.image(tokens, pixels, &locate)?)
     }
 
     /// The named output of the last pass (with [`LoadOptions::taps`]), for its first `rows` rows.
     pub fn tap(&mut self, name: &str, rows: usize) -> Result<Vec<f32>, EngineError> {
-        Ok(self.runner.tap(name, rows)?)
+        Ok(self.seat.runner.tap(name, rows)?)
     }
 }

@@ -11,7 +11,7 @@ use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Batch, Row};
 use jtllm_runtime::pages::PageTable;
-use jtllm_serve::{Backend, Engine, LoadOptions, Model};
+use jtllm_serve::{Backend, Engine, LoadOptions, Model, Place};
 use serde_json::Value;
 
 const FIXTURES: [&str; 24] = [
@@ -48,6 +48,7 @@ fn folder(name: &str) -> PathBuf {
 fn options(backend: Backend, threads: usize) -> LoadOptions {
     LoadOptions {
         backend,
+        place: Place::default(),
         threads,
         context: 96,
         compute: Compute::F32,

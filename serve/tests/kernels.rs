@@ -9,7 +9,7 @@ use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Bucket, Part};
 use jtllm_runtime::trace::Trace;
-use jtllm_serve::{Backend, Engine, LoadOptions, Model};
+use jtllm_serve::{Backend, Engine, LoadOptions, Model, Place};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
@@ -18,6 +18,7 @@ fn fixture(name: &str) -> PathBuf {
 fn options(context: usize, taps: bool) -> LoadOptions {
     LoadOptions {
         backend: Backend::Cpu,
+        place: Place::default(),
         threads: 2,
         context,
         compute: Compute::Auto,

@@ -8,7 +8,7 @@ use jtllm_models::Checkpoint;
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::ir::DType;
-use jtllm_serve::{Backend, Engine, LoadOptions, Model};
+use jtllm_serve::{Backend, Engine, LoadOptions, Model, Place};
 use serde_json::{Map, Value, json};
 
 /// The beginnings and parts of names, here and there.
@@ -68,6 +68,7 @@ fn port(folder: &Path) {
 fn logits(folder: &Path, backend: Backend) -> Vec<f32> {
     let options = LoadOptions {
         backend,
+        place: Place::default(),
         threads: 2,
         context: 64,
         compute: Compute::Auto,

@@ -43,6 +43,7 @@ fn add(kernels: &mut Kernels, fixture: Option<&str>, target: &Ptx, keys: DType) 
     };
     let options = LoadOptions {
         compute: codegen::options::Compute::Auto,
+        place: Default::default(),
         backend: Backend::Interp(Box::new(target.caps().clone())),
         threads: 2,
         context: 256,

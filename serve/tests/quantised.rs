@@ -11,7 +11,7 @@ use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
-use jtllm_serve::{Backend, Engine, LoadOptions, Model};
+use jtllm_serve::{Backend, Engine, LoadOptions, Model, Place};
 use serde_json::{Map, Value, json};
 
 /// A tensor as a safetensors file has it.
@@ -133,6 +133,7 @@ fn pair(name: &str, bits: u32, all: bool) -> [tempfile::TempDir; 2] {
 fn logits(folder: &Path, backend: &Backend) -> Vec<f32> {
     let options = LoadOptions {
         backend: backend.clone(),
+        place: Place::default(),
         threads: 2,
         context: 64,
         compute: Compute::Auto,

@@ -105,7 +105,7 @@ impl Architecture for Bert {
         build.tap("hidden.embeddings", hidden);
         for layer in 0..self.layers {
             hidden = self.layer(&mut build, hidden, layer, &inputs)?;
-            build.tap(&format!("hidden.layer{layer}"), hidden);
+            build.end_layer(layer, hidden);
         }
         build.graph.output("hidden", hidden);
         Ok(build.graph)

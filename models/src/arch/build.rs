@@ -81,6 +81,12 @@ impl<'a> Build<'a> {
         }
     }
 
+    /// Says that a layer ends with the hidden vectors `node`, which are a tap as well.
+    pub(super) fn end_layer(&mut self, layer: i64, node: Node) {
+        self.graph.end_layer(node);
+        self.tap(&format!("hidden.layer{layer}"), node);
+    }
+
     /// Rows of the table `name` at `ids`: `[T, width]`.
     pub(super) fn embedding(
         &mut self,

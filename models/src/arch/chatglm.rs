@@ -162,7 +162,7 @@ impl Architecture for ChatGlm {
             let inner = self.feed_forward(&mut build, x, layer)?;
             let kept = build.scaled(x, alpha);
             hidden = build.add(kept, inner);
-            build.tap(&format!("hidden.layer{layer}"), hidden);
+            build.end_layer(layer, hidden);
         }
         build.graph.output("hidden", hidden);
         Ok(build.graph)

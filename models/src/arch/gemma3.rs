@@ -150,7 +150,7 @@ impl Architecture for Gemma3 {
             let inner = self.feed_forward(&mut build, x, layer)?;
             let inner = norm(&mut build, inner, "post_feedforward_layernorm")?;
             hidden = build.add(hidden, inner);
-            build.tap(&format!("hidden.layer{layer}"), hidden);
+            build.end_layer(layer, hidden);
         }
         build.graph.output("hidden", hidden);
         Ok(build.graph)

@@ -116,7 +116,7 @@ impl Architecture for Gpt2 {
             let x = build.layer_norm(hidden, &norm("ln_2"), self.epsilon)?;
             let inner = self.feed_forward(&mut build, x, layer)?;
             hidden = build.add(hidden, inner);
-            build.tap(&format!("hidden.layer{layer}"), hidden);
+            build.end_layer(layer, hidden);
         }
         build.graph.output("hidden", hidden);
         Ok(build.graph)

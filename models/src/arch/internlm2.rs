@@ -110,7 +110,7 @@ impl Architecture for InternLm2 {
             let x = build.rms_norm(hidden, &norm("ffn_norm"), self.epsilon)?;
             let inner = self.feed_forward(&mut build, x, layer)?;
             hidden = build.add(hidden, inner);
-            build.tap(&format!("hidden.layer{layer}"), hidden);
+            build.end_layer(layer, hidden);
         }
         build.graph.output("hidden", hidden);
         Ok(build.graph)

@@ -182,7 +182,7 @@ impl Architecture for Llama {
             let x = build.rms_norm(hidden, &norm("post_attention_layernorm"), self.epsilon)?;
             let inner = self.feed_forward(&mut build, x, layer)?;
             hidden = build.add(hidden, inner);
-            build.tap(&format!("hidden.layer{layer}"), hidden);
+            build.end_layer(layer, hidden);
         }
         build.graph.output("hidden", hidden);
         Ok(build.graph)

@@ -107,7 +107,7 @@ impl Architecture for Moss {
             let inner = self.feed_forward(&mut build, x, layer)?;
             let both = build.add(mixed, inner);
             hidden = build.add(both, hidden);
-            build.tap(&format!("hidden.layer{layer}"), hidden);
+            build.end_layer(layer, hidden);
         }
         build.graph.output("hidden", hidden);
         Ok(build.graph)

@@ -182,7 +182,7 @@ impl Architecture for Pangu {
             let prefix = format!("{}.{layer}", self.names.blocks);
             let block = Block { prefix, state: format!("layers.{layer}") };
             hidden = self.block(&mut build, &block, &inputs, hidden, None)?;
-            build.tap(&format!("hidden.layer{layer}"), hidden);
+            build.end_layer(layer, hidden);
         }
         hidden = build.layer_norm(hidden, self.names.norm, self.epsilon)?;
         build.tap("hidden.final_norm", hidden);

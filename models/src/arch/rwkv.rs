@@ -293,6 +293,7 @@ impl Architecture for Rwkv {
             if self.rescale_every.is_some_and(|every| (layer + 1) % every == 0) {
                 hidden = build.scaled(hidden, 0.5);
             }
+            build.graph.end_layer(hidden);
             if pass.taps {
                 let normed = build.layer_norm(hidden, &self.name("ln_out"), EPSILON)?;
                 build.tap(&format!("hidden.layer{layer}_lnout"), normed);

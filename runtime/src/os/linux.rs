@@ -30,6 +30,12 @@ pub fn current_cpu() -> Option<usize> {
     Some(thread::sched_getcpu())
 }
 
+/// Whether a graphics processor can be here: each driver has files in `/dev` through which programs reach it.
+pub fn may_have_graphics() -> bool {
+    let drivers = ["/dev/dri", "/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/mali0", "/dev/kgsl-3d0"];
+    drivers.iter().any(|path| std::path::Path::new(path).exists())
+}
+
 /// Binds the calling thread to these logical CPUs.
 pub fn pin(cpus: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();

@@ -33,6 +33,11 @@ pub fn allowed_cpus() -> Vec<usize> {
     (0..std::thread::available_parallelism().map_or(1, usize::from)).collect()
 }
 
+/// Not known before drivers are asked.
+pub fn may_have_graphics() -> bool {
+    true
+}
+
 /// Not known.
 pub fn current_cpu() -> Option<usize> {
     None

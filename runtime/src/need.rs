@@ -1,0 +1,102 @@
+//! How much memory a model takes of a device, layer by layer, before any of it is allocated.
+
+use jtllm_codegen::canon::canon;
+use jtllm_codegen::schedule::layout;
+use jtllm_codegen::target::Caps;
+use jtllm_ir::expr::Kind;
+use jtllm_ir::{DType, Expr, Graph, Node, Op};
+
+use crate::error::Error;
+use crate::network::{Bucket, Graphs, Part, SEQUENCES, TILE, table_width};
+use crate::plan::{Sizes, bytes_of};
+
+/// Buffers of a plan live side by side at most so often: those of a layer's widest values.
+const WIDEST_AT_ONCE: u64 = 4;
+
+/// Bytes of memory that a model takes: weights, cache and buffers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// Weights and cache of each layer.
+    pub layers: Vec<u64>,
+    /// Weights of the head, of what follows the last layer, and of what sees images.
+    pub head: u64,
+    /// Buffers of a chunk, about.
+    pub buffers: u64,
+}
+
+impl Need {
+    /// What a model asks for on a device of these caps, with a cache of so many positions.
+    ///
+    /// # Errors
+    /// A graph cannot be built.
+    pub fn of(graphs: &dyn Graphs, caps: &Caps, positions: usize) -> Result<Need, Error> {
+        let pages = positions.div_ceil(TILE).max(1);
+        let rows = graphs.chunk().max(SEQUENCES);
+        let each = [("T", rows), ("R", SEQUENCES), ("P", table_width(pages)), ("pages", pages)];
+        let limits: Sizes = each.into_iter().map(|(name, value)| (name.to_owned(), value as i64)).collect();
+        let body = canon(&graphs.graph(Part::Body, Bucket::Many)?).graph;
+        let head = canon(&graphs.graph(Part::Head, Bucket::Fixed(1))?).graph;
+        let mut layers = vec![0; body.layers.len()];
+        let mut last = 0;
+        for node in body.nodes() {
+            let place = body.layers.partition_point(|end| *end < node);
+            *layers.get_mut(place).unwrap_or(&mut last) += resident(&body, node, caps, &limits);
+        }
+        let all = |graph: &Graph| graph.nodes().map(|node| resident(graph, node, caps, &limits)).sum::<u64>();
+        last += all(&head);
+        if let Ok(image) = graphs.graph(Part::Image, Bucket::Many) {
+            last += all(&canon(&image).graph);
+        }
+        let buffers = widest(&body, &limits) * WIDEST_AT_ONCE + given(&body, &limits) + given(&head, &limits);
+        Ok(Need { layers, head: last, buffers })
+    }
+
+    /// Bytes for the head and the last `count - 1` layers; nothing for 0.
+    pub fn bytes(&self, count: usize) -> u64 {
+        match count.checked_sub(1) {
+            None => 0,
+            Some(layers) => self.layers.iter().rev().take(layers).sum::<u64>() + self.head + self.buffers,
+        }
+    }
+
+    /// Bytes for the whole model.
+    pub fn all(&self) -> u64 {
+        self.bytes(self.layers.len() + 1)
+    }
+
+    /// The largest count of [`Need::bytes`] that fits in so many bytes.
+    pub fn most(&self, memory: u64) -> usize {
+        (0..=self.layers.len() + 1).rev().find(|count| self.bytes(*count) <= memory).unwrap_or(0)
+    }
+}
+
+/// The bytes of a leaf that stays in memory from pass to pass.
+fn resident(graph: &Graph, node: Node, caps: &Caps, limits: &Sizes) -> u64 {
+    let (shape, dtype) = (graph.shape(node), graph.dtype(node));
+    match graph.op(node) {
+        Op::Weight { name } => {
+            layout(name, shape.len(), caps).len(shape).high().max(0) as u64 * dtype.size() as u64
+        }
+        Op::State { .. } => bytes_of(shape, dtype, limits),
+        _ => 0,
+    }
+}
+
+/// The bytes of the largest value that a kernel leaves for another, attention's scores aside: those stay in
+/// its registers.
+fn widest(graph: &Graph, limits: &Sizes) -> u64 {
+    let rows =
+        |shape: &[Expr]| shape.len() <= 3 && shape.first().is_some_and(|n| matches!(n.kind(), Kind::Sym(_)));
+    let sums = graph.nodes().filter(|node| matches!(graph.op(*node), Op::Reduce { .. }));
+    let bytes = sums
+        .filter(|node| rows(graph.shape(*node)))
+        .map(|node| bytes_of(graph.shape(node), DType::F32, limits));
+    bytes.max().unwrap_or(0)
+}
+
+/// The bytes of inputs and outputs.
+fn given(graph: &Graph, limits: &Sizes) -> u64 {
+    let inputs = graph.nodes().filter(|node| matches!(graph.op(*node), Op::Input { .. }));
+    let all = inputs.chain(graph.outputs.iter().map(|(_, node)| *node));
+    all.map(|node| bytes_of(graph.shape(node), graph.dtype(node), limits)).sum()
+}

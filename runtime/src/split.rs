@@ -1,0 +1,112 @@
+//! A model on two devices: the first layers on one, the rest and the head on the other.
+
+use std::sync::Arc;
+
+use jtllm_ir::Graph;
+use jtllm_ir::cut::cut;
+
+use jtllm_codegen::options::Options;
+
+use crate::cache::KernelCache;
+use crate::device::Device;
+use crate::error::Error;
+use crate::network::{Batch, Bucket, Graphs, Network, Part};
+use crate::runner::Runner;
+use crate::trace::Trace;
+use crate::weights::Locate;
+
+/// Two networks that compute one model: what the front leaves of each pass is copied to the back.
+pub struct Split {
+    front: Network,
+    back: Network,
+}
+
+/// One part of a model's graphs.
+struct Half {
+    graphs: Arc<dyn Graphs>,
+    /// The layer behind which the body is cut.
+    layer: usize,
+    is_front: bool,
+}
+
+impl Graphs for Half {
+    fn chunk(&self) -> usize {
+        self.graphs.chunk()
+    }
+
+    fn graph(&self, part: Part, bucket: Bucket) -> Result<Graph, Error> {
+        let graph = self.graphs.graph(part, bucket)?;
+        if part != Part::Body {
+            return Ok(graph);
+        }
+        let cut = cut(&graph, self.layer).map_err(|error| Error::Pass { why: error.to_string() })?;
+        Ok(if self.is_front { cut.front } else { cut.back })
+    }
+}
+
+impl Split {
+    /// A model of which the layers up to `layer`, counted from 0, run on the first device, and all else on the
+    /// second. Each has a cache for `positions` positions of its own layers.
+    pub fn new(
+        [front, back]: [Arc<dyn Device>; 2],
+        graphs: Arc<dyn Graphs>,
+        layer: usize,
+        options: Options,
+        cache: Arc<KernelCache>,
+        positions: usize,
+    ) -> Split {
+        let half = |is_front| Box::new(Half { graphs: graphs.clone(), layer, is_front });
+        Split {
+            front: Network::new(front, half(true), options, cache.clone(), positions),
+            back: Network::new(back, half(false), options, cache, positions),
+        }
+    }
+}
+
+impl Runner for Split {
+    fn pass(
+        &mut self,
+        batch: &Batch,
+        locate: &Locate<'_>,
+        mut trace: Option<&mut Trace>,
+    ) -> Result<Vec<f32>, Error> {
+        self.front.body(batch, &[], locate, trace.as_deref_mut())?;
+        let carried = self.front.carry()?;
+        // Rows of images take the place of embeddings, which are the front's.
+        let seen;
+        let batch = match batch.shown {
+            Some(_) => {
+                seen = Batch { shown: None, ..batch.clone() };
+                &seen
+            }
+            None => batch,
+        };
+        let bucket = self.back.body(batch, &carried, locate, trace.as_deref_mut())?;
+        self.back.head(batch, bucket, locate, trace)
+    }
+
+    fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
+        let bodies = vec![(Part::Body, Bucket::Many), (Part::Body, Bucket::Fixed(1))];
+        self.front.prepare_all(bodies, locate)?;
+        self.back.ready(locate)
+    }
+
+    fn image(&mut self, tokens: usize, pixels: &[f32], locate: &Locate<'_>) -> Result<(), Error> {
+        self.back.image(tokens, pixels, locate)
+    }
+
+    fn tap(&mut self, name: &str, rows: usize) -> Result<Vec<f32>, Error> {
+        match self.front.has_output(name) {
+            true => self.front.tap(name, rows),
+            false => self.back.tap(name, rows),
+        }
+    }
+
+    fn pages(&self) -> usize {
+        self.back.pages()
+    }
+
+    fn networks(&self) -> Vec<&Network> {
+        vec![&self.front, &self.back]
+    }
+}

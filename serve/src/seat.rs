@@ -1,0 +1,240 @@
+//! Puts a model where its options want it, and elsewhere when a device cannot or can no longer do it.
+
+use std::sync::Arc;
+
+use jtllm_runtime::cache::KernelCache;
+use jtllm_runtime::codegen::emit::cranelift::Cranelift;
+use jtllm_runtime::codegen::options::Options;
+use jtllm_runtime::device::Device;
+use jtllm_runtime::device::cpu::Cpu;
+use jtllm_runtime::device::interp::Interpreter;
+use jtllm_runtime::need::Need;
+use jtllm_runtime::network::{Graphs, Network};
+use jtllm_runtime::reference::Reference;
+use jtllm_runtime::runner::Runner;
+use jtllm_runtime::split::Split;
+use jtllm_runtime::{DeviceError, Error};
+
+use crate::engine::EngineError;
+use crate::model::{Backend, LoadOptions};
+use crate::place::{Layers, OnDevice, Placement, TooLarge, Way};
+
+/// A tenth of a device's memory is left to whoever draws the screen, and to what is not counted before.
+const SPARE: u64 = 10;
+
+/// What runners are made of.
+pub(crate) struct Parts {
+    pub(crate) graphs: Arc<dyn Graphs>,
+    pub(crate) cache: Arc<KernelCache>,
+    pub(crate) options: LoadOptions,
+}
+
+/// A runner and where it is.
+pub(crate) struct Seat {
+    pub(crate) runner: Box<dyn Runner>,
+    pub(crate) placement: Placement,
+    device: Option<Arc<dyn Device>>,
+}
+
+impl Parts {
+    fn positions(&self) -> usize {
+        self.options.context.div_ceil(16) * 16 * self.options.sequences
+    }
+
+    fn choices(&self) -> Options {
+        Options { compute: self.options.compute }
+    }
+
+    /// Where the options want the model.
+    ///
+    /// # Errors
+    /// What they ask for is not there, or too small.
+    pub(crate) fn seat(&self, ways: &[Way]) -> Result<Seat, EngineError> {
+        let place = &self.options.place;
+        match &self.options.backend {
+            Backend::Cpu => self.on_processor(Vec::new()),
+            Backend::Graph => {
+                let runner =
+                    Box::new(Reference::new(Box::new(self.graphs.clone()), self.choices(), self.positions()));
+                let placement =
+                    Placement { backend: "graph", device: None, threads: None, reasons: Vec::new() };
+                Ok(Seat { runner, placement, device: None })
+            }
+            _ if place.layers == Layers::Count(0) => {
+                self.on_processor(vec!["no layer was to be elsewhere".to_owned()])
+            }
+            Backend::Interp(caps) => self.on_device("interp", Arc::new(Interpreter::new((**caps).clone()))),
+            Backend::Auto => self.on_any(ways),
+            named => {
+                let name = named.name();
+                let way = ways.iter().find(|way| way.backend == name);
+                let absent = || EngineError::NoDevice(format!("there is no backend {name}"));
+                let device = (way.ok_or_else(absent)?.open)(place.device, true);
+                self.on_device(name, device.map_err(EngineError::NoDevice)?)
+            }
+        }
+    }
+
+    /// On the first device that will do, else on the processor.
+    fn on_any(&self, ways: &[Way]) -> Result<Seat, EngineError> {
+        let place = &self.options.place;
+        let mut reasons = Vec::new();
+        for way in ways {
+            let device = match (way.open)(place.device, place.device.is_some()) {
+                Ok(device) => device,
+                Err(why) => {
+                    reasons.push(why);
+                    continue;
+                }
+            };
+            match self.on_device(way.backend, device) {
+                Ok(mut seat) => {
+                    seat.placement.reasons.splice(0..0, reasons);
+                    return Ok(seat);
+                }
+                Err(EngineError::TooLarge(large)) if !place.required => reasons.push(large.to_string()),
+                Err(error) => return Err(error),
+            }
+        }
+        match place.required || place.device.is_some() {
+            true => Err(EngineError::NoDevice(format!("no device will do: {}", reasons.join("; ")))),
+            false => self.on_processor(reasons),
+        }
+    }
+
+    fn processor(&self) -> Result<Arc<dyn Device>, EngineError> {
+        let target = Cranelift::host().map_err(Error::from)?;
+        Ok(Arc::new(Cpu::new(Box::new(target), self.options.threads)))
+    }
+
+    fn on_processor(&self, reasons: Vec<String>) -> Result<Seat, EngineError> {
+        let device = self.processor()?;
+        let threads = Some(device.info().threads);
+        let (graphs, cache) = (Box::new(self.graphs.clone()), self.cache.clone());
+        let runner = Box::new(Network::new(device, graphs, self.choices(), cache, self.positions()));
+        Ok(Seat {
+            runner,
+            placement: Placement { backend: "cpu", device: None, threads, reasons },
+            device: None,
+        })
+    }
+
+    /// On a device, with as many layers as the options want; those that its memory has no room for, if it is
+    /// known, stay on the processor or are refused.
+    fn on_device(&self, backend: &'static str, device: Arc<dyn Device>) -> Result<Seat, EngineError> {
+        let layers = self.options.place.layers;
+        let info = device.info();
+        if info.memory.is_none() && !matches!(layers, Layers::Count(_)) {
+            return Ok(self.whole(backend, device));
+        }
+        let need = self.need(&*device)?;
+        let all = need.layers.len() + 1;
+        let have = device.free_memory().or(info.memory).unwrap_or(u64::MAX);
+        let spared = have - have / SPARE;
+        let count = match layers {
+            Layers::Auto if need.all() <= spared => all,
+            Layers::Auto => need.most(spared),
+            Layers::All => all,
+            Layers::Count(count) => count.min(all),
+        };
+        if count == 0 || need.bytes(count) > have {
+            let need_bytes = need.bytes(count.max(1));
+            let most = need.most(have);
+            return Err(TooLarge { device: info.name, need: need_bytes, have, most }.into());
+        }
+        let mut seat = self.with_layers(backend, device, count, all - 1)?;
+        if layers == Layers::Auto && count < all {
+            seat.placement.reasons.push(format!(
+                "{} has {:.1} of the {:.1} GB that all take",
+                info.name,
+                have as f64 / 1e9,
+                need.all() as f64 / 1e9,
+            ));
+        }
+        Ok(seat)
+    }
+
+    fn need(&self, device: &dyn Device) -> Result<Need, EngineError> {
+        Ok(Need::of(&*self.graphs, device.target().caps(), self.positions())?)
+    }
+
+    fn whole(&self, backend: &'static str, device: Arc<dyn Device>) -> Seat {
+        let (graphs, cache) = (Box::new(self.graphs.clone()), self.cache.clone());
+        let runner = Box::new(Network::new(device.clone(), graphs, self.choices(), cache, self.positions()));
+        let on = OnDevice { info: device.info(), layers: None };
+        let placement = Placement { backend, device: Some(on), threads: None, reasons: Vec::new() };
+        Seat { runner, placement, device: Some(device) }
+    }
+
+    /// The head and the last `count - 1` of `layers` layers on a device.
+    fn with_layers(
+        &self,
+        backend: &'static str,
+        device: Arc<dyn Device>,
+        count: usize,
+        layers: usize,
+    ) -> Result<Seat, EngineError> {
+        if count > layers {
+            return Ok(self.whole(backend, device));
+        }
+        let processor = self.processor()?;
+        let threads = Some(processor.info().threads);
+        let both = [processor, device.clone()];
+        let (graphs, cache) = (self.graphs.clone(), self.cache.clone());
+        let runner =
+            Box::new(Split::new(both, graphs, layers - count, self.choices(), cache, self.positions()));
+        let on = OnDevice { info: device.info(), layers: Some([layers, count - 1]) };
+        let placement = Placement { backend, device: Some(on), threads, reasons: Vec::new() };
+        Ok(Seat { runner, placement, device: Some(device) })
+    }
+
+    /// Where a model goes whose device failed.
+    ///
+    /// A device that runs out of memory while the model is loaded keeps the layers that it had room for, if the
+    /// options leave open how many; the processor takes all, if they leave open what computes.
+    ///
+    /// # Errors
+    /// The options leave nothing open, or it was no device that failed: then it is `error`, told better.
+    pub(crate) fn retreat(&self, seat: &Seat, error: Error, loading: bool) -> Result<Seat, EngineError> {
+        let (Some(on), Some(device)) = (&seat.placement.device, &seat.device) else {
+            return Err(error.into());
+        };
+        if !matches!(error, Error::Device(_) | Error::Emit(_)) {
+            return Err(error.into());
+        }
+        let place = &self.options.place;
+        let mut reasons = seat.placement.reasons.clone();
+        reasons.push(error.to_string());
+        let full = loading && matches!(error, Error::Device(DeviceError::OutOfMemory { .. }));
+        let mut told = EngineError::from(error);
+        if full {
+            let need = self.need(&**device)?;
+            let all = need.layers.len() + 1;
+            let count = on.layers.map_or(all, |[_, here]| here + 1);
+            // What it took before it was full is what it has.
+            let have = held(&*seat.runner).min(need.bytes(count).saturating_sub(1));
+            let most = need.most(have - have / SPARE).min(count - 1);
+            if place.layers == Layers::Auto && most > 0 && reasons.len() <= RETREATS_MAX {
+                let mut seat = self.with_layers(seat.placement.backend, device.clone(), most, all - 1)?;
+                seat.placement.reasons = reasons;
+                return Ok(seat);
+            }
+            told = TooLarge { device: on.info.name.clone(), need: need.bytes(count), have, most }.into();
+        }
+        match self.options.backend == Backend::Auto && !place.required {
+            true => self.on_processor(reasons),
+            false => Err(told),
+        }
+    }
+}
+
+/// How often a model tries to fit into a device whose memory is not known.
+const RETREATS_MAX: usize = 3;
+
+/// Bytes that the last layers hold of their device's memory.
+fn held(runner: &dyn Runner) -> u64 {
+    runner
+        .networks()
+        .last()
+        .map_or(0, |network| network.weights().copied_bytes + network.state_bytes() + network.buffer_bytes())
+}
