@@ -54,12 +54,13 @@ impl Measured {
     }
 }
 
-/// What the machine can do at most.
+/// What can be done at most, as far as it was measured.
+#[derive(Default)]
 struct Limits {
     /// Bytes a second.
-    bandwidth: f64,
+    bandwidth: Option<f64>,
     /// Operations a second.
-    peak: f64,
+    peak: Option<f64>,
 }
 
 impl Limits {
@@ -68,7 +69,21 @@ impl Limits {
         let pool = Pool::new(Threads { count: threads, pin: true });
         let most = probe::bandwidth_bytes(&Machine::probe());
         let bandwidth = 1e9 * probe::bandwidth(&pool, most, PROBE)?;
-        Ok(Limits { bandwidth, peak: 1e9 * probe::peak_f32(&pool) })
+        Ok(Limits { bandwidth: Some(bandwidth), peak: Some(1e9 * probe::peak_f32(&pool)) })
+    }
+
+    /// Those of whatever the model is on. How much a device can multiply is not measured, nor what a device and the
+    /// processor can do together.
+    fn of(model: &Model) -> anyhow::Result<Limits> {
+        let networks = model.networks();
+        match (&model.placement().device, networks.as_slice()) {
+            (None, _) => Limits::measure(model.options.threads),
+            (Some(_), [one]) => {
+                let bandwidth = probe::copy_bandwidth(one.device(), PROBE)?;
+                Ok(Limits { bandwidth: Some(bandwidth), peak: None })
+            }
+            _ => Ok(Limits::default()),
+        }
     }
 }
 
@@ -114,11 +129,7 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let measured: Result<Vec<Measured>, _> =
         tests.into_iter().map(|test| measure(&mut engine, test, args.repetitions)).collect();
     let measured = measured?;
-    // What the processor could do says nothing of a device.
-    let limits = match engine.model().placement().device {
-        Some(_) => None,
-        None => Some(Limits::measure(engine.model().options.threads)?),
-    };
+    let limits = Limits::of(engine.model())?;
     let report = Report { engine: &engine, args, limits, work: work(&engine) };
     match args.output {
         Form::Md => print(&report.table(&measured)),
@@ -185,7 +196,7 @@ fn mean_and_deviation(samples: &[f64]) -> (f64, f64) {
 struct Report<'a> {
     engine: &'a Engine,
     args: &'a BenchArgs,
-    limits: Option<Limits>,
+    limits: Limits,
     work: Work,
 }
 
@@ -204,10 +215,9 @@ impl Report<'_> {
     /// What was reached, what is possible if that was measured, and what both are counted in.
     fn reached(&self, measured: &Measured) -> (f64, Option<f64>, &'static str) {
         let (rate, _) = mean_and_deviation(&measured.rates());
-        let limits = self.limits.as_ref();
         match measured.test {
-            Test::Generate(_) => (rate * self.work.bytes, limits.map(|most| most.bandwidth), "B/s"),
-            Test::Prompt(_) => (rate * self.work.operations, limits.map(|most| most.peak), "FLOP/s"),
+            Test::Generate(_) => (rate * self.work.bytes, self.limits.bandwidth, "B/s"),
+            Test::Prompt(_) => (rate * self.work.operations, self.limits.peak, "FLOP/s"),
         }
     }
 

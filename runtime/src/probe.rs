@@ -4,6 +4,7 @@
 //! takes well under a second once the memory is the process's own; a virtual machine may need another to find 500 MB that
 //! it has never touched. Only optimised builds give meaningful figures.
 
+mod device;
 mod peak;
 
 use std::hint::black_box;
@@ -13,6 +14,7 @@ use crate::device::threads::Pool;
 use crate::machine::Machine;
 use crate::memory::{HostBuffer, MemoryError};
 
+pub use device::copy_bandwidth;
 pub use peak::peak_f32;
 
 /// Streams that a worker reads side by side: more requests in flight than one stream's prefetcher makes.

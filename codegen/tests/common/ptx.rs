@@ -47,14 +47,14 @@ pub(crate) fn both(target: &Ptx, mut launch: Launch<'_>) {
     }
 }
 
-fn is_nan(dtype: DType, bytes: &[u8]) -> bool {
+pub(crate) fn is_nan(dtype: DType, bytes: &[u8]) -> bool {
     let mut word = [0; 4];
     word[..bytes.len()].copy_from_slice(bytes);
     dtype.is_float() && jtllm_ir::Scalar::from_bits(dtype, u32::from_le_bytes(word)).float().is_nan()
 }
 
 /// What the emitted text leaves behind.
-fn emulate(target: &Ptx, launch: &Launch<'_>, before: &[Vec<u8>]) -> Vec<Vec<u8>> {
+pub(crate) fn emulate(target: &dyn Target, launch: &Launch<'_>, before: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let kernel = launch.kernel;
     let text = String::from_utf8(target.emit(kernel).unwrap().bytes).unwrap();
     let module = jtllm_ptxsim::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));

@@ -1,11 +1,13 @@
 //! The devices under test.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use jtllm_codegen::emit::cranelift::Cranelift;
 use jtllm_codegen::target::Caps;
 use jtllm_runtime::device::Device;
 use jtllm_runtime::device::cpu::Cpu;
+use jtllm_runtime::device::cuda::Cuda;
 use jtllm_runtime::device::interp::Interpreter;
 use jtllm_runtime::device::wgpu::{Adapter, Choice};
 
@@ -18,6 +20,9 @@ pub(crate) struct Subject {
     pub(crate) is_exact: bool,
 }
 
+/// Set where the mock driver is given.
+pub(crate) const ON_MOCK: &str = "JTLLM_CONFORMANCE_ON_MOCK";
+
 static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
     let mut subjects = vec![
         Subject {
@@ -27,12 +32,31 @@ static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
         },
         Subject { name: "interp", device: Arc::new(Interpreter::new(Caps::threads(32))), is_exact: true },
     ];
+    match Cuda::open(0) {
+        Ok(device) => subjects.push(Subject { name: "cuda", device: Arc::new(device), is_exact: true }),
+        Err(why) if std::env::var_os(ON_MOCK).is_some() => panic!("the mock driver has no device: {why}"),
+        // All of this runs once more, on it.
+        Err(_) if mock_driver().is_some() => {}
+        Err(why) => println!("skipped: cuda: {why}"),
+    }
     match Adapter::open(&Choice::default()) {
         Ok(adapter) => subjects.push(Subject { name: "wgpu", device: Arc::new(adapter), is_exact: false }),
         Err(why) => println!("skipped: wgpu: {why}"),
     }
     subjects
 });
+
+/// The folder of the mock driver, if it was built: with it the whole suite runs once more, in a process of its own.
+pub(crate) fn mock_driver() -> Option<PathBuf> {
+    let here = std::env::current_exe().unwrap();
+    let folders = here.ancestors().skip(1).take(2);
+    folders.map(Path::to_owned).find(|folder| folder.join("libcuda.so").exists())
+}
+
+/// The device of that name, if it is here.
+pub(crate) fn device(name: &str) -> Option<&'static Subject> {
+    SUBJECTS.iter().find(|subject| subject.name == name)
+}
 
 /// Runs a test on each device that is here.
 pub(crate) fn for_each_device(test: impl Fn(&Subject)) {

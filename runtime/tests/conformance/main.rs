@@ -8,6 +8,7 @@
 #[path = "../../../codegen/tests/common/mod.rs"]
 mod common;
 mod devices;
+mod hardware;
 mod memory;
 mod operations;
 #[path = "../../../codegen/tests/common/scalars.rs"]
