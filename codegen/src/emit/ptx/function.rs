@@ -15,8 +15,8 @@ use crate::kernel::{GRID_AXIS, Kernel, LANE_AXIS, Stmt, Value, ValueId, Varying,
 /// Registers of a processor, which its groups share.
 const REGISTERS: u32 = 65536;
 
-/// Groups with matrix units that should fit a processor at a time.
-const GROUPS_AT_ONCE: u32 = 3;
+/// Threads that should fit a processor at a time.
+const THREADS_AT_ONCE: u32 = 384;
 
 /// The kinds of virtual registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,11 +167,9 @@ impl Emitter<'_> {
             _ = write!(text, ",\n  .param .u64 p{at}");
         }
         _ = writeln!(text, "\n)\n.reqntid {}", self.kernel.lanes);
-        if !self.kernel.fragments.is_empty() {
-            // Left alone the assembler would rather spill than use more than 128 registers.
-            let registers = (REGISTERS / (GROUPS_AT_ONCE * self.kernel.lanes)).min(255) / 8 * 8;
-            _ = writeln!(text, ".maxnreg {registers}");
-        }
+        // Left alone the assembler would rather spill than give groups more than it likes.
+        let registers = REGISTERS / self.kernel.lanes.max(THREADS_AT_ONCE) / 8 * 8;
+        _ = writeln!(text, ".maxnreg {registers}");
         text.push_str("{\n");
         for (count, (kind, letters)) in self.registers.iter().zip(CLASSES) {
             if *count > 0 {
