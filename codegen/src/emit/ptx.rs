@@ -45,6 +45,7 @@
 
 mod function;
 mod index;
+mod join;
 mod matrix;
 mod memory;
 mod operation;
