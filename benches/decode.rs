@@ -9,6 +9,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use jtllm_models::Checkpoint;
 use jtllm_runtime::cache::KernelCache;
+use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::machine::Machine;
 use jtllm_serve::{Backend, Engine, LoadOptions, Model};
@@ -33,6 +34,7 @@ fn engine() -> Engine {
         backend: Backend::Cpu,
         threads: Machine::probe().default_threads(),
         context: CONTEXT,
+        compute: Compute::Auto,
         keys: DType::F16,
         values: DType::F16,
         taps: false,

@@ -68,6 +68,18 @@ pub(crate) enum BackendName {
     Graph,
 }
 
+/// Which numbers matrix products multiply; sums are float32 whatever they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ComputeName {
+    /// f32, but 16 bits for prompts where a GPU has matrix units and weights are not f32
+    Auto,
+    F32,
+    /// Both operands rounded to bfloat16
+    Bf16,
+    /// Both operands rounded to half precision
+    F16,
+}
+
 /// The type of cached keys or values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum CacheType {
@@ -164,6 +176,9 @@ pub(crate) struct MachineArgs {
     /// What computes
     #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
     pub(crate) backend: BackendName,
+    /// Which numbers matrix products multiply
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = ComputeName::Auto)]
+    pub(crate) compute: ComputeName,
     /// The type in which keys are kept [also: -ctk]
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = CacheType::F16)]
     pub(crate) cache_type_k: CacheType,
@@ -272,6 +287,9 @@ pub(crate) struct VerifyArgs {
     /// With --backend interp: what kernels are scheduled for [default: vector4]
     #[arg(long, value_enum)]
     pub(crate) caps: Option<CapsName>,
+    /// Which numbers matrix products multiply; the references were made with f32
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = ComputeName::F32)]
+    pub(crate) compute: ComputeName,
     /// Threads [default: one for each core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
@@ -288,6 +306,8 @@ pub(crate) enum CapsName {
     Vector16,
     Threads32,
     Threads128,
+    /// Threads with matrix units
+    Matrix128,
 }
 
 /// How a table is printed.
@@ -314,6 +334,9 @@ pub(crate) struct BenchArgs {
     /// Threads [default: one for each core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+    /// Which numbers matrix products multiply
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = ComputeName::Auto)]
+    pub(crate) compute: ComputeName,
     /// The type in which keys are kept [also: -ctk]
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = CacheType::F16)]
     pub(crate) cache_type_k: CacheType,
@@ -360,6 +383,9 @@ pub(crate) struct InspectArgs {
     /// For how many rows
     #[arg(long, value_enum, default_value_t = RowsName::One)]
     pub(crate) rows: RowsName,
+    /// Which numbers matrix products multiply
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = ComputeName::Auto)]
+    pub(crate) compute: ComputeName,
     /// With kernels: the bytes of their machine code too
     #[arg(long)]
     pub(crate) code: bool,

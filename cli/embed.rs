@@ -8,7 +8,7 @@ use jtllm_models::{Checkpoint, Language};
 use jtllm_serve::Engine;
 use serde_json::{Value, json};
 
-use crate::args::{CacheType, EmbedArgs, MachineArgs, PoolingName};
+use crate::args::{CacheType, ComputeName, EmbedArgs, MachineArgs, PoolingName};
 use crate::failure::Usage;
 use crate::load;
 use crate::terminal::{print, print_json};
@@ -22,6 +22,7 @@ pub(crate) fn embed(args: &EmbedArgs) -> anyhow::Result<()> {
         ctx_size: Some(0),
         threads: args.threads,
         backend: args.backend,
+        compute: ComputeName::F32,
         cache_type_k: CacheType::F32,
         cache_type_v: CacheType::F32,
     };

@@ -30,6 +30,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
         backend: Backend::Cpu,
         threads: 1,
         context: positions.min(512),
+        compute: load::compute(args.compute),
         keys: DType::F16,
         values: DType::F16,
         taps: false,

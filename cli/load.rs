@@ -6,12 +6,13 @@ use std::path::Path;
 use jtllm_models::arch::POSITIONS;
 use jtllm_models::{Checkpoint, LoadError};
 use jtllm_runtime::cache::KernelCache;
+use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::machine::Machine;
 use jtllm_serve::{Backend, Engine, EngineError, LoadOptions, Model};
 
-use crate::args::{BackendName, CacheType, CapsName, MachineArgs};
+use crate::args::{BackendName, CacheType, CapsName, ComputeName, MachineArgs};
 use crate::download::{Display, client};
 use crate::terminal::{self, Style, bytes, say};
 
@@ -54,6 +55,16 @@ pub(crate) fn cache_type(flag: CacheType) -> DType {
     }
 }
 
+/// The numbers that a flag asks for.
+pub(crate) fn compute(flag: ComputeName) -> Compute {
+    match flag {
+        ComputeName::Auto => Compute::Auto,
+        ComputeName::F32 => Compute::F32,
+        ComputeName::Bf16 => Compute::Bf16,
+        ComputeName::F16 => Compute::F16,
+    }
+}
+
 /// What a flag asks to compute with; `caps` is for the interpreter of kernels.
 pub(crate) fn backend(flag: BackendName, caps: CapsName) -> Backend {
     let caps = match caps {
@@ -62,6 +73,7 @@ pub(crate) fn backend(flag: BackendName, caps: CapsName) -> Backend {
         CapsName::Vector16 => Caps::vector(16),
         CapsName::Threads32 => Caps::threads(32),
         CapsName::Threads128 => Caps::threads(128),
+        CapsName::Matrix128 => Caps::threads(128).with_matrix(128),
     };
     match flag {
         BackendName::Cpu => Backend::Cpu,
@@ -96,6 +108,7 @@ pub(crate) fn model(checkpoint: Checkpoint, machine: &MachineArgs) -> Result<Mod
         backend: backend(machine.backend, CapsName::Vector4),
         threads: threads(machine.threads),
         context,
+        compute: compute(machine.compute),
         keys: cache_type(machine.cache_type_k),
         values: cache_type(machine.cache_type_v),
         taps: false,
@@ -157,14 +170,17 @@ pub(crate) fn announce(engine: &Engine) {
         None => format!("weights {}", bytes(checkpoint.total_bytes())),
     };
     let computes = match (&options.backend, model.network()) {
-        (Backend::Graph, _) | (_, None) => "graph interpreter".to_owned(),
+        (Backend::Graph, _) | (_, None) => {
+            format!("graph interpreter, products of {}", products(options.compute, false))
+        }
         (_, Some(network)) => {
             let target = network.device().target();
             format!(
-                "{} ({}), {}",
+                "{} ({}), {}, products of {}",
                 network.device().info().name,
                 target.name(),
-                plural(network.device().info().threads)
+                plural(network.device().info().threads),
+                products(options.compute, target.caps().matrix.is_some()),
             )
         }
     };
@@ -177,6 +193,15 @@ pub(crate) fn announce(engine: &Engine) {
             options.context,
         ),
     );
+}
+
+/// The numbers that matrix products multiply.
+fn products(compute: Compute, units: bool) -> &'static str {
+    match (compute, units) {
+        (Compute::Auto, true) => "f32, for prompts 16 bits",
+        (Compute::Auto, false) => Compute::F32.name(),
+        (chosen, _) => chosen.name(),
+    }
 }
 
 fn plural(threads: usize) -> String {

@@ -127,6 +127,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
         print_json(&json!({
             "folder": args.folder.display().to_string(),
             "backend": format!("{:?}", args.backend).to_lowercase(),
+            "compute": load::compute(args.compute).name(),
             "passed": failed == 0,
             "checks": checks.iter().map(Check::report).collect::<Vec<Value>>(),
         }))?;
@@ -143,7 +144,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
     }
 }
 
-/// The model under test for contexts of `context` tokens; everything in float32, as the references were.
+/// The model under test for contexts of `context` tokens; all that is kept in float32, as the references were.
 fn engine(args: &VerifyArgs, context: usize, taps: bool) -> anyhow::Result<Engine> {
     let folder = args.folder.display().to_string();
     let checkpoint = load::checkpoint(Some(args.model.as_deref().unwrap_or(&folder)))?;
@@ -151,6 +152,7 @@ fn engine(args: &VerifyArgs, context: usize, taps: bool) -> anyhow::Result<Engin
         backend: load::backend(args.backend, args.caps.unwrap_or(CapsName::Vector4)),
         threads: load::threads(args.threads),
         context,
+        compute: load::compute(args.compute),
         keys: DType::F32,
         values: DType::F32,
         taps,

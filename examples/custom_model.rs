@@ -18,6 +18,7 @@ use jtllm_models::arch::{Architecture, BodyInputs, Pass, Weights, head_rows};
 use jtllm_models::sample::{Sampler, Sampling};
 use jtllm_models::{Checkpoint, Config, LoadError};
 use jtllm_runtime::cache::KernelCache;
+use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::ir::build::{
     Attention, Cache, PAGE, Pairing, Rope, RopeScaling, add, attention, linear, linear_heads, mul, rms_norm,
     rotary_table, rotate, silu, write_keys, write_values,
@@ -239,6 +240,7 @@ fn generate(folder: &Path, backend: Backend, prompt: &[u32]) -> Result<(Vec<f32>
         backend,
         threads: 2,
         context: parallel.positions(),
+        compute: Compute::Auto,
         keys: DType::F32,
         values: DType::F32,
         taps: false,

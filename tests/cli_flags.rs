@@ -83,6 +83,7 @@ const RUN: &[Case] = &[
     ("--ctx-size", &["--ctx-size", "48"], Start),
     ("--threads", &["--threads", "3"], Start),
     ("--backend", &["--backend", "interp"], Start),
+    ("--compute", &["--compute", "bf16"], Start),
     ("--cache-type-k", &["--cache-type-k", "f32"], Start),
     ("--cache-type-v", &["--cache-type-v", "bf16"], Start),
     ("--temp", &["--temp", "3"], Tokens(&["--ignore-eos", "-n", "40", "-s", "5"])),
@@ -133,6 +134,7 @@ const VERIFY: &[Case] = &[
     ("--model", &[], Test("cli_verify.rs", "the_demo_model_passes_by_its_tokens_and_largest_logits")),
     ("--backend", &[], Test("cli_verify.rs", "a_tiny_llama_passes_on_every_backend")),
     ("--caps", &[], Test("cli_verify.rs", "other_caps_schedule_other_kernels_and_pass")),
+    ("--compute", &[], Test("cli_verify.rs", "rounded_operands_are_told_from_float32")),
     ("--threads", &[], Test("cli_flags.rs", "verify_and_bench_take_threads")),
     ("--json", &[], Test("cli_verify.rs", "a_tiny_llama_passes_on_every_backend")),
 ];
@@ -144,12 +146,14 @@ const BENCH: &[Case] = &[
     ("--output", &[], Test("cli.rs", "bench_has_the_fields_of_llama_bench")),
     ("--kernels", &[], Test("cli.rs", "bench_has_the_fields_of_llama_bench")),
     ("--threads", &[], Test("cli_flags.rs", "verify_and_bench_take_threads")),
+    ("--compute", &[], Test("cli_flags.rs", "verify_and_bench_take_threads")),
     ("--cache-type-k", &[], Test("cli_flags.rs", "verify_and_bench_take_threads")),
     ("--cache-type-v", &[], Test("cli_flags.rs", "verify_and_bench_take_threads")),
 ];
 
 const INSPECT: &[Case] = &[
     ("--rows", &["--rows", "many"], Output(&["demo", "regions"])),
+    ("--compute", &["--compute", "bf16"], Output(&["demo", "regions"])),
     ("--code", &["--code"], Output(&["demo", "kernels"])),
 ];
 
@@ -381,6 +385,7 @@ fn verify_and_bench_take_threads() {
         json(&[&base[..], arguments].concat())[0].take()
     };
     assert_eq!(with(&["--threads", "3"])["n_threads"], 3);
+    assert_eq!(with(&["--compute", "bf16"])["compute"], "bf16");
     let row = with(&["-ctk", "f32", "-ctv", "bf16"]);
     assert_eq!((row["type_k"].as_str(), row["type_v"].as_str()), (Some("f32"), Some("bf16")));
 }

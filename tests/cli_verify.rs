@@ -53,8 +53,17 @@ fn every_vendored_model_passes_on_the_processor() {
 #[test]
 fn other_caps_schedule_other_kernels_and_pass() {
     let folder = fixture("llama2-gqa-tiny");
-    for caps in ["vector8", "threads32"] {
+    for caps in ["vector8", "threads32", "matrix128"] {
         answer(&["verify", &folder, "--backend", "interp", "--caps", caps]);
+    }
+}
+
+#[test]
+fn rounded_operands_are_told_from_float32() {
+    let folder = fixture("llama2-gqa-tiny");
+    for backend in ["cpu", "interp", "graph"] {
+        let arguments = ["verify", &folder, "--backend", backend, "--compute", "bf16"];
+        assert!(failure(&arguments, 1).contains("out of tolerance"), "{backend}");
     }
 }
 

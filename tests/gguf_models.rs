@@ -10,6 +10,7 @@ use std::process::Command;
 
 use jtllm_models::Checkpoint;
 use jtllm_runtime::cache::KernelCache;
+use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_serve::{Backend, Engine, LoadOptions, Model};
@@ -113,6 +114,7 @@ fn logits(file: &Path, backend: Backend) -> Vec<f32> {
         backend,
         threads: 2,
         context: 32,
+        compute: Compute::F32,
         keys: DType::F32,
         values: DType::F32,
         taps: false,

@@ -17,6 +17,19 @@ use crate::target::Caps;
 
 /// Applies every rewrite wherever it fits.
 pub fn rewrite(graph: &Graph, caps: &Caps, options: &Options) -> Graph {
+    each(graph, &mut |graph, node| {
+        round::contraction(graph, node, caps, options.compute).or_else(|| split_blocks(graph, node))
+    })
+}
+
+/// Rounds operands as [`rewrite`] does on a target without matrix units, and nothing else: for interpreters of graphs.
+pub fn round_operands(graph: &Graph, options: &Options) -> Graph {
+    let caps = Caps::vector(4);
+    each(graph, &mut |graph, node| round::contraction(graph, node, &caps, options.compute))
+}
+
+/// The graph with what a rewrite gives in the place of each node.
+fn each(graph: &Graph, replaced: &mut dyn FnMut(&mut Graph, Node) -> Option<Node>) -> Graph {
     let mut result = Graph::new(&graph.name);
     result.symbols.clone_from(&graph.symbols);
     let mut place: Vec<Node> = Vec::with_capacity(graph.len());
@@ -25,8 +38,7 @@ pub fn rewrite(graph: &Graph, caps: &Caps, options: &Options) -> Graph {
         let op = record.op.map_operands(&mut |x| place[x.0 as usize]);
         let new =
             result.push(jtllm_ir::graph::Record { op, shape: record.shape.clone(), dtype: record.dtype });
-        let rounded = round::contraction(&mut result, new, caps, options.compute);
-        place.push(rounded.or_else(|| split_blocks(&mut result, new)).unwrap_or(new));
+        place.push(replaced(&mut result, new).unwrap_or(new));
     }
     for (name, node) in &graph.outputs {
         result.output(name, place[node.0 as usize]);

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use jtllm_codegen::options::Options;
+use jtllm_codegen::rewrite::round_operands;
 use jtllm_ir::format::split_plane_name;
 use jtllm_ir::interp::{self, Bindings};
 use jtllm_ir::{DType, Graph, Op, Tensor};
@@ -15,6 +17,7 @@ use crate::weights::{Locate, Weights, zeroed};
 /// A model on the graph interpreter.
 pub struct Reference {
     graphs: Box<dyn Graphs>,
+    options: Options,
     built: BTreeMap<(Part, Bucket), Graph>,
     weights: Weights,
     tensors: BTreeMap<String, Tensor>,
@@ -25,9 +28,10 @@ pub struct Reference {
 
 impl Reference {
     /// A model whose cache holds `positions` positions.
-    pub fn new(graphs: Box<dyn Graphs>, positions: usize) -> Reference {
+    pub fn new(graphs: Box<dyn Graphs>, options: Options, positions: usize) -> Reference {
         Reference {
             graphs,
+            options,
             built: BTreeMap::new(),
             weights: Weights::default(),
             tensors: BTreeMap::new(),
@@ -101,7 +105,7 @@ impl Reference {
         locate: &Locate<'_>,
     ) -> Result<(), Error> {
         if !self.built.contains_key(&(part, bucket)) {
-            let graph = self.graphs.graph(part, bucket)?;
+            let graph = round_operands(&self.graphs.graph(part, bucket)?, &self.options);
             self.leaves(&graph, locate)?;
             self.built.insert((part, bucket), graph);
         }

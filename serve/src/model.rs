@@ -6,6 +6,7 @@ use jtllm_models::arch::{self, Architecture, Pass, Rows, Weights};
 use jtllm_models::{Checkpoint, LoadError, TensorEntry};
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::emit::cranelift::Cranelift;
+use jtllm_runtime::codegen::options::{Compute, Options};
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::device::cpu::Cpu;
 use jtllm_runtime::device::cuda::Cuda;
@@ -45,6 +46,8 @@ pub struct LoadOptions {
     pub threads: usize,
     /// Positions of the context.
     pub context: usize,
+    /// Which numbers matrix products multiply.
+    pub compute: Compute,
     /// The type in which keys are kept.
     pub keys: DType,
     /// The type in which values are kept.
@@ -181,6 +184,7 @@ impl Model {
             taps: options.taps,
         });
         let positions = options.context.div_ceil(16) * 16 * options.sequences;
+        let choices = Options { compute: options.compute };
         let device: Arc<dyn Device> = match &options.backend {
             Backend::Cpu => {
                 let target = Cranelift::host().map_err(jtllm_runtime::Error::from)?;
@@ -190,11 +194,11 @@ impl Model {
             Backend::Cuda(number) => Arc::new(Cuda::open(*number).map_err(EngineError::NoCuda)?),
             Backend::Wgpu => Arc::new(Adapter::open().map_err(EngineError::NoAdapter)?),
             Backend::Graph => {
-                let runner = Box::new(Reference::new(graphs, positions));
+                let runner = Box::new(Reference::new(graphs, choices, positions));
                 return Ok(Model { checkpoint, architecture, runner, options });
             }
         };
-        let runner = Box::new(Network::new(device, graphs, cache, positions));
+        let runner = Box::new(Network::new(device, graphs, choices, cache, positions));
         Ok(Model { checkpoint, architecture, runner, options })
     }
 

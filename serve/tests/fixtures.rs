@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use jtllm_models::Checkpoint;
 use jtllm_models::checkpoint::safetensors;
 use jtllm_runtime::cache::KernelCache;
+use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Batch, Row};
@@ -49,6 +50,7 @@ fn options(backend: Backend, threads: usize) -> LoadOptions {
         backend,
         threads,
         context: 96,
+        compute: Compute::F32,
         keys: DType::F32,
         values: DType::F32,
         taps: false,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use jtllm_models::Checkpoint;
 use jtllm_runtime::cache::KernelCache;
+use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Bucket, Part};
 use jtllm_runtime::trace::Trace;
@@ -19,6 +20,7 @@ fn options(context: usize, taps: bool) -> LoadOptions {
         backend: Backend::Cpu,
         threads: 2,
         context,
+        compute: Compute::Auto,
         keys: DType::F16,
         values: DType::F16,
         taps,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use jtllm_models::Checkpoint;
 use jtllm_runtime::cache::KernelCache;
+use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::ir::DType;
 use jtllm_serve::{Backend, Engine, LoadOptions, Model};
 use serde_json::{Map, Value, json};
@@ -69,6 +70,7 @@ fn logits(folder: &Path, backend: Backend) -> Vec<f32> {
         backend,
         threads: 2,
         context: 64,
+        compute: Compute::Auto,
         keys: DType::F32,
         values: DType::F32,
         taps: false,

@@ -8,6 +8,7 @@ use half::f16;
 use jtllm_models::checkpoint::safetensors;
 use jtllm_models::{Checkpoint, LoadError};
 use jtllm_runtime::cache::KernelCache;
+use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_serve::{Backend, Engine, LoadOptions, Model};
@@ -134,6 +135,7 @@ fn logits(folder: &Path, backend: &Backend) -> Vec<f32> {
         backend: backend.clone(),
         threads: 2,
         context: 64,
+        compute: Compute::Auto,
         keys: DType::F32,
         values: DType::F32,
         taps: false,

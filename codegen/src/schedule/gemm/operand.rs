@@ -2,9 +2,10 @@
 
 use jtllm_ir::{Expr, Node, Op, Scalar, ScalarOp};
 
-use super::{Plan, STEP, Sides};
+use super::{Plan, Sides};
 use crate::access::visit_reads;
 use crate::kernel::{Memory, ValueId, chunk};
+use crate::region::Sum;
 use crate::rewrite::is_fixed;
 use crate::schedule::lower::Lower;
 
@@ -13,7 +14,12 @@ pub(super) struct Operand {
     node: Node,
     /// 0: left, 1: right.
     side: usize,
-    depth: i64,
+    /// All numbers along the depth.
+    pub(super) depth: i64,
+    /// The numbers of a block, if the sum has blocks, and what each of a block's is multiplied by: here, so that
+    /// sums need not be taken apart.
+    block: Option<i64>,
+    scale: Option<Node>,
     /// Two buffers of rows, [`Plan::stride`] apart.
     pub(super) memory: Memory,
     rows: i64,
@@ -25,23 +31,35 @@ pub(super) struct Operand {
 struct Chunk {
     /// The row of the tile.
     row: Expr,
-    /// The first number of a step's.
+    /// The first number, of a step's.
     first: Expr,
 }
 
 impl Operand {
-    pub(super) fn new(
-        lower: &mut Lower<'_>,
-        node: Node,
-        side: usize,
-        depth: i64,
-        sides: &Sides,
-        plan: &Plan,
-    ) -> Operand {
+    pub(super) fn left(lower: &mut Lower<'_>, sum: &Sum, sides: &Sides, plan: &Plan) -> Operand {
+        Operand::new(lower, sum, 0, sides, plan)
+    }
+
+    pub(super) fn right(lower: &mut Lower<'_>, sum: &Sum, sides: &Sides, plan: &Plan) -> Operand {
+        Operand::new(lower, sum, 1, sides, plan)
+    }
+
+    fn new(lower: &mut Lower<'_>, sum: &Sum, side: usize, sides: &Sides, plan: &Plan) -> Operand {
         let rows = plan.group[side];
         let memory = lower.b.shared(plan.dtype, (2 * rows * plan.stride()) as u32);
-        let operand = Operand { node, side, depth, memory, rows, staged: false };
-        let staged = lower.caps.stage && operand.lies_in_chunks(lower, sides, plan);
+        let node = if side == 0 { sum.left } else { sum.right };
+        let blocks = sum.blocks.as_ref();
+        let operand = Operand {
+            node,
+            side,
+            depth: sum.depth * blocks.map_or(1, |blocks| blocks.count),
+            block: blocks.map(|_| sum.depth),
+            scale: blocks.filter(|_| side == 1).map(|blocks| blocks.scale),
+            memory,
+            rows,
+            staged: false,
+        };
+        let staged = lower.caps.stage && operand.scale.is_none() && operand.lies_in_chunks(lower, sides, plan);
         Operand { staged, ..operand }
     }
 
@@ -62,11 +80,16 @@ impl Operand {
         (buffer.clone() * self.rows + row.clone()) * plan.stride()
     }
 
+    /// Rows that the group's lanes bring at once.
+    fn rows_at_once(&self, plan: &Plan) -> i64 {
+        plan.lanes * chunk(plan.dtype) / plan.step
+    }
+
     /// The chunks of a step that a lane brings, lanes side by side along a row first.
     fn chunks(&self, lower: &Lower<'_>, plan: &Plan) -> Vec<Chunk> {
         let numbers = chunk(plan.dtype);
-        let (across, lane) = (STEP / numbers, lower.b.lane());
-        let rows = plan.lanes / across;
+        let (across, lane) = (plan.step / numbers, lower.b.lane());
+        let rows = self.rows_at_once(plan);
         let pass = |pass: i64| Chunk {
             row: lane.clone().div_floor(across) + pass * rows,
             first: lane.clone().modulo(across) * numbers,
@@ -84,12 +107,15 @@ impl Operand {
             0 => sides.place(Some(&row), None),
             _ => sides.place(None, Some(&row)),
         };
-        at.push(k);
+        match self.block {
+            Some(block) => at.extend([k.clone().div_floor(block), k.modulo(block)]),
+            None => at.push(k),
+        }
         at
     }
 
-    /// Calls `inside` for each chunk of a step that a lane brings with what it has of the depth, in as few pieces
-    /// as end where the depth may end, and stores zeros beyond.
+    /// Calls `bring` for each chunk of a step that a lane brings with the row, the number, where it goes and how
+    /// many there are, in as few pieces as end where the depth may end; stores zeros beyond.
     fn along<'a>(
         &self,
         lower: &mut Lower<'a>,
@@ -100,16 +126,13 @@ impl Operand {
         let numbers = chunk(plan.dtype);
         let piece = if self.depth % numbers == 0 { numbers } else { 1 };
         for Chunk { row, first } in self.chunks(lower, plan) {
-            let within = match self.rows % (plan.lanes * numbers / STEP) {
-                0 => Expr::int(1),
-                _ => row.less_than(&Expr::int(self.rows)),
-            };
+            let within = row.less_than(&Expr::int(self.rows));
             for u in (0..numbers).step_by(piece as usize) {
-                let k = step.clone() * STEP + first.clone() + u;
+                let k = step.clone() * plan.step + first.clone() + u;
                 let to = self.row(plan, &step.clone().modulo(2), &row) + first.clone() + u;
                 // A piece's last number is inside if its first one is; of it the condition proves more.
                 let last = k.clone() + (piece - 1);
-                let (inside, beyond) = match self.depth % STEP {
+                let (inside, beyond) = match self.depth % plan.step {
                     0 => (Expr::int(1), Expr::int(0)),
                     _ => (last.less_than(&Expr::int(self.depth)), Expr::int(self.depth - 1).less_than(&last)),
                 };
@@ -137,7 +160,7 @@ impl Operand {
     /// multiplied: the values that `fill` asks for then are there already.
     pub(super) fn touch(&self, lower: &mut Lower<'_>, sides: &Sides, plan: &Plan, step: &Expr) {
         // Loads under a condition stay there.
-        let plain = self.depth % STEP == 0 && self.rows % (plan.lanes * chunk(plan.dtype) / STEP) == 0;
+        let plain = self.depth % plan.step == 0 && self.rows % self.rows_at_once(plan) == 0;
         if !plain || !is_fixed(lower.graph, self.node) {
             return;
         }
@@ -145,29 +168,40 @@ impl Operand {
             for u in 0..numbers {
                 let at = self.coordinates(lower, sides, plan, row, k.clone() + u);
                 let mut reads = Vec::new();
-                visit_reads(lower.graph, self.node, &at, &|_| false, &mut |node, at| {
-                    reads.push((node, at.to_vec()));
-                });
-                for (node, at) in reads {
-                    if matches!(lower.graph.op(node), Op::Weight { .. }) {
-                        lower.value(node, &at);
-                    }
+                for (node, at) in self.factors(&at) {
+                    visit_reads(lower.graph, node, at, &|_| false, &mut |leaf, at| {
+                        reads.push((leaf, at.to_vec()));
+                    });
+                }
+                reads.retain(|(leaf, _)| matches!(lower.graph.op(*leaf), Op::Weight { .. }));
+                for (leaf, at) in reads {
+                    lower.value(leaf, &at);
                 }
             }
         });
     }
 
+    /// What a number is the product of, each with its coordinates.
+    fn factors<'e>(&self, at: &'e [Expr]) -> impl Iterator<Item = (Node, &'e [Expr])> {
+        let scale = self.scale.map(|scale| (scale, &at[..at.len() - 1]));
+        std::iter::once((self.node, at)).chain(scale)
+    }
+
     /// Unpacks, rounds and stores a step.
     pub(super) fn fill(&self, lower: &mut Lower<'_>, sides: &Sides, plan: &Plan, step: &Expr) {
         self.along(lower, plan, step, &mut |lower, row, k, to, numbers| {
+            let number = |lower: &mut Lower<'_>, u: i64| {
+                let at = self.coordinates(lower, sides, plan, row, k.clone() + u);
+                let values: Vec<ValueId> =
+                    self.factors(&at).map(|(node, at)| lower.value(node, at)).collect();
+                let value = match values[..] {
+                    [number, scale] => lower.b.scalar(ScalarOp::Mul, &[number, scale]),
+                    _ => values[0],
+                };
+                lower.b.scalar(ScalarOp::Cast(plan.dtype), &[value])
+            };
             // The stores stand together, so that an emitter may make one of them.
-            let values: Vec<ValueId> = (0..numbers)
-                .map(|u| {
-                    let at = self.coordinates(lower, sides, plan, row, k.clone() + u);
-                    let value = lower.value(self.node, &at);
-                    lower.b.scalar(ScalarOp::Cast(plan.dtype), &[value])
-                })
-                .collect();
+            let values: Vec<ValueId> = (0..numbers).map(|u| number(lower, u)).collect();
             for (u, value) in (0..).zip(values) {
                 lower.b.store(self.memory, &(to.clone() + u), value);
             }
