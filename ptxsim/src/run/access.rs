@@ -14,6 +14,9 @@ const LOCAL_WINDOW: u64 = 2 << 56;
 const MODULE_WINDOW: u64 = 3 << 56;
 const OFFSET: u64 = SHARED_WINDOW - 1;
 
+/// Elements of the longest vector that 16 bytes have, of two bytes each.
+const PARTS_MAX: usize = 8;
+
 fn window(space: Space) -> u64 {
     match space {
         Space::Shared => SHARED_WINDOW,
@@ -162,14 +165,16 @@ impl Worker<'_> {
         let addresses = warp.addresses(at, active)?;
         let bytes = ty.bytes();
         let size = u64::from(bytes) * to.len() as u64;
-        let mut out = [[0u64; LANES]; 8];
-        for lane in lanes(active) {
-            if to.len() > 1 {
+        if to.len() > 1 {
+            for lane in lanes(active) {
                 Self::check_vector(space, lane, addresses[lane], size)?;
             }
-            for (part, out) in out.iter_mut().take(to.len()).enumerate() {
-                let address = addresses[lane].wrapping_add(part as u64 * u64::from(bytes));
-                out[lane] = self.load_one(warp, lane, space, address, bytes)?;
+        }
+        let mut out = [[0u64; LANES]; PARTS_MAX];
+        for (part, out) in out.iter_mut().enumerate().take(to.len()) {
+            let offset = part as u64 * u64::from(bytes);
+            for lane in lanes(active) {
+                out[lane] = self.load_one(warp, lane, space, addresses[lane].wrapping_add(offset), bytes)?;
             }
         }
         for (to, out) in to.iter().zip(&out) {
@@ -194,18 +199,17 @@ impl Worker<'_> {
         let addresses = warp.addresses(at, active)?;
         let bytes = ty.bytes();
         let size = u64::from(bytes) * from.len() as u64;
-        let mut values = [[0u64; LANES]; 8];
-        for (values, from) in values.iter_mut().zip(from) {
-            *values = *warp.get(*from, active)?;
-        }
-        for lane in lanes(active) {
-            if from.len() > 1 {
+        if from.len() > 1 {
+            for lane in lanes(active) {
                 Self::check_vector(space, lane, addresses[lane], size)?;
             }
-            for (part, values) in values.iter().take(from.len()).enumerate() {
-                let address = addresses[lane].wrapping_add(part as u64 * u64::from(bytes));
-                let value = ty.truncate(values[lane]);
-                self.store_one(warp, lane, space, address, (bytes, value))?;
+        }
+        for (part, from) in from.iter().enumerate() {
+            let offset = part as u64 * u64::from(bytes);
+            let values = *warp.get(*from, active)?;
+            for lane in lanes(active) {
+                let value = (bytes, ty.truncate(values[lane]));
+                self.store_one(warp, lane, space, addresses[lane].wrapping_add(offset), value)?;
             }
         }
         Ok(())

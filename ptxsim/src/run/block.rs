@@ -13,6 +13,8 @@ pub(crate) struct Worker<'a> {
     pub(crate) view: View<'a>,
     pub(crate) shared: Shared,
     stats: Stats,
+    /// The warps of the last block, whose memory is used again.
+    warps: Vec<Warp>,
 }
 
 /// What became of the lanes that took a step.
@@ -26,7 +28,7 @@ enum Turn {
 impl<'a> Worker<'a> {
     pub(crate) fn new(launch: &'a Launch<'a>, view: View<'a>) -> Worker<'a> {
         let bytes = launch.kernel.shared_bytes as usize + launch.shared_bytes as usize;
-        Worker { launch, view, shared: Shared::new(bytes), stats: Stats::default() }
+        Worker { launch, view, shared: Shared::new(bytes), stats: Stats::default(), warps: Vec::new() }
     }
 
     /// Runs a block to its end.
@@ -35,16 +37,23 @@ impl<'a> Worker<'a> {
         let now = self.shared.begin_block();
         let threads = self.launch.block.iter().product::<u32>();
         let count = threads.div_ceil(LANES as u32);
-        let mut warps: Vec<Warp> =
-            (0..count).map(|number| Warp::new(number, self.launch, place, now)).collect();
+        let mut warps = std::mem::take(&mut self.warps);
+        warps.extend((warps.len() as u32..count).map(|number| Warp::new(number, self.launch)));
+        warps.iter_mut().for_each(|warp| warp.begin(self.launch, place, now));
+        self.run(&mut warps, place)?;
+        self.warps = warps;
+        Ok(self.stats)
+    }
+
+    fn run(&mut self, warps: &mut [Warp], place: [u32; 3]) -> Result<(), Fault> {
         loop {
-            for warp in &mut warps {
+            for warp in warps.iter_mut() {
                 self.warp(warp).map_err(|(line, broken)| self.fault(place, warp.number, line, broken))?;
             }
             if warps.iter().all(|warp| warp.waiting == 0) {
-                return Ok(self.stats);
+                return Ok(());
             }
-            self.meet(&mut warps).map_err(|(warp, line, broken)| self.fault(place, warp, line, broken))?;
+            self.meet(warps).map_err(|(warp, line, broken)| self.fault(place, warp, line, broken))?;
         }
     }
 

@@ -8,8 +8,10 @@ use crate::error::{Broken, Reason};
 
 /// Where the first buffer lies. The windows of shared, local and module memory lie far above.
 const FIRST: u64 = 0x7000_0000_0000;
-/// Every buffer begins at a multiple of this, as a driver's do, and at least as many bytes after the one before.
+/// Every buffer begins at a multiple of this, as a driver's do.
 const ALIGNMENT: u64 = 256;
+/// Addresses between two buffers that are of none, so that wrong ones rarely meet another buffer.
+const GAP: u64 = 1 << 32;
 
 /// A buffer's bytes, which kernels of several threads change.
 struct Buffer {
@@ -65,7 +67,7 @@ impl Memory {
     /// An address for a buffer that begins later.
     pub fn reserve(&mut self, len: u64) -> u64 {
         let start = (FIRST + self.end).next_multiple_of(ALIGNMENT);
-        self.end = start + len + ALIGNMENT - FIRST;
+        self.end = start + len + GAP - FIRST;
         start
     }
 
@@ -185,19 +187,24 @@ impl View<'_> {
         Ok((extent.address + (address - extent.start) as usize) as *mut u8)
     }
 
+    /// Names the buffer that was probably meant: the one that ends or begins nearby.
+    #[cold]
     fn outside(&self, address: u64, len: u64) -> String {
         let after = self.extents.partition_point(|extent| extent.start <= address);
-        let before = after.checked_sub(1).map(|at| self.extents[at]);
-        match before {
-            Some(Extent { start, end, .. }) if address.wrapping_sub(end) < 1 << 32 || address < end => {
-                format!(
-                    "out of bounds: {len} bytes at byte {} of a buffer of {} bytes, {} too far",
-                    address - start,
-                    end - start,
-                    address.wrapping_add(len).wrapping_sub(end),
-                )
-            }
-            _ => format!("out of bounds: {len} bytes at {address:#x}, where there is no buffer"),
+        let before = after.checked_sub(1).map(|at| &self.extents[at]);
+        if let Some(Extent { start, end, .. }) = before.filter(|extent| address < extent.end + GAP / 2) {
+            let (at, all, far) = (address - start, end - start, address.wrapping_add(len).wrapping_sub(*end));
+            return format!(
+                "out of bounds: {len} bytes at byte {at} of a buffer of {all} bytes, {far} too far"
+            );
+        }
+        match self.extents.get(after).filter(|extent| extent.start - address < GAP / 2) {
+            Some(Extent { start, end, .. }) => format!(
+                "out of bounds: {len} bytes at {} bytes before a buffer of {} bytes",
+                start - address,
+                end - start
+            ),
+            None => format!("out of bounds: {len} bytes at {address:#x}, where there is no buffer"),
         }
     }
 

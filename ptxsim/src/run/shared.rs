@@ -6,27 +6,82 @@
 
 use crate::error::{Broken, Reason};
 
-/// Who touched a byte, and when.
-#[derive(Clone, Copy, Default)]
-struct Touch {
-    time: u32,
-    who: Who,
+/// Who touched a byte, and when: a time, a kind, and the number of a thread or a warp. In one word, because that is
+/// written and read at once.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Touch(u64);
+
+impl Touch {
+    #[inline]
+    fn new(time: u32, kind: Kind, number: u16) -> Touch {
+        Touch(u64::from(time) << 32 | (kind as u64) << 16 | u64::from(number))
+    }
+
+    #[inline]
+    fn time(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    #[inline]
+    fn is(self, kind: Kind) -> bool {
+        self.kind() == kind
+    }
+
+    #[inline]
+    fn kind(self) -> Kind {
+        match (self.0 >> 16) as u16 {
+            1 => Kind::Thread,
+            2 => Kind::Lanes,
+            3 => Kind::Warps,
+            4 => Kind::Atomic,
+            5 => Kind::Copy,
+            6 => Kind::Bytes,
+            _ => Kind::Nobody,
+        }
+    }
+
+    #[inline]
+    fn number(self) -> u16 {
+        self.0 as u16
+    }
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Who {
-    #[default]
-    Nobody,
-    Thread(u16),
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+enum Kind {
+    Nobody = 0,
+    Thread = 1,
     /// Several lanes of that warp.
-    Lanes(u16),
+    Lanes = 2,
     /// Threads of several warps.
-    Warps,
+    Warps = 3,
     /// Atomic operations, which are no race with each other.
-    Atomic,
+    Atomic = 4,
     /// A copy that this thread has not waited for.
-    Copy(u16),
+    Copy = 5,
+    /// The bytes of the word have histories of their own.
+    Bytes = 6,
 }
+
+/// Who wrote a word or a byte last, and who has read it since.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct History {
+    written: Touch,
+    read: Touch,
+}
+
+impl History {
+    #[inline]
+    fn set(&mut self, manner: Manner, touch: Touch) {
+        match manner {
+            Manner::Read => self.read = touch,
+            _ => self.written = touch,
+        }
+    }
+}
+
+/// Elements are mostly of whole words, whose bytes have one history.
+const WORD: usize = 4;
 
 /// How a byte is touched.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,8 +97,9 @@ pub(crate) enum Manner {
 /// The memory of a block.
 pub(crate) struct Shared {
     bytes: Vec<u8>,
-    written: Vec<Touch>,
-    read: Vec<Touch>,
+    words: Vec<History>,
+    /// Those of bytes, where their word says so.
+    parts: Vec<[History; WORD]>,
     /// The clock; it goes on from block to block, so that nothing need be cleared.
     now: u32,
     /// When the block began, and when it passed its last barrier.
@@ -62,8 +118,8 @@ impl Shared {
     pub(crate) fn new(len: usize) -> Shared {
         Shared {
             bytes: vec![0xFF; len],
-            written: vec![Touch::default(); len],
-            read: vec![Touch::default(); len],
+            words: vec![History::default(); len.div_ceil(WORD)],
+            parts: vec![[History::default(); WORD]; len.div_ceil(WORD)],
             now: 1,
             begin: 1,
             barrier: 1,
@@ -93,17 +149,18 @@ impl Shared {
     }
 
     /// Whether an earlier touch could have happened at the same time as one of `by` now.
+    #[inline]
     fn is_unordered(&self, touch: Touch, by: Toucher) -> bool {
-        if touch.time < self.barrier {
+        if touch.time() < self.barrier {
             return false;
         }
-        match touch.who {
-            Who::Nobody => false,
-            Who::Thread(thread) | Who::Copy(thread) if thread == by.thread => false,
-            Who::Thread(thread) | Who::Copy(thread) if thread / 32 == by.thread / 32 => {
-                touch.time >= by.warp_barrier
+        match touch.kind() {
+            Kind::Nobody => false,
+            Kind::Thread | Kind::Copy if touch.number() == by.thread => false,
+            Kind::Thread | Kind::Copy if touch.number() / 32 == by.thread / 32 => {
+                touch.time() >= by.warp_barrier
             }
-            Who::Lanes(warp) if warp == by.thread / 32 => touch.time >= by.warp_barrier,
+            Kind::Lanes if touch.number() == by.thread / 32 => touch.time() >= by.warp_barrier,
             _ => true,
         }
     }
@@ -117,93 +174,120 @@ impl Shared {
         manner: Manner,
         by: Toucher,
     ) -> Result<usize, Broken> {
-        let lane = u32::from(by.thread % 32);
-        let broken = |reason, why| Err(Broken::new(reason, lane, why));
-        if !address.is_multiple_of(len as u64) {
-            let why =
-                format!("an access of {len} bytes of shared memory at {address}, no multiple of its size");
-            return broken(Reason::Misaligned, why);
-        }
         let all = self.bytes.len() as u64;
-        if address >= all || address + len as u64 > all {
-            let far = address.saturating_add(len as u64) - all;
-            let why = format!(
-                "out of bounds: {len} bytes at byte {address} of {all} of shared memory, {far} too far"
-            );
-            return broken(Reason::OutOfBounds, why);
+        if !address.is_multiple_of(len as u64) || address >= all || address + len as u64 > all {
+            return Err(misplaced(address, len, all, by));
         }
         let start = address as usize;
-        for at in start..start + len {
-            if let Err((reason, why)) = self.touch_byte(at, manner, by) {
-                return broken(reason, format!("byte {at} of shared memory: {why}"));
+        if len < WORD {
+            self.touch_bytes(start, len, manner, by)?;
+            return Ok(start);
+        }
+        for word in start / WORD..(start + len) / WORD {
+            let history = self.words[word];
+            if history.written.is(Kind::Bytes) {
+                self.touch_bytes(word * WORD, WORD, manner, by)?;
+                let parts = &self.parts[word];
+                if parts.iter().all(|part| *part == parts[0]) {
+                    self.words[word] = parts[0];
+                }
+            } else {
+                let new = self.touched(history, manner, by).map_err(|x| at_byte(word * WORD, x, by))?;
+                self.words[word].set(manner, new);
             }
         }
         Ok(start)
     }
 
+    /// Touches some bytes of one word.
+    fn touch_bytes(&mut self, start: usize, len: usize, manner: Manner, by: Toucher) -> Result<(), Broken> {
+        let word = start / WORD;
+        if !self.words[word].written.is(Kind::Bytes) {
+            self.parts[word] = [self.words[word]; WORD];
+            self.words[word].written = Touch::new(0, Kind::Bytes, 0);
+        }
+        for at in start..start + len {
+            let new = self.touched(self.parts[word][at % WORD], manner, by);
+            let new = new.map_err(|x| at_byte(at, x, by))?;
+            self.parts[word][at % WORD].set(manner, new);
+        }
+        Ok(())
+    }
+
+    /// What is known of the reads or of the writes of a byte after it was touched.
     #[inline]
-    fn touch_byte(&mut self, at: usize, manner: Manner, by: Toucher) -> Result<(), (Reason, String)> {
-        let (written, read) = (self.written[at], self.read[at]);
-        let me = Touch { time: self.now, who: Who::Thread(by.thread) };
-        let fresh = written.time < self.begin;
-        if let Who::Copy(thread) = written.who
-            && !fresh
-            && !(manner == Manner::CopyEnds && thread == by.thread)
-        {
-            let why = format!("a copy that thread {thread} began is not waited for");
-            return Err((Reason::PendingCopy, why));
+    fn touched(
+        &self,
+        History { written, read }: History,
+        manner: Manner,
+        by: Toucher,
+    ) -> Result<Touch, (Reason, String)> {
+        let fresh = written.time() < self.begin;
+        if written.is(Kind::Copy) && !fresh {
+            let thread = written.number();
+            if !(manner == Manner::CopyEnds && thread == by.thread) {
+                let why = format!("a copy that thread {thread} began is not waited for");
+                return Err((Reason::PendingCopy, why));
+            }
         }
         if fresh && matches!(manner, Manner::Read | Manner::Atomic) {
             return Err((Reason::Uninitialised, "it is read before anything is written there".to_owned()));
         }
-        let both = written.who == Who::Atomic && manner == Manner::Atomic;
+        let both = written.is(Kind::Atomic) && manner == Manner::Atomic;
         if !fresh && !both && self.is_unordered(written, by) {
             let what = if manner == Manner::Read { "reads" } else { "writes" };
-            return Err((Reason::Race, race(by, what, written.who, "wrote")));
+            return Err((Reason::Race, race(by, what, written, "wrote")));
         }
         if manner == Manner::Read {
-            self.read[at] = self.joined(read, by);
-            return Ok(());
+            return Ok(self.joined(read, by));
         }
-        if self.is_unordered(read, by) && !(both && read.who == Who::Atomic) {
-            return Err((Reason::Race, race(by, "writes", read.who, "read")));
+        if self.is_unordered(read, by) {
+            return Err((Reason::Race, race(by, "writes", read, "read")));
         }
-        self.written[at] = match manner {
-            Manner::Atomic => Touch { who: Who::Atomic, ..me },
-            Manner::CopyBegins => Touch { who: Who::Copy(by.thread), ..me },
-            _ => me,
+        let kind = match manner {
+            Manner::Atomic => Kind::Atomic,
+            Manner::CopyBegins => Kind::Copy,
+            _ => Kind::Thread,
         };
-        Ok(())
+        Ok(Touch::new(self.now, kind, by.thread))
     }
 
     /// Who has read a byte when that thread reads it too.
+    #[inline]
     fn joined(&self, before: Touch, by: Toucher) -> Touch {
-        let one = Touch { time: self.now, who: Who::Thread(by.thread) };
+        let one = Touch::new(self.now, Kind::Thread, by.thread);
         let warp = by.thread / 32;
-        let who = match before.who {
-            _ if before.time < self.barrier => return one,
-            Who::Thread(thread) if thread == by.thread => return one,
-            Who::Thread(thread) if thread / 32 == warp => Who::Lanes(warp),
-            Who::Lanes(other) if other == warp => Who::Lanes(warp),
-            Who::Nobody => return one,
-            _ => Who::Warps,
+        let lanes = match before.kind() {
+            _ if before.time() < self.barrier => return one,
+            Kind::Nobody => return one,
+            Kind::Thread if before.number() == by.thread => return one,
+            Kind::Thread => before.number() / 32 == warp,
+            Kind::Lanes => before.number() == warp,
+            _ => false,
         };
-        // Lanes that met since then are in order with this one; all others see its read alone.
-        if who == Who::Lanes(warp) && before.time < by.warp_barrier {
-            return one;
+        match lanes {
+            // Lanes that met since then are in order with this one; all others see its read alone.
+            true if before.time() < by.warp_barrier => one,
+            true => Touch::new(self.now, Kind::Lanes, warp),
+            false => Touch::new(self.now, Kind::Warps, 0),
         }
-        Touch { time: self.now, who }
     }
 
     /// Whether a write of these bytes changes nothing: lanes of a warp may write the same.
+    #[inline]
     pub(crate) fn is_same(&self, address: u64, value: &[u8], by: Toucher) -> bool {
         let Some(start) = usize::try_from(address).ok() else { return false };
-        let Some(bytes) = self.bytes.get(start..start.saturating_add(value.len())) else { return false };
-        let lanes = |at: usize| match self.written[at] {
-            Touch { time, who: Who::Thread(thread) } => time == self.now && thread / 32 == by.thread / 32,
-            _ => false,
+        let lanes = |touch: Touch| {
+            touch.time() == self.now && touch.kind() == Kind::Thread && touch.number() / 32 == by.thread / 32
         };
-        bytes == value && (start..start + value.len()).all(lanes)
+        let written = |at: usize| match self.words[at / WORD].written {
+            written if written.is(Kind::Bytes) => self.parts[at / WORD][at % WORD].written,
+            written => written,
+        };
+        let end = start.saturating_add(value.len());
+        end <= self.bytes.len()
+            && (start..end).all(|at| lanes(written(at)))
+            && self.bytes[start..end] == *value
     }
 
     /// The value of so many bytes, which were checked.
@@ -221,14 +305,33 @@ impl Shared {
     }
 }
 
-fn race(by: Toucher, what: &str, other: Who, did: &str) -> String {
+#[cold]
+fn misplaced(address: u64, len: usize, all: u64, by: Toucher) -> Broken {
+    let lane = u32::from(by.thread % 32);
+    if !address.is_multiple_of(len as u64) {
+        let why = format!("an access of {len} bytes of shared memory at {address}, no multiple of its size");
+        return Broken::new(Reason::Misaligned, lane, why);
+    }
+    let far = address.saturating_add(len as u64) - all;
+    let why =
+        format!("out of bounds: {len} bytes at byte {address} of {all} of shared memory, {far} too far");
+    Broken::new(Reason::OutOfBounds, lane, why)
+}
+
+#[cold]
+fn at_byte(at: usize, (reason, why): (Reason, String), by: Toucher) -> Broken {
+    Broken::new(reason, u32::from(by.thread % 32), format!("byte {at} of shared memory: {why}"))
+}
+
+#[cold]
+fn race(by: Toucher, what: &str, other: Touch, did: &str) -> String {
     let name = |thread: u16| format!("warp {} lane {}", thread / 32, thread % 32);
-    let other = match other {
-        Who::Thread(thread) | Who::Copy(thread) => name(thread),
-        Who::Lanes(warp) => format!("other lanes of warp {warp}"),
-        Who::Warps => "another warp".to_owned(),
-        Who::Atomic => "an atomic operation".to_owned(),
-        Who::Nobody => "nobody".to_owned(),
+    let other = match other.kind() {
+        Kind::Thread | Kind::Copy => name(other.number()),
+        Kind::Lanes => format!("other lanes of warp {}", other.number()),
+        Kind::Warps => "another warp".to_owned(),
+        Kind::Atomic => "an atomic operation".to_owned(),
+        Kind::Nobody | Kind::Bytes => "nobody".to_owned(),
     };
     format!("a race: {} {what} what {other} {did}, with no barrier between", name(by.thread))
 }

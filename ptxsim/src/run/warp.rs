@@ -43,34 +43,47 @@ pub(crate) fn lanes(mask: u32) -> impl Iterator<Item = usize> {
 }
 
 impl Warp {
-    /// A warp at the beginning of a block at that place.
-    pub(crate) fn new(number: u32, launch: &Launch<'_>, block: [u32; 3], now: u32) -> Warp {
+    /// A warp for blocks of that launch.
+    pub(crate) fn new(number: u32, launch: &Launch<'_>) -> Warp {
         let kernel = launch.kernel;
-        let threads = launch.block.iter().product::<u32>();
-        let exists = exists(threads, number);
+        let local = kernel.local_bytes as usize * LANES;
         let mut warp = Warp {
             number,
             registers: vec![[0; LANES]; kernel.registers as usize],
             defined: vec![0; kernel.registers as usize],
             place: [0; LANES],
-            running: exists,
+            running: 0,
             waiting: 0,
-            gone: !exists,
-            barrier: now,
+            gone: 0,
+            barrier: 0,
             copies: Copies::default(),
-            local: vec![0; kernel.local_bytes as usize * LANES],
-            local_written: vec![false; kernel.local_bytes as usize * LANES],
+            local: vec![0; local],
+            local_written: vec![false; local],
         };
         for (register, value) in &kernel.constants {
             warp.registers[*register as usize] = [*value; LANES];
-            warp.defined[*register as usize] = u32::MAX;
-        }
-        for (register, special) in &kernel.specials {
-            let value = |lane: usize| warp_value(*special, number, lane as u32, launch, block);
-            warp.registers[*register as usize] = std::array::from_fn(|lane| u64::from(value(lane)));
-            warp.defined[*register as usize] = u32::MAX;
         }
         warp
+    }
+
+    /// At the beginning of a block at that place. What the registers hold from the last block counts as unwritten.
+    pub(crate) fn begin(&mut self, launch: &Launch<'_>, block: [u32; 3], now: u32) {
+        let kernel = launch.kernel;
+        let exists = exists(launch.block.iter().product::<u32>(), self.number);
+        self.place = [0; LANES];
+        (self.running, self.waiting, self.gone) = (exists, 0, !exists);
+        self.barrier = now;
+        self.copies = Copies::default();
+        self.local_written.fill(false);
+        self.defined.fill(0);
+        for (register, _) in &kernel.constants {
+            self.defined[*register as usize] = u32::MAX;
+        }
+        for (register, special) in &kernel.specials {
+            let value = |lane: usize| warp_value(*special, self.number, lane as u32, launch, block);
+            self.registers[*register as usize] = std::array::from_fn(|lane| u64::from(value(lane)));
+            self.defined[*register as usize] = u32::MAX;
+        }
     }
 
     /// A register's values, which these lanes must have written.
