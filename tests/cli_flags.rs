@@ -83,6 +83,14 @@ const RUN: &[Case] = &[
     ("--ctx-size", &["--ctx-size", "48"], Start),
     ("--threads", &["--threads", "3"], Start),
     ("--backend", &["--backend", "interp"], Start),
+    ("--device", &[], Test("cli_place.rs", "a_device_that_is_not_there_ends_with_status_7")),
+    ("--n-gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    ("--gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    (
+        "--require-gpu",
+        &[],
+        Test("cli_place.rs", "auto_takes_the_processor_where_there_is_nothing_else_and_says_why"),
+    ),
     ("--cache-type-k", &["--cache-type-k", "f32"], Start),
     ("--cache-type-v", &["--cache-type-v", "bf16"], Start),
     ("--temp", &["--temp", "3"], Tokens(&["--ignore-eos", "-n", "40", "-s", "5"])),
@@ -132,6 +140,14 @@ const CUT: &[&str] = &["--ignore-eos", "-n", "40", "--temp", "3", "-s", "5", "--
 const VERIFY: &[Case] = &[
     ("--model", &[], Test("cli_verify.rs", "the_demo_model_passes_by_its_tokens_and_largest_logits")),
     ("--backend", &[], Test("cli_verify.rs", "a_tiny_llama_passes_on_every_backend")),
+    ("--device", &[], Test("cli_place.rs", "a_device_that_is_not_there_ends_with_status_7")),
+    ("--n-gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    ("--gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    (
+        "--require-gpu",
+        &[],
+        Test("cli_place.rs", "auto_takes_the_processor_where_there_is_nothing_else_and_says_why"),
+    ),
     ("--caps", &[], Test("cli_verify.rs", "other_caps_schedule_other_kernels_and_pass")),
     ("--threads", &[], Test("cli_flags.rs", "verify_and_bench_take_threads")),
     ("--json", &[], Test("cli_verify.rs", "a_tiny_llama_passes_on_every_backend")),
@@ -143,6 +159,15 @@ const BENCH: &[Case] = &[
     ("--repetitions", &[], Test("cli.rs", "bench_has_the_fields_of_llama_bench")),
     ("--output", &[], Test("cli.rs", "bench_has_the_fields_of_llama_bench")),
     ("--kernels", &[], Test("cli.rs", "bench_has_the_fields_of_llama_bench")),
+    ("--backend", &[], Test("cli_place.rs", "reports_name_the_device")),
+    ("--device", &[], Test("cli_place.rs", "a_device_that_is_not_there_ends_with_status_7")),
+    ("--n-gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    ("--gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    (
+        "--require-gpu",
+        &[],
+        Test("cli_place.rs", "auto_takes_the_processor_where_there_is_nothing_else_and_says_why"),
+    ),
     ("--threads", &[], Test("cli_flags.rs", "verify_and_bench_take_threads")),
     ("--cache-type-k", &[], Test("cli_flags.rs", "verify_and_bench_take_threads")),
     ("--cache-type-v", &[], Test("cli_flags.rs", "verify_and_bench_take_threads")),
@@ -185,6 +210,14 @@ const EMBED: &[Case] = &[
     ("--json", &[], Test("cli_embed.rs", "one_object_has_the_vectors_in_order_and_counts_tokens")),
     ("--threads", &[], Test("cli_embed.rs", "every_backend_gives_the_vectors_of_the_reference")),
     ("--backend", &[], Test("cli_embed.rs", "every_backend_gives_the_vectors_of_the_reference")),
+    ("--device", &[], Test("cli_place.rs", "a_device_that_is_not_there_ends_with_status_7")),
+    ("--n-gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    ("--gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    (
+        "--require-gpu",
+        &[],
+        Test("cli_place.rs", "auto_takes_the_processor_where_there_is_nothing_else_and_says_why"),
+    ),
 ];
 
 const DOCTOR: &[Case] = &[("--json", &["--json"], Output(&[]))];
