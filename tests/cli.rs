@@ -48,10 +48,12 @@ fn a_pipe_is_the_prompt_and_so_is_a_file() {
 
 #[test]
 fn the_first_line_on_stderr_says_what_runs() {
-    let output = run(&["run", "-p", FRANCE, "-t", "1", "-c", "64"]);
+    let output = run(&["run", "-p", FRANCE, "-t", "1", "-c", "64", "--backend", "cpu"]);
     let text = stderr(&output);
     let first = text.lines().next().unwrap();
-    for part in ["demo", "LlamaForCausalLM", "bf16", "cpu", "1 thread", "context 64", "mapped", "cache"] {
+    for part in
+        ["demo", "LlamaForCausalLM", "bf16", "on the processor, 1 thread", "context 64", "mapped", "cache"]
+    {
         assert!(first.contains(part), "{part} is not in {first}");
     }
 }

@@ -84,6 +84,14 @@ const RUN: &[Case] = &[
     ("--threads", &["--threads", "3"], Start),
     ("--backend", &["--backend", "interp"], Start),
     ("--compute", &["--compute", "bf16"], Start),
+    ("--device", &[], Test("cli_place.rs", "a_device_that_is_not_there_ends_with_status_7")),
+    ("--n-gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    ("--gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    (
+        "--require-gpu",
+        &[],
+        Test("cli_place.rs", "auto_takes_the_processor_where_there_is_nothing_else_and_says_why"),
+    ),
     ("--cache-type-k", &["--cache-type-k", "f32"], Start),
     ("--cache-type-v", &["--cache-type-v", "bf16"], Start),
     ("--temp", &["--temp", "3"], Tokens(&["--ignore-eos", "-n", "40", "-s", "5"])),
@@ -133,6 +141,14 @@ const CUT: &[&str] = &["--ignore-eos", "-n", "40", "--temp", "3", "-s", "5", "--
 const VERIFY: &[Case] = &[
     ("--model", &[], Test("cli_verify.rs", "the_demo_model_passes_by_its_tokens_and_largest_logits")),
     ("--backend", &[], Test("cli_verify.rs", "a_tiny_llama_passes_on_every_backend")),
+    ("--device", &[], Test("cli_place.rs", "a_device_that_is_not_there_ends_with_status_7")),
+    ("--n-gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    ("--gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    (
+        "--require-gpu",
+        &[],
+        Test("cli_place.rs", "auto_takes_the_processor_where_there_is_nothing_else_and_says_why"),
+    ),
     ("--caps", &[], Test("cli_verify.rs", "other_caps_schedule_other_kernels_and_pass")),
     ("--compute", &[], Test("cli_verify.rs", "rounded_operands_are_told_from_float32")),
     ("--threads", &[], Test("cli_flags.rs", "verify_and_bench_take_threads")),
@@ -145,6 +161,15 @@ const BENCH: &[Case] = &[
     ("--repetitions", &[], Test("cli.rs", "bench_has_the_fields_of_llama_bench")),
     ("--output", &[], Test("cli.rs", "bench_has_the_fields_of_llama_bench")),
     ("--kernels", &[], Test("cli.rs", "bench_has_the_fields_of_llama_bench")),
+    ("--backend", &[], Test("cli_place.rs", "reports_name_the_device")),
+    ("--device", &[], Test("cli_place.rs", "a_device_that_is_not_there_ends_with_status_7")),
+    ("--n-gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    ("--gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    (
+        "--require-gpu",
+        &[],
+        Test("cli_place.rs", "auto_takes_the_processor_where_there_is_nothing_else_and_says_why"),
+    ),
     ("--threads", &[], Test("cli_flags.rs", "verify_and_bench_take_threads")),
     ("--compute", &[], Test("cli_flags.rs", "verify_and_bench_take_threads")),
     ("--cache-type-k", &[], Test("cli_flags.rs", "verify_and_bench_take_threads")),
@@ -189,6 +214,14 @@ const EMBED: &[Case] = &[
     ("--json", &[], Test("cli_embed.rs", "one_object_has_the_vectors_in_order_and_counts_tokens")),
     ("--threads", &[], Test("cli_embed.rs", "every_backend_gives_the_vectors_of_the_reference")),
     ("--backend", &[], Test("cli_embed.rs", "every_backend_gives_the_vectors_of_the_reference")),
+    ("--device", &[], Test("cli_place.rs", "a_device_that_is_not_there_ends_with_status_7")),
+    ("--n-gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    ("--gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    (
+        "--require-gpu",
+        &[],
+        Test("cli_place.rs", "auto_takes_the_processor_where_there_is_nothing_else_and_says_why"),
+    ),
 ];
 
 const DOCTOR: &[Case] = &[("--json", &["--json"], Output(&[]))];

@@ -3,8 +3,7 @@
 use jtllm_codegen::canon::canon;
 use jtllm_codegen::schedule::layout;
 use jtllm_codegen::target::Caps;
-use jtllm_ir::expr::Kind;
-use jtllm_ir::{DType, Expr, Graph, Node, Op};
+use jtllm_ir::{DType, Graph, Node, Op};
 
 use crate::error::Error;
 use crate::network::{Bucket, Graphs, Part, SEQUENCES, TILE, table_width};
@@ -82,15 +81,15 @@ fn resident(graph: &Graph, node: Node, caps: &Caps, limits: &Sizes) -> u64 {
     }
 }
 
-/// The bytes of the largest value that a kernel leaves for another, attention's scores aside: those stay in
-/// its registers.
+/// The bytes of the largest value that kernels leave for others: sums with a row for each token. Those with a
+/// column for each position are scores of attention, which stay in registers.
 fn widest(graph: &Graph, limits: &Sizes) -> u64 {
-    let rows =
-        |shape: &[Expr]| shape.len() <= 3 && shape.first().is_some_and(|n| matches!(n.kind(), Kind::Sym(_)));
+    let is_row = |node: &Node| match graph.shape(*node) {
+        [first, rest @ ..] => first.as_int().is_none() && rest.iter().all(|n| n.as_int().is_some()),
+        [] => false,
+    };
     let sums = graph.nodes().filter(|node| matches!(graph.op(*node), Op::Reduce { .. }));
-    let bytes = sums
-        .filter(|node| rows(graph.shape(*node)))
-        .map(|node| bytes_of(graph.shape(node), DType::F32, limits));
+    let bytes = sums.filter(is_row).map(|node| bytes_of(graph.shape(node), DType::F32, limits));
     bytes.max().unwrap_or(0)
 }
 

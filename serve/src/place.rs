@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use jtllm_runtime::device::cuda::Cuda;
-use jtllm_runtime::device::wgpu::{Adapter, Choice, adapters};
+use jtllm_runtime::device::wgpu::{Adapter, Choice, NoAdapter, adapters};
 use jtllm_runtime::device::{Device, DeviceInfo};
 use jtllm_runtime::os::may_have_graphics;
 
@@ -86,14 +86,22 @@ fn list_cuda() -> Vec<Found> {
     (0..Cuda::count().unwrap_or(0)).filter_map(found).collect()
 }
 
+/// What the errors of [`Adapter::open`] begin with where there is none.
+const NO_ADAPTER: &str = "no graphics adapter";
+
 /// Looking for adapters loads every graphics driver of the system, which takes longer than a small model: where
 /// there cannot be any hardware, nobody looks.
 fn open_adapter(number: Option<usize>, software: bool) -> Result<Arc<dyn Device>, String> {
     if number.is_none() && !software && !may_have_graphics() {
-        return Err("no graphics adapter".to_owned());
+        return Err(NO_ADAPTER.to_owned());
     }
     let choice = Choice { place: number, software, ..Choice::default() };
-    Ok(Arc::new(Adapter::open(&choice).map_err(|error| error.to_string())?))
+    match Adapter::open(&choice) {
+        Ok(adapter) => Ok(Arc::new(adapter)),
+        // Who named no adapter need not read which interfaces were tried.
+        Err(NoAdapter(why)) if !software && why.starts_with(NO_ADAPTER) => Err(NO_ADAPTER.to_owned()),
+        Err(NoAdapter(why)) => Err(why),
+    }
 }
 
 fn list_adapters() -> Vec<Found> {
@@ -116,19 +124,23 @@ pub struct TooLarge {
     pub most: usize,
 }
 
-/// `4.3 GB (4294967296 bytes)`.
-struct Size(u64);
+/// `4.3 GB`, or `4.3 MB` where those are none.
+pub(crate) struct Size(pub(crate) u64);
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.1} GB ({} bytes)", self.0 as f64 / 1e9, self.0)
+        match self.0 {
+            0..100_000_000 => write!(f, "{:.1} MB", self.0 as f64 / 1e6),
+            _ => write!(f, "{:.1} GB", self.0 as f64 / 1e9),
+        }
     }
 }
 
 impl fmt::Display for TooLarge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let TooLarge { device, need, have, most } = self;
-        write!(f, "{device} has {} of memory, and {} are needed: ", Size(*have), Size(*need))?;
+        let (held, asked) = (Size(*have), Size(*need));
+        write!(f, "{device} has {held} of memory ({have} bytes), and {asked} ({need} bytes) are needed: ")?;
         match most {
             0 => f.write_str("no layer fits there"),
             most => write!(f, "-ngl {most} fits"),

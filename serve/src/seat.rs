@@ -17,7 +17,7 @@ use jtllm_runtime::{DeviceError, Error};
 
 use crate::engine::EngineError;
 use crate::model::{Backend, LoadOptions};
-use crate::place::{Layers, OnDevice, Placement, TooLarge, Way};
+use crate::place::{Layers, OnDevice, Placement, Size, TooLarge, Way};
 
 /// A tenth of a device's memory is left to whoever draws the screen, and to what is not counted before.
 const SPARE: u64 = 10;
@@ -144,12 +144,8 @@ impl Parts {
         }
         let mut seat = self.with_layers(backend, device, count, all - 1)?;
         if layers == Layers::Auto && count < all {
-            seat.placement.reasons.push(format!(
-                "{} has {:.1} of the {:.1} GB that all take",
-                info.name,
-                have as f64 / 1e9,
-                need.all() as f64 / 1e9,
-            ));
+            let (have, all) = (Size(have), Size(need.all()));
+            seat.placement.reasons.push(format!("{} has {have}, and all take {all}", info.name));
         }
         Ok(seat)
     }
