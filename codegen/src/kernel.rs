@@ -101,6 +101,15 @@ pub enum Access {
     Read,
     /// Only stores.
     Write,
+    /// Loads and stores, each element by one lane alone.
+    Update,
+}
+
+impl Access {
+    /// Whether something may be stored.
+    pub fn writes(self) -> bool {
+        self != Access::Read
+    }
 }
 
 /// A buffer that a launch binds.

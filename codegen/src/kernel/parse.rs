@@ -255,6 +255,7 @@ impl<'t> Parser<'t> {
         let access = match () {
             () if self.take("read") => Access::Read,
             () if self.take("write") => Access::Write,
+            () if self.take("update") => Access::Update,
             () => return self.expected("`read` or `write`"),
         };
         let dtype = self.dtype()?;

@@ -85,7 +85,11 @@ impl Printer<'_> {
             separator = ", ";
         }
         for (at, param) in kernel.params.iter().enumerate() {
-            let access = if param.access == Access::Read { "read" } else { "write" };
+            let access = match param.access {
+                Access::Read => "read",
+                Access::Write => "write",
+                Access::Update => "update",
+            };
             write!(out, "{separator}p{at}: {access} {}[{}]", param.dtype, show(&param.len))?;
             out.push_str(if param.aligned { " aligned" } else { "" });
             separator = ", ";

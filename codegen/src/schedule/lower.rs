@@ -96,7 +96,24 @@ impl<'a> Lower<'a> {
         self.stored.contains(&node) && !self.region.roots.contains(&node)
     }
 
+    /// Whether the region writes what an argument names.
+    fn writes(&self, argument: &Argument) -> bool {
+        let Argument::State(name) = argument else { return false };
+        self.region.roots.iter().any(|root| match self.graph.state_of(*root) {
+            Some((leaf, _)) => matches!(self.graph.op(leaf), Op::State { name: written } if written == name),
+            None => false,
+        })
+    }
+
+    /// The parameter of an argument. A state that is read and written is one: browsers let no launch bind a buffer
+    /// twice if it is written.
     fn memory(&mut self, argument: Argument, access: Access, dtype: DType, len: Expr) -> Memory {
+        let is_read_too = self.memories.contains_key(&(argument.clone(), Access::Update));
+        let access = match access {
+            Access::Read if self.writes(&argument) => Access::Update,
+            Access::Write if is_read_too => Access::Update,
+            _ => access,
+        };
         if let Some(known) = self.memories.get(&(argument.clone(), access)) {
             return *known;
         }

@@ -79,7 +79,7 @@ impl Launch<'_> {
         let params = self.params.iter_mut().zip(&self.kernel.params);
         let params = params.map(|(bytes, param)| match param.access {
             Access::Read => Buffer::Read(bytes),
-            Access::Write => Buffer::Write(bytes),
+            Access::Write | Access::Update => Buffer::Write(bytes),
         });
         let mut memories = Memories { params: params.collect(), symbols: self.symbols };
         let options = Options { threads: caps.threads };
@@ -108,7 +108,7 @@ pub(crate) fn run_by(
         let groups = groups(kernel, bindings).iter().map(|n| u64::from(*n)).product();
         execute(Launch { kernel, params: &mut taken, symbols: &symbols, groups });
         for ((argument, param), bytes) in step.arguments.iter().zip(&kernel.params).zip(taken) {
-            if param.access == Access::Write {
+            if param.access.writes() {
                 memory.insert(argument.clone(), bytes);
             }
         }

@@ -1,7 +1,6 @@
 //! Runs emitted PTX on an interpreter of PTX, beside the interpreter of kernels.
 
 use jtllm_codegen::emit::ptx::{ENTRY, Ptx, dispatch, dynamic_bytes};
-use jtllm_codegen::kernel::Access;
 use jtllm_codegen::target::Target;
 use jtllm_ir::interp::Bindings;
 use jtllm_ir::{DType, Graph};
@@ -32,7 +31,7 @@ pub(crate) fn both(target: &Ptx, mut launch: Launch<'_>) {
     launch.interpret(target.caps());
     let kernel = launch.kernel;
     let after = emulate(target, &launch, &before);
-    for (at, param) in kernel.params.iter().enumerate().filter(|(_, param)| param.access == Access::Write) {
+    for (at, param) in kernel.params.iter().enumerate().filter(|(_, param)| param.access.writes()) {
         let size = param.dtype.size();
         let elements = after[at].chunks(size).zip(launch.params[at].chunks(size)).enumerate();
         for (place, (got, expected)) in elements {

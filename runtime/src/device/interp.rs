@@ -89,7 +89,9 @@ impl Device for Interpreter {
                 // as the plan lays buffers out.
                 Access::Read => Buffer::Read(unsafe { std::slice::from_raw_parts(address, len) }),
                 // SAFETY: as above; written parameters are owned memory.
-                Access::Write => Buffer::Write(unsafe { std::slice::from_raw_parts_mut(address, len) }),
+                Access::Write | Access::Update => {
+                    Buffer::Write(unsafe { std::slice::from_raw_parts_mut(address, len) })
+                }
             });
         }
         let mut memories = Memories { params, symbols };

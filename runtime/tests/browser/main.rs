@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use common::case::Case;
 use common::works::{attention_cases, embedded, function, gate_and_up, linear_case, norm, stored, tail};
-use common::{Outputs, difference, works};
+use common::{Outputs, difference, recurrence, works};
 use jtllm_codegen::emit::wgsl::{Wgsl, dispatch};
 use jtllm_codegen::schedule::Argument;
 use jtllm_codegen::target::Target;
@@ -151,6 +151,7 @@ fn selected() -> Vec<Case> {
     let mut cases: Vec<Case> =
         FORMATS.iter().map(|format| linear_case(format, [1, 37, 64 * (format.block / 32).max(1)])).collect();
     cases.extend(attention_cases());
+    cases.extend(recurrence::cases());
     cases.extend([gate_and_up("q4_0", 32), norm(3, 100), embedded(), tail(173)]);
     cases.extend([ScalarOp::Exp, ScalarOp::Erf, ScalarOp::Cos].map(|op| function(op, 67)));
     cases.extend([DType::F16, DType::BF16, DType::I8, DType::Bool].map(|dtype| stored(dtype, 130)));

@@ -39,7 +39,7 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 /// Compares what a launch left behind in both ways.
 fn same(launch: &Launch<'_>, emulated: &[Vec<u8>]) {
     let kernel = launch.kernel;
-    for (at, param) in kernel.params.iter().enumerate().filter(|(_, param)| param.access == Access::Write) {
+    for (at, param) in kernel.params.iter().enumerate().filter(|(_, param)| param.access.writes()) {
         let (found, expected) = (&launch.params[at], &emulated[at]);
         if !kernel.fragments.is_empty() {
             let error = crate::common::difference(&floats(found), &floats(expected));

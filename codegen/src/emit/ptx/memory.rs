@@ -149,7 +149,7 @@ impl Emitter<'_> {
         let params = &self.kernel.params;
         let this = &params[usize::from(param)];
         let may_be = |other: &&crate::kernel::Param| {
-            other.access == Access::Write && other.dtype == this.dtype && other.len == this.len
+            other.access.writes() && other.dtype == this.dtype && other.len == this.len
         };
         this.access == Access::Read && !params.iter().any(|other| may_be(&other))
     }

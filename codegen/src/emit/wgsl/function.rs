@@ -75,7 +75,7 @@ impl Emitter<'_> {
             let element = match (param.dtype.size(), param.access) {
                 (4, _) => carried(param.dtype),
                 (_, Access::Read) => "u32",
-                (_, Access::Write) => "atomic<u32>",
+                (_, Access::Write | Access::Update) => "atomic<u32>",
             };
             let binding = at + 1;
             self.line(
@@ -236,7 +236,14 @@ impl Emitter<'_> {
         if dtype.size() == 4 || matches!(memory, Memory::Shared(_)) {
             return format!("{memory}[{at}]");
         }
-        let word = |per: u32| format!("({memory}[({at}) / {per}] >> ((u32({at}) % {per}u) * {}u))", 32 / per);
+        let word = |per: u32| {
+            let element = format!("{memory}[({at}) / {per}]");
+            let element = match self.kernel.access(memory).is_some_and(Access::writes) {
+                true => format!("atomicLoad(&{element})"),
+                false => element,
+            };
+            format!("({element} >> ((u32({at}) % {per}u) * {}u))", 32 / per)
+        };
         match dtype {
             DType::F16 => format!("half_value({} & 0xffffu)", word(2)),
             DType::BF16 => format!("brain_value({} & 0xffffu)", word(2)),

@@ -10,7 +10,7 @@ use super::matrix::{Fragments, Staging};
 use super::memory::{Access, Races, decode, encode};
 use super::scalar::{apply, to_register};
 use super::{Buffer, InterpError, Memories, Options};
-use crate::kernel::{self, Memory};
+use crate::kernel::Memory;
 
 /// Registers and shared memory hold this before anything is written: as a float, not a number.
 pub(super) const UNWRITTEN: u8 = 0xff;
@@ -110,7 +110,7 @@ impl Program {
             if (buffer.bytes().len() as u64) < need {
                 return binding(format!("p{at} takes {need} bytes, its buffer has {}", buffer.bytes().len()));
             }
-            if facts.access == kernel::Access::Write && matches!(buffer, Buffer::Read(_)) {
+            if facts.access.writes() && matches!(buffer, Buffer::Read(_)) {
                 return binding(format!("p{at} is written, its buffer may only be read"));
             }
             lens.push(len);
