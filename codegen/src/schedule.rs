@@ -38,9 +38,9 @@ pub fn schedule(graph: &Graph, stored: &HashSet<Node>, region: &Region, caps: &C
         Work::Pointwise => pointwise::schedule(lower),
         Work::Rows => rows::schedule(lower),
         Work::Gemv(contraction) => contract::schedule(lower, contraction),
-        Work::Gemm(contraction) => match gemm::schedule(lower, contraction) {
-            Ok(scheduled) => scheduled,
-            Err(lower) => contract::schedule(lower, contraction),
+        Work::Gemm(contraction) => match gemm::cut(&lower, contraction) {
+            Some(cut) => gemm::schedule(lower, contraction, &cut),
+            None => contract::schedule(lower, contraction),
         },
         Work::Attend(attend) => attend::schedule(lower, attend),
         Work::Scan(scan) => scan::schedule(lower, *scan),

@@ -28,7 +28,7 @@ fn caps(lanes: u32) -> Caps {
 
 /// The rows of a case: a symbol where chunks have so many, else a number.
 fn extent(case: &mut Case, count: usize) -> Expr {
-    if count % 16 != 0 {
+    if !count.is_multiple_of(16) {
         return int(count);
     }
     case.bindings.symbols.insert("T".to_owned(), count as i64);
@@ -101,7 +101,7 @@ fn lanes_multiply_tiles_where_there_are_no_units() {
     for format in FORMATS {
         for shape in shapes {
             let [tokens, width, depth] = shape;
-            if format.block > 1 && depth % 32 != 0 {
+            if format.block > 1 && !depth.is_multiple_of(32) {
                 continue;
             }
             let case = linear_case(format, [tokens, width, depth * (format.block / 32).max(1)]);
