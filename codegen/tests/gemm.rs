@@ -97,7 +97,7 @@ fn is_tiled(compilation: &Compilation) -> bool {
 
 #[test]
 fn lanes_multiply_tiles_where_there_are_no_units() {
-    let shapes = [[16, 64, 32], [48, 100, 72], [300, 130, 96], [48, 64, 37], [32, 24, 64]];
+    let shapes = [[16usize, 64, 32], [48, 100, 72], [300, 130, 96], [48, 64, 37], [32, 24, 64]];
     for format in FORMATS {
         for shape in shapes {
             let [tokens, width, depth] = shape;
