@@ -2,7 +2,7 @@
 //!
 //! 1. Factors that are constant in a block leave the block's sum: `sum_k s[k div B] * x[k]` becomes
 //!    `sum_b s[b] * sum_u x[b B + u]`. So a block format's scale is applied once a block.
-//! 2. In 16-bit compute both operands of a contraction are rounded to that type ([`round`]). A scale is then part
+//! 2. In 16-bit compute both operands of a contraction are rounded to that type. A scale is then part
 //!    of what is rounded: sums inside blocks would have to leave the matrix units to be scaled, once a block, for
 //!    an error that is no larger than the left operand's own.
 

@@ -85,9 +85,9 @@ fn nest(lower: Lower<'_>) -> Scheduled {
         Work::Rows => rows::schedule(lower),
         Work::Gemv(contraction) => contract::schedule(lower, contraction),
         Work::Gemm(contraction) if lower.part.is_some() => contract::schedule(lower, contraction),
-        Work::Gemm(contraction) => match gemm::schedule(lower, contraction) {
-            Ok(scheduled) => scheduled,
-            Err(lower) => contract::schedule(lower, contraction),
+        Work::Gemm(contraction) => match gemm::cut(&lower, contraction) {
+            Some(cut) => gemm::schedule(lower, contraction, &cut),
+            None => contract::schedule(lower, contraction),
         },
         Work::Attend(attend) => attend::schedule(lower, attend),
         Work::Scan(scan) => scan::schedule(lower, *scan),

@@ -7,7 +7,7 @@ mod common;
 use common::case::{Case, int};
 use common::{compiled_as, difference, run};
 use jtllm_codegen::Compilation;
-use jtllm_codegen::kernel::Stmt;
+use jtllm_codegen::kernel::{Stmt, Value, ValueRecord};
 use jtllm_codegen::options::{Compute, Options};
 use jtllm_codegen::target::Caps;
 use jtllm_ir::build::{self, linear, linear_heads, rms_norm, swiglu};
@@ -28,7 +28,7 @@ fn caps(lanes: u32) -> Caps {
 
 /// The rows of a case: a symbol where chunks have so many, else a number.
 fn extent(case: &mut Case, count: usize) -> Expr {
-    if count % 16 != 0 {
+    if !count.is_multiple_of(16) {
         return int(count);
     }
     case.bindings.symbols.insert("T".to_owned(), count as i64);
@@ -77,15 +77,50 @@ fn products_of_every_shape() {
         [512, 128, 16],
     ];
     for format in ["bf16", "f16", "f32"] {
-        for shape in shapes {
+        for (number, shape) in shapes.into_iter().enumerate() {
             let case = linear_case(Format::find(format).unwrap(), shape);
-            for lanes in [32, 128, 256] {
+            for lanes in [[32, 256], [128, 256]][number % 2] {
                 let compilation = check(&case, &caps(lanes), ORDER);
                 let units = format != "f32" && (shape[1] >= 64 || lanes == 32);
                 assert_eq!(uses_matrix(&compilation), usize::from(units), "{}", case.graph.name);
             }
         }
     }
+}
+
+/// Whether lanes bring tiles to shared memory and multiply them themselves.
+fn is_tiled(compilation: &Compilation) -> bool {
+    let kernel = &compilation.kernels[compilation.steps[0].kernel];
+    let joins = |record: &ValueRecord| matches!(record.value, Value::LaneReduce(..));
+    kernel.shared.len() == 2 && kernel.fragments.is_empty() && !kernel.values.iter().any(joins)
+}
+
+#[test]
+fn lanes_multiply_tiles_where_there_are_no_units() {
+    let shapes = [[16usize, 64, 32], [48, 100, 72], [300, 130, 96], [48, 64, 37], [32, 24, 64]];
+    for format in FORMATS {
+        for shape in shapes {
+            let [tokens, width, depth] = shape;
+            if format.block > 1 && !depth.is_multiple_of(32) {
+                continue;
+            }
+            let case = linear_case(format, [tokens, width, depth * (format.block / 32).max(1)]);
+            let small = Caps { shared_bytes: 16 << 10, ..Caps::threads(64) };
+            let compilation = check(&case, &small, ORDER);
+            assert!(is_tiled(&compilation), "{}", case.graph.name);
+        }
+    }
+    for lanes in [128, 256] {
+        let case = linear_case(Format::find("q4_0").unwrap(), [48, 2100, 64]);
+        assert!(is_tiled(&check(&case, &Caps::threads(lanes), ORDER)));
+        let staged = linear_case(Format::find("f32").unwrap(), [48, 130, 100]);
+        let compilation = check(&staged, &caps(lanes), ORDER);
+        assert!(is_tiled(&compilation));
+        assert!(stages(&compilation.kernels[0].body) > 0, "float32 is copied as it is");
+    }
+    // Few lanes go on as they did.
+    let case = linear_case(Format::find("q4_0").unwrap(), [48, 130, 96]);
+    assert!(!is_tiled(&check(&case, &Caps::threads(32), ORDER)));
 }
 
 #[test]
@@ -121,7 +156,7 @@ fn stages(body: &[Stmt]) -> usize {
 /// A norm, gate and up with SwiGLU, and the way back.
 fn block_case(format: &'static Format, tokens: usize) -> Case {
     let mut case = Case::new(&format!("block {} {tokens}", format.name));
-    let (width, inner) = (256, 512);
+    let (width, inner) = (256, 256);
     let t = extent(&mut case, tokens);
     let x = case.input("x", &[t, int(width)], &[tokens, width]);
     let norm = case.weight(Format::find("f32").unwrap(), "norm", &[width]);
@@ -177,21 +212,21 @@ fn heads_and_gathered_rows_are_products_too() {
 
 #[test]
 fn a_compute_type_rounds_operands_on_every_target() {
-    for (compute, tolerance) in [(Compute::Bf16, BORDER), (Compute::F16, BORDER)] {
-        for tokens in [1, 4, 48] {
-            for format in ["f32", "bf16", "q4_0"] {
+    for compute in [Compute::Bf16, Compute::F16] {
+        for tokens in [1, 48] {
+            for format in ["f32", "q4_0"] {
                 let case = match tokens {
                     48 => block_case(Format::find(format).unwrap(), tokens),
                     _ => linear_case(Format::find(format).unwrap(), [tokens, 64, 96]),
                 };
-                for caps in [Caps::vector(4), Caps::vector(16), Caps::threads(32), caps(128)] {
+                for caps in [Caps::vector(8), Caps::threads(32), caps(128)] {
                     let compilation = compiled_as(&case.graph, &caps, &Options { compute });
                     let found = run(&compilation, &caps, &mut case.bindings.clone());
                     let same = jtllm_ir::interp::run(&compilation.graph, &mut case.bindings.clone()).unwrap();
                     let exact = jtllm_ir::interp::run(&case.graph, &mut case.bindings.clone()).unwrap();
                     let [same, exact] =
                         [same, exact].map(|outputs| difference(&found["y"], &outputs[0].1.to_floats()));
-                    assert!(same < tolerance, "{} {compute}: {same}", case.graph.name);
+                    assert!(same < BORDER, "{} {compute}: {same}", case.graph.name);
                     assert!(exact > 1e-6 && exact < BF16, "{} {compute}: {exact}", case.graph.name);
                 }
             }

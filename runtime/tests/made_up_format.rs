@@ -96,12 +96,37 @@ fn direct(x: &[f32]) -> Vec<f32> {
     x.chunks(DEPTH).flat_map(|row| (0..ROWS).map(move |column| sum(row, column) as f32)).collect()
 }
 
-fn close(what: &str, found: &[f32], expected: &[f32]) {
+/// Sums in another order.
+const ORDER: f32 = 2e-6;
+/// Operands of 8 significant bits.
+const BF16: f32 = 1e-2;
+
+/// The largest difference, relative to the largest number.
+fn apart(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let largest = expected.iter().fold(0f32, |largest, x| largest.max(x.abs()));
-    for (found, expected) in found.iter().zip(expected) {
-        assert!((found - expected).abs() < 2e-6 * largest, "{what}: {found} instead of {expected}");
-    }
+    found.iter().zip(expected).fold(0f32, |most, (x, y)| most.max((x - y).abs() / largest))
+}
+
+fn close(what: &str, found: &[f32], expected: &[f32]) {
+    let apart = apart(found, expected);
+    assert!(apart < ORDER, "{what}: {apart}");
+}
+
+#[test]
+fn matrix_units_take_it_in_sixteen_bits() {
+    let tokens = 48;
+    let graph = product(tokens);
+    let xs: Vec<f32> = (0..tokens * DEPTH).map(|at| (at * 37 % 101) as f32 / 50.0 - 1.0).collect();
+    let expected = direct(&xs);
+    let shape = [ROWS as u64, DEPTH as u64];
+    let locate = |_: &str| Some(Source::whole(&THIRDS, &shape, Arc::new(blocks())));
+    let device = Arc::new(Interpreter::new(Caps::threads(64).with_matrix(32)));
+    let mut single = Single::new(device, &graph, Sizes::new(), &locate).unwrap();
+    single.give("x", &Tensor::floats(DType::F32, &[tokens, DEPTH], xs)).unwrap();
+    single.run().unwrap();
+    let apart = apart(&single.read("y").unwrap().to_floats(), &expected);
+    assert!(apart > ORDER && apart < BF16, "{apart}");
 }
 
 #[test]

@@ -45,6 +45,9 @@ fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
 }
 
+/// What 16-bit operands may make of logits, relative to the largest: each layer adds its part.
+const SIXTEEN_BITS: f32 = 0.06;
+
 fn options(backend: Backend, threads: usize) -> LoadOptions {
     LoadOptions {
         backend,
@@ -106,20 +109,29 @@ fn argmax(row: &[f32]) -> u32 {
     (0..row.len()).fold(0, |best, at| if row[at] > row[best] { at } else { best }) as u32
 }
 
-fn check(name: &str, backend: Backend) {
-    let golden = Golden::open(name);
-    let mut engine = engine(name, backend.clone());
+/// The logits of all positions of each case, found and expected.
+fn case_logits(golden: &Golden, engine: &mut Engine) -> Vec<[Vec<f32>; 2]> {
+    let mut all = Vec::new();
     for case in golden.json["cases"].as_array().unwrap() {
         let Some(kind) = case["logits_kind"].as_str() else { continue };
         if !kind.starts_with("all positions") {
             continue;
         }
         for row in case["input_ids"].as_array().unwrap() {
-            let logits = engine.feed(&ids(row), true).unwrap();
-            let error = largest_difference(&logits, &golden.tensor(case["logits"].as_str().unwrap()));
-            let what = format!("{name} {backend:?} {}: {error} above {}", case["name"], golden.bound());
-            assert!(error <= golden.bound(), "{what}");
+            let found = engine.feed(&ids(row), true).unwrap();
+            all.push([found, golden.tensor(case["logits"].as_str().unwrap())]);
         }
+    }
+    all
+}
+
+fn check(name: &str, backend: Backend) {
+    let golden = Golden::open(name);
+    let mut engine = engine(name, backend.clone());
+    for (at, [found, expected]) in case_logits(&golden, &mut engine).iter().enumerate() {
+        let error = largest_difference(found, expected);
+        let what = format!("{name} {backend:?} text {at}: {error} above {}", golden.bound());
+        assert!(error <= golden.bound(), "{what}");
     }
     for generate in golden.json["generate"].as_array().unwrap() {
         let mut tokens = ids(&generate["prompt"]);
@@ -159,6 +171,39 @@ fn the_loop_interpreter_agrees_with_the_references() {
         "rwkv-7-tiny",
     ] {
         check(name, Backend::Interp(Box::new(Caps::threads(32))));
+    }
+}
+
+const ROUNDED: [&str; 3] = ["llama2-gqa-tiny", "chatglm2-6b-tiny", "qwen3-tied-tiny"];
+
+/// A graphics processor with matrix units, in small groups, so that tiny models have rows enough for its tiles.
+fn units() -> Backend {
+    Backend::Interp(Box::new(Caps::threads(64).with_matrix(32)))
+}
+
+#[test]
+fn matrix_units_in_float32_agree_with_the_references() {
+    ROUNDED.iter().for_each(|name| check(name, units()));
+}
+
+#[test]
+fn rounded_operands_stay_near_the_references_on_every_backend() {
+    for name in ROUNDED {
+        let golden = Golden::open(name);
+        for compute in [Compute::Bf16, Compute::F16] {
+            for backend in [units(), Backend::Cpu, Backend::Graph] {
+                let options = LoadOptions { compute, ..options(backend.clone(), 2) };
+                let checkpoint = Checkpoint::open(&folder(name)).unwrap();
+                let model = Model::load(checkpoint, options, KernelCache::off("a test")).unwrap();
+                let mut engine = Engine::new(model, None);
+                for [found, expected] in case_logits(&golden, &mut engine) {
+                    let largest = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
+                    let error = largest_difference(&found, &expected) / largest;
+                    let rounded = error > golden.bound() / largest && error < SIXTEEN_BITS;
+                    assert!(rounded, "{name} {backend:?} {compute}: {error}");
+                }
+            }
+        }
     }
 }
 

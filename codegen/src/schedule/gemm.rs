@@ -71,16 +71,21 @@ trait Products {
     fn finish(&self, lower: &mut Lower<'_>, contraction: &Contraction, sides: &Sides, plan: &Plan);
 }
 
-/// The loop nest, if the target's groups are made for it.
-pub(super) fn schedule<'a>(lower: Lower<'a>, contraction: &Contraction) -> Result<Scheduled, Lower<'a>> {
-    let sides = Sides::new(&lower, contraction);
-    match Plan::choose(&lower, contraction, &sides) {
-        Some(plan) => Ok(build(lower, contraction, &sides, &plan)),
-        None => Err(lower),
-    }
+/// How a contraction is cut.
+pub(super) struct Cut {
+    sides: Sides,
+    plan: Plan,
 }
 
-fn build(mut lower: Lower<'_>, contraction: &Contraction, sides: &Sides, plan: &Plan) -> Scheduled {
+/// How a contraction is cut, if the target's groups are made for it.
+pub(super) fn cut(lower: &Lower<'_>, contraction: &Contraction) -> Option<Cut> {
+    let sides = Sides::new(lower, contraction);
+    let plan = Plan::choose(lower, contraction, &sides)?;
+    Some(Cut { sides, plan })
+}
+
+pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction, cut: &Cut) -> Scheduled {
+    let Cut { sides, plan } = cut;
     let [rows, columns] = [0, 1].map(|side| sides.counts[side].clone().div_ceil(plan.group[side]));
     lower.grid(plan.lanes as u32, [rows, columns, Expr::int(1)]);
     let left = Operand::left(&mut lower, &contraction.sums[0], sides, plan);
