@@ -1,5 +1,6 @@
-//! A CUDA driver library whose device is the PTX interpreter, for tests: `libcuda.so`, found by `LD_LIBRARY_PATH`.
+//! A CUDA driver library whose device is the PTX interpreter, for tests.
 //!
+//! A test copies `libmockcuda.so` into a folder of its own as `libcuda.so` and names that folder in `LD_LIBRARY_PATH`.
 //! A program that loads its driver when it runs cannot tell it from NVIDIA's but by its speed, and by what it forbids.
 //!
 //! # Order

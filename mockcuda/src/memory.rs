@@ -22,6 +22,7 @@ impl Driver {
         self.used = sum;
         let address = self.memory.reserve(len);
         self.lengths.insert(address, len);
+        settings.log(format_args!("alloc {len} {sum}"));
         Ok(address)
     }
 

@@ -4,7 +4,7 @@ use jtllm_codegen::emit::ptx::{ENTRY, Ptx, dispatch, dynamic_bytes};
 use jtllm_codegen::target::Target;
 use jtllm_ir::interp::Bindings;
 use jtllm_ir::{DType, Graph};
-use jtllm_ptxsim::Memory;
+use jtllm_ptxsim::{Fault, Memory};
 
 use super::{Launch, compiled, run_by};
 
@@ -56,7 +56,18 @@ pub(crate) fn is_nan(dtype: DType, bytes: &[u8]) -> bool {
 pub(crate) fn emulate(target: &dyn Target, launch: &Launch<'_>, before: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let kernel = launch.kernel;
     let text = String::from_utf8(target.emit(kernel).unwrap().bytes).unwrap();
-    let module = jtllm_ptxsim::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    emulate_text(&text, launch, before)
+        .unwrap_or_else(|fault| panic!("{}: {fault}\n{kernel}\n{text}", target.variant()))
+}
+
+/// What a text leaves behind that stands for a launch's kernel, or what it does wrong.
+pub(crate) fn emulate_text(
+    text: &str,
+    launch: &Launch<'_>,
+    before: &[Vec<u8>],
+) -> Result<Vec<Vec<u8>>, Fault> {
+    let kernel = launch.kernel;
+    let module = jtllm_ptxsim::parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let mut memory = Memory::new();
     let symbols: Vec<u8> = launch.symbols.iter().flat_map(|symbol| symbol.to_le_bytes()).collect();
     let mut place = |bytes: &[u8]| {
@@ -73,12 +84,12 @@ pub(crate) fn emulate(target: &dyn Target, launch: &Launch<'_>, before: &[Vec<u8
     let mut run = jtllm_ptxsim::Launch::new(entry, grid, block, &parameters);
     run.shared_bytes = dynamic_bytes(kernel);
     if launch.groups > 0 {
-        run.run(&memory).unwrap_or_else(|fault| panic!("{}: {fault}\n{kernel}\n{text}", target.variant()));
+        run.run(&memory)?;
     }
     let read = |(address, bytes): (&u64, &Vec<u8>)| {
         let mut after = vec![0; bytes.len()];
         memory.read(*address, &mut after).unwrap();
         after
     };
-    addresses[1..].iter().zip(before).map(read).collect()
+    Ok(addresses[1..].iter().zip(before).map(read).collect())
 }

@@ -7,6 +7,7 @@
 mod assembler;
 #[path = "../common/mod.rs"]
 mod common;
+mod faults;
 mod golden;
 mod operations;
 mod shapes;

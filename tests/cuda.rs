@@ -1,0 +1,194 @@
+//! The CUDA backend on a mock driver: the whole program, unchanged, but for the library that it finds.
+#![allow(clippy::unwrap_used)]
+
+#[path = "cuda/driver.rs"]
+mod driver;
+#[path = "cli/support.rs"]
+mod support;
+#[path = "cuda/tape.rs"]
+mod tape;
+
+use std::path::PathBuf;
+use std::process::Output;
+use std::sync::Mutex;
+
+use driver::{Driver, FOUND};
+use support::{FRANCE, answer, fixture, jtllm, root, stderr, stdout};
+
+/// Checkpoints whose prompts take the interpreter longer than all others together.
+const LONG: [&str; 2] = ["internlm2-dynamic-tiny", "llava-next-1.6-tiny"];
+
+fn on(driver: &Driver, arguments: &[&str]) -> Output {
+    let mut command = jtllm(arguments);
+    driver.give(&mut command);
+    command.output().unwrap()
+}
+
+/// What a run that fails says; it must be an error and no panic, with the exit status of what fails while it runs.
+fn refused(driver: &Driver, arguments: &[&str]) -> String {
+    let output = on(driver, arguments);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
+    assert!(text.contains("error: ") && !text.contains("panicked"), "{arguments:?}: {text}");
+    text
+}
+
+fn verify(name: &str, capability: &str, more: &[&str]) {
+    let folder = fixture(name);
+    let driver = Driver::new(&[("MOCKCUDA_CAPABILITY", capability)]);
+    let output = on(&driver, &[&["verify", &folder, "--backend", "cuda"], more].concat());
+    let table = stdout(&output);
+    assert!(output.status.success(), "{name} on {capability}: {table}{}", stderr(&output));
+    assert!(!table.contains("FAILED") && table.lines().count() > 2, "{table}");
+}
+
+/// Runs a check for each item, two at a time: each is one process on a machine that may have two processors.
+fn each<T: Send>(items: Vec<T>, check: impl Fn(T) + Sync) {
+    let items = Mutex::new(items);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let Some(item) = items.lock().unwrap().pop() else { return };
+                    check(item);
+                }
+            });
+        }
+    });
+}
+
+fn models() -> Vec<String> {
+    let folders = std::fs::read_dir(root().join("tests/fixtures")).unwrap();
+    let folders: Vec<PathBuf> = folders.map(|entry| entry.unwrap().path()).collect();
+    let models = folders.iter().filter(|folder| folder.join("golden.safetensors").exists());
+    models.map(|folder| folder.file_name().unwrap().to_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn every_model_passes() {
+    let mut all = models();
+    assert!(all.len() >= 27);
+    all.retain(|name| !LONG.contains(&name.as_str()));
+    // Those that take longest begin first.
+    all.sort();
+    each(all, |name| verify(&name, "90", &[]));
+}
+
+#[test]
+fn the_long_models_pass() {
+    each(LONG.to_vec(), |name| verify(name, "80", &[]));
+}
+
+#[test]
+fn every_level_of_the_emitter_passes() {
+    let levels = vec!["70", "75", "80", "120"];
+    each(levels, |capability| verify("llama2-gqa-tiny", capability, &[]));
+}
+
+#[test]
+fn products_by_matrix_units_pass() {
+    let each_way = vec![("75", "f16"), ("80", "bf16"), ("90", "f16")];
+    each(each_way, |(capability, compute)| verify("llama2-gqa-tiny", capability, &["--compute", compute]));
+}
+
+#[test]
+fn the_demo_model_says_what_it_says_on_the_processor() {
+    let arguments = ["run", "-p", FRANCE, "--temp", "0", "-n", "12"];
+    let expected = answer(&arguments);
+    let output = on(&Driver::new(&[]), &[&arguments[..], &["--backend", "cuda"]].concat());
+    assert_eq!(stdout(&output), expected, "{}", stderr(&output));
+    assert!(stderr(&output).contains("PTX interpreter (compute capability 9.0)"), "{}", stderr(&output));
+    assert!(stdout(&output).contains("Paris"));
+}
+
+#[test]
+fn a_device_without_pools_works() {
+    let driver = Driver::new(&[("MOCKCUDA_POOLS", "0")]);
+    let output = on(&driver, &["run", "-p", "Hi", "--temp", "0", "-n", "3", "--backend", "cuda"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+const RUN: [&str; 8] = ["run", "-p", "Hi", "-n", "8", "--backend", "cuda", "--raw"];
+
+#[test]
+fn no_driver_is_said() {
+    let text = refused(&Driver::none(), &RUN);
+    assert!(text.contains("no CUDA device: NVIDIA's driver library was not found"), "{text}");
+    let way = stdout(&on(&Driver::none(), &["doctor"]));
+    assert!(way.contains("cuda   no  no CUDA device"), "{way}");
+    let way = stdout(&on(&Driver::new(&[]), &["doctor"]));
+    assert!(way.contains("cuda   yes PTX interpreter (compute capability 9.0), 4.0 GiB free"), "{way}");
+}
+
+#[test]
+fn an_old_driver_is_named_with_what_is_needed() {
+    let text = refused(&Driver::new(&[("MOCKCUDA_DRIVER_VERSION", "11040")]), &RUN);
+    assert!(text.contains("supports CUDA 11.4; CUDA 12.0 or newer is needed (release 525)"), "{text}");
+}
+
+#[test]
+fn no_device_and_a_weak_device_are_said() {
+    let text = refused(&Driver::new(&[("MOCKCUDA_DEVICES", "0")]), &RUN);
+    assert!(text.contains("no CUDA device: CUDA_ERROR_NO_DEVICE"), "{text}");
+    let text = refused(&Driver::new(&[("MOCKCUDA_CAPABILITY", "61")]), &RUN);
+    assert!(text.contains("has compute capability 6.1, at least 7.0 is needed"), "{text}");
+}
+
+#[test]
+fn a_model_larger_than_the_device_is_refused_with_both_sizes() {
+    let text = refused(&Driver::new(&[("MOCKCUDA_MEMORY", "1000000")]), &RUN);
+    assert!(
+        text.contains("the model needs ") && text.contains("which has 1000000 bytes free of 1000000"),
+        "{text}"
+    );
+}
+
+#[test]
+fn memory_that_ends_while_loading_or_running_is_an_error() {
+    // The weights fit, what passes need beside them does not.
+    let driver = |bytes: u64| Driver::new(&[("MOCKCUDA_ALLOC_FAILS", &bytes.to_string())]);
+    let text = refused(&driver(1_000_000), &RUN);
+    assert!(text.contains("bytes of memory left") && text.contains("CUDA_ERROR_OUT_OF_MEMORY"), "{text}");
+    // A prompt of several sequences needs a plan that is made only when it is asked for.
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let path = log.path().to_str().unwrap();
+    let sound = Driver::new(&[("MOCKCUDA_LOG", path)]);
+    let folder = fixture("llama2-gqa-tiny");
+    let arguments = ["verify", &folder, "--backend", "cuda"];
+    assert!(on(&sound, &arguments).status.success());
+    let text = std::fs::read_to_string(path).unwrap();
+    let first = text.lines().position(|line| line.starts_with("kernel")).unwrap();
+    let after: Vec<u64> = text.lines().skip(first).filter_map(allocated).collect();
+    assert!(!after.is_empty(), "nothing is allocated after the first kernel");
+    let text = refused(&driver(after[after.len() / 2] - 1), &arguments);
+    assert!(text.contains("CUDA_ERROR_OUT_OF_MEMORY"), "{text}");
+}
+
+/// The bytes in use after an allocation, from a line of the mock's log.
+fn allocated(line: &str) -> Option<u64> {
+    line.strip_prefix("alloc ")?.split(' ').nth(1)?.parse().ok()
+}
+
+#[test]
+fn a_kernel_that_fails_and_a_device_that_is_lost_end_the_run() {
+    let text = refused(&Driver::new(&[("MOCKCUDA_LAUNCH_FAILS", "60")]), &RUN);
+    assert!(text.contains("PTX interpreter") && text.contains("CUDA_ERROR_LAUNCH_FAILED"), "{text}");
+    let text = refused(&Driver::new(&[("MOCKCUDA_LOST", "60")]), &RUN);
+    assert!(text.contains("CUDA_ERROR_DEVICE_UNAVAILABLE"), "{text}");
+}
+
+#[test]
+fn what_the_drivers_compiler_says_is_in_the_error() {
+    driver::inside("what_the_drivers_compiler_says_is_in_the_error", FOUND, tape::a_text_is_refused);
+}
+
+#[test]
+fn recorded_launches_compute_what_single_ones_do() {
+    let name = "recorded_launches_compute_what_single_ones_do";
+    driver::inside(name, FOUND, tape::tokens_are_equal);
+}
+
+#[test]
+fn a_decoded_token_is_one_launch_of_a_graph() {
+    driver::inside("a_decoded_token_is_one_launch_of_a_graph", FOUND, tape::launches_are_few);
+}

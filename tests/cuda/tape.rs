@@ -1,0 +1,100 @@
+//! What runs inside of a process that finds the mock driver.
+
+use jtllm_models::Checkpoint;
+use jtllm_runtime::cache::KernelCache;
+use jtllm_runtime::codegen::kernel::parse;
+use jtllm_runtime::codegen::options::Compute;
+use jtllm_runtime::codegen::target::Artifact;
+use jtllm_runtime::device::Device;
+use jtllm_runtime::device::cuda::Cuda;
+use jtllm_runtime::ir::DType;
+use jtllm_runtime::network::{Batch, Bucket, Part, Row};
+use jtllm_runtime::trace::Trace;
+use jtllm_serve::{Backend, LoadOptions, Model};
+
+use crate::support::fixture;
+
+fn model() -> Model {
+    let checkpoint = Checkpoint::open(std::path::Path::new(&fixture("llama2-gqa-tiny"))).unwrap();
+    let options = LoadOptions {
+        backend: Backend::Cuda(0),
+        threads: 1,
+        context: 64,
+        compute: Compute::F32,
+        keys: DType::F32,
+        values: DType::F32,
+        taps: false,
+        sequences: 1,
+    };
+    Model::load(checkpoint, options, KernelCache::off("a test")).unwrap()
+}
+
+/// The pass that decodes one token at a position.
+fn decode(position: usize) -> Batch {
+    Batch {
+        rows: vec![Row { id: 7 + position as u32, position, sequence: 0, slot: position as i32 }],
+        chunk: false,
+        tables: vec![(0..4).collect()],
+        lengths: vec![position + 1],
+        wanted: vec![0],
+        facts: Vec::new(),
+        shown: None,
+    }
+}
+
+fn log() -> Vec<String> {
+    let path = std::env::var_os("MOCKCUDA_LOG").unwrap();
+    std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn count(lines: &[String], word: &str) -> usize {
+    lines.iter().filter(|line| line.starts_with(word)).count()
+}
+
+/// A trace wants to time each launch, so that nothing is recorded for it.
+pub(crate) fn tokens_are_equal() {
+    let (mut recorded, mut single) = (model(), model());
+    for position in 0..=40 {
+        let batch = decode(position);
+        let found = recorded.pass(&batch, None).unwrap();
+        let expected = single.pass(&batch, Some(&mut Trace::default())).unwrap();
+        assert_eq!(found, expected, "position {position}");
+        assert!(found.iter().all(|x| x.is_finite()) && found.iter().any(|x| *x != 0.0));
+    }
+    let lines = log();
+    // The body and the head.
+    assert_eq!(count(&lines, "graph "), 2 * 41);
+}
+
+pub(crate) fn launches_are_few() {
+    let mut model = model();
+    model.pass(&decode(0), None).unwrap();
+    let before = log();
+    let network = model.network().unwrap();
+    let steps = |part| network.plan(part, Bucket::Fixed(1)).unwrap().step_count();
+    let steps = steps(Part::Body) + steps(Part::Head);
+    assert!(steps > 20);
+    assert_eq!((count(&before, "capture "), count(&before, "launch ")), (steps, 0));
+    model.pass(&decode(1), None).unwrap();
+    let after = log().split_off(before.len());
+    assert_eq!((count(&after, "graph "), count(&after, "launch "), count(&after, "capture ")), (2, 0, 0));
+    // All kernels run all the same.
+    assert_eq!(count(&after, "kernel "), steps);
+    assert_eq!(count(&after, "module "), 0);
+}
+
+pub(crate) fn a_text_is_refused() {
+    let device = Cuda::open(0).unwrap();
+    let kernel = parse("kernel k grid=[1, 1, 1] lanes=1 () {\n}\n");
+    let kernel = kernel.unwrap_or_else(|error| panic!("{error}"));
+    let bytes =
+        b".version 7.0\n.target sm_80\n.address_size 64\n.visible .entry main() {\nfrobnicate.f32 %f1;\n}\n";
+    let text = match device.load(&[(&kernel, Artifact { bytes: bytes.to_vec() })]) {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("a text that is no PTX was loaded"),
+    };
+    for part in ["CUDA_ERROR_INVALID_PTX", "line 5", "frobnicate"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(Cuda::open(1).is_err());
+}
