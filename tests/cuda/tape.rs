@@ -17,7 +17,8 @@ use crate::support::fixture;
 fn model() -> Model {
     let checkpoint = Checkpoint::open(std::path::Path::new(&fixture("llama2-gqa-tiny"))).unwrap();
     let options = LoadOptions {
-        backend: Backend::Cuda(0),
+        backend: Backend::Cuda,
+        place: Default::default(),
         threads: 1,
         context: 64,
         compute: Compute::F32,

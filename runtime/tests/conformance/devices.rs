@@ -1,6 +1,6 @@
 //! The devices under test.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
 use jtllm_codegen::emit::cranelift::Cranelift;
@@ -46,11 +46,11 @@ static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
     subjects
 });
 
-/// The folder of the mock driver, if it was built: with it the whole suite runs once more, in a process of its own.
+/// The mock driver, if it was built with this suite: the whole suite runs once more on it, in a process of its own.
+/// Where the suite is carried to a machine with a device, it is not.
 pub(crate) fn mock_driver() -> Option<PathBuf> {
-    let here = std::env::current_exe().unwrap();
-    let folders = here.ancestors().skip(1).take(2);
-    folders.map(Path::to_owned).find(|folder| folder.join("libcuda.so").exists())
+    let library = std::env::current_exe().unwrap().with_file_name("libmockcuda.so");
+    library.exists().then_some(library)
 }
 
 /// The device of that name, if it is here.

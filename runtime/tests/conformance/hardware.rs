@@ -71,9 +71,11 @@ fn a_device_computes_what_the_ptx_interpreter_does() {
 
 #[test]
 fn the_suite_passes_on_the_mock_driver() {
-    let (None, Some(folder)) = (device("cuda"), mock_driver()) else { return };
+    let (None, Some(library)) = (device("cuda"), mock_driver()) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(library, folder.path().join("libcuda.so")).unwrap();
     let mut suite = Command::new(std::env::current_exe().unwrap());
-    suite.env("LD_LIBRARY_PATH", folder).env("VK_ICD_FILENAMES", "/nonexistent").env(ON_MOCK, "1");
+    suite.env("LD_LIBRARY_PATH", folder.path()).env("VK_ICD_FILENAMES", "/nonexistent").env(ON_MOCK, "1");
     let output = suite.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}");
