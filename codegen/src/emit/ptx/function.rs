@@ -9,14 +9,14 @@ use super::index::Known;
 use super::memory::{Bundle, Places};
 use super::operation::constant;
 use super::uses::Uses;
-use super::{ENTRY, LEVELS};
+use super::{ENTRY, LANES, LEVELS};
 use crate::kernel::{GRID_AXIS, Kernel, LANE_AXIS, Stmt, Value, ValueId, Varying};
 
 /// Registers of a processor, which its groups share.
 const REGISTERS: u32 = 65536;
 
-/// Threads that should fit a processor at a time.
-const THREADS_AT_ONCE: u32 = 384;
+/// Groups of usual size that should fit a processor at a time.
+const GROUPS_AT_ONCE: u32 = 3;
 
 /// The kinds of virtual registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,7 +168,9 @@ impl Emitter<'_> {
         }
         _ = writeln!(text, "\n)\n.reqntid {}", self.kernel.lanes);
         // Left alone the assembler would rather spill than give groups more than it likes.
-        let registers = REGISTERS / self.kernel.lanes.max(THREADS_AT_ONCE) / 8 * 8;
+        let lanes = self.kernel.lanes;
+        let threads = if lanes <= LANES { lanes * GROUPS_AT_ONCE } else { lanes };
+        let registers = (REGISTERS / threads).min(255) / 8 * 8;
         _ = writeln!(text, ".maxnreg {registers}");
         text.push_str("{\n");
         for (count, (kind, letters)) in self.registers.iter().zip(CLASSES) {
