@@ -15,13 +15,17 @@ use jtllm_serve::{Backend, LoadOptions, Model};
 use crate::support::fixture;
 
 fn model() -> Model {
+    model_on(Backend::Cuda, Compute::F32)
+}
+
+fn model_on(backend: Backend, compute: Compute) -> Model {
     let checkpoint = Checkpoint::open(std::path::Path::new(&fixture("llama2-gqa-tiny"))).unwrap();
     let options = LoadOptions {
-        backend: Backend::Cuda,
+        backend,
         place: Default::default(),
         threads: 1,
         context: 64,
-        compute: Compute::F32,
+        compute,
         keys: DType::F32,
         values: DType::F32,
         taps: false,
@@ -98,4 +102,30 @@ pub(crate) fn a_text_is_refused() {
         assert!(text.contains(part), "{text}");
     }
     assert!(Cuda::open(1).is_err());
+}
+
+/// A prompt of 20 tokens, padded to two tiles.
+fn prompt() -> Batch {
+    let row = |at: usize| Row { id: 3 + 5 * at as u32, position: at, sequence: 0, slot: at as i32 };
+    let rows = (0..20).map(row).collect();
+    Batch { rows, chunk: true, lengths: vec![20], wanted: (0..20).collect(), ..decode(0) }
+}
+
+/// The same kernels, once as PTX and once as they are.
+pub(crate) fn matrix_units_agree() {
+    let device = Cuda::open(0).unwrap();
+    for compute in [Compute::Bf16, Compute::F16] {
+        let caps = Box::new(device.target().caps().clone());
+        let (mut found, mut expected) =
+            (model_on(Backend::Cuda, compute), model_on(Backend::Interp(caps), compute));
+        let (found_logits, logits) =
+            (found.pass(&prompt(), None).unwrap(), expected.pass(&prompt(), None).unwrap());
+        let plan = found.network().unwrap().plan(Part::Body, Bucket::Many).unwrap();
+        let products = plan.compilation.kernels.iter().filter(|k| k.canonical_text().contains("mma"));
+        assert!(products.count() >= 3);
+        let scale = logits.iter().fold(0f32, |scale, x| scale.max(x.abs()));
+        for (found, expected) in found_logits.iter().zip(&logits) {
+            assert!((found - expected).abs() <= 1e-5 * scale, "{compute}: {found}, expected {expected}");
+        }
+    }
 }
