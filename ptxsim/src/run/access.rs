@@ -273,8 +273,7 @@ impl Worker<'_> {
         space: Space,
         (op, ty): (Atomic, Type),
         to: Option<Register>,
-        at: Address,
-        (a, b): (Register, Option<Register>),
+        (at, a, b): (Address, Register, Option<Register>),
     ) -> Result<(), Broken> {
         let addresses = warp.addresses(at, active)?;
         let a = *warp.get(a, active)?;
