@@ -175,13 +175,9 @@ fn header(shape: &Shape) -> Header {
     header.string("tokenizer.ggml.model", "llama");
     let special = ["<unk>", "<s>", "</s>"];
     header.array("tokenizer.ggml.tokens", 8, shape.vocabulary);
-    for id in 0..shape.vocabulary as usize {
-        match id {
-            0..3 => header.text(special[id]),
-            3..259 => header.text(&format!("<0x{:02X}>", id - 3)),
-            _ => header.text(&format!("token{id}")),
-        }
-    }
+    special.iter().for_each(|text| header.text(text));
+    (0..256).for_each(|byte| header.text(&format!("<0x{byte:02X}>")));
+    (259..shape.vocabulary).for_each(|id| header.text(&format!("token{id}")));
     header.array("tokenizer.ggml.scores", 6, shape.vocabulary);
     (0..shape.vocabulary).for_each(|id| header.bytes.extend((-(id as f32)).to_le_bytes()));
     header.array("tokenizer.ggml.token_type", 5, shape.vocabulary);

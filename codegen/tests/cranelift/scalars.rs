@@ -17,13 +17,13 @@ fn check(target: &Cranelift, op: ScalarOp, operands: &[DType]) {
         params.push(vec![0xa5; count * result.size()]);
         Native::with(target, &kernel(op, operands, result, count, wide)).run(&mut params, &[]);
         let got = bits(result, params.last().unwrap());
-        for at in 0..count {
+        for (at, got) in got.into_iter().enumerate() {
             let expected = expected(op, operands, &columns, at);
             assert!(
-                same(result, got[at], expected),
+                same(result, got, expected),
                 "{} of {operands:?} at sample {at} (vector: {wide}): {:#x}, expected {expected:#x}",
                 op.name(),
-                got[at],
+                got,
             );
         }
     }

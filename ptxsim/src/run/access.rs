@@ -14,9 +14,6 @@ const LOCAL_WINDOW: u64 = 2 << 56;
 const MODULE_WINDOW: u64 = 3 << 56;
 const OFFSET: u64 = SHARED_WINDOW - 1;
 
-/// Elements of the longest vector that 16 bytes have, of two bytes each.
-const PARTS_MAX: usize = 8;
-
 fn window(space: Space) -> u64 {
     match space {
         Space::Shared => SHARED_WINDOW,
@@ -170,18 +167,24 @@ impl Worker<'_> {
                 Self::check_vector(space, lane, addresses[lane], size)?;
             }
         }
-        let mut out = [[0u64; LANES]; PARTS_MAX];
-        for (part, out) in out.iter_mut().enumerate().take(to.len()) {
+        for (part, to) in to.iter().enumerate() {
             let offset = part as u64 * u64::from(bytes);
-            for lane in lanes(active) {
-                out[lane] = self.load_one(warp, lane, space, addresses[lane].wrapping_add(offset), bytes)?;
+            let mut out = [0u64; LANES];
+            if space == Space::Global {
+                for lane in lanes(active) {
+                    out[lane] = self.view.load(lane as u32, addresses[lane].wrapping_add(offset), bytes)?;
+                }
+            } else {
+                for lane in lanes(active) {
+                    let address = addresses[lane].wrapping_add(offset);
+                    out[lane] = self.load_one(warp, lane, space, address, bytes)?;
+                }
             }
-        }
-        for (to, out) in to.iter().zip(&out) {
-            let Some(to) = to else { continue };
-            match ty.is_signed() && wide > bytes {
-                true => warp.set(*to, active, &out.map(|x| Type::Bits(wide).truncate(ty.extend(x) as u64))),
-                false => warp.set(*to, active, out),
+            if ty.is_signed() && wide > bytes {
+                out = out.map(|x| Type::Bits(wide).truncate(ty.extend(x) as u64));
+            }
+            if let Some(to) = to {
+                warp.set(*to, active, &out);
             }
         }
         Ok(())
@@ -270,8 +273,7 @@ impl Worker<'_> {
         space: Space,
         (op, ty): (Atomic, Type),
         to: Option<Register>,
-        at: Address,
-        (a, b): (Register, Option<Register>),
+        (at, a, b): (Address, Register, Option<Register>),
     ) -> Result<(), Broken> {
         let addresses = warp.addresses(at, active)?;
         let a = *warp.get(a, active)?;

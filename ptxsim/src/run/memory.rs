@@ -147,7 +147,10 @@ impl Memory {
             end: *start + buffer.len,
             address: buffer.address() as usize,
         };
-        View { extents: self.buffers.iter().map(extent).collect(), last: 0, memory: std::marker::PhantomData }
+        // There is always one, though nothing lies in it.
+        let none = Extent { start: u64::MAX, end: 0, address: 0 };
+        let extents = self.buffers.iter().map(extent).chain([none]).collect();
+        View { extents, last: 0, memory: std::marker::PhantomData }
     }
 }
 
@@ -169,21 +172,29 @@ pub(crate) struct View<'a> {
 
 impl View<'_> {
     /// Where `len` bytes lie that begin at a multiple of `align`.
-    #[inline]
-    fn find(&mut self, address: u64, len: u64, align: u64) -> Result<*mut u8, (Reason, String)> {
+    #[inline(always)]
+    fn find(&mut self, lane: u32, address: u64, len: u64, align: u64) -> Result<*mut u8, Broken> {
+        let last = &self.extents[self.last];
+        let inside = address >= last.start && address.wrapping_add(len) <= last.end;
+        if inside && address & (align - 1) == 0 {
+            return Ok((last.address + (address - last.start) as usize) as *mut u8);
+        }
+        self.search(lane, address, len, align)
+    }
+
+    #[cold]
+    fn search(&mut self, lane: u32, address: u64, len: u64, align: u64) -> Result<*mut u8, Broken> {
         if !address.is_multiple_of(align) {
             let why = format!("an access of {align} bytes at {address:#x}, which is no multiple of its size");
-            return Err((Reason::Misaligned, why));
+            return Err(Broken::new(Reason::Misaligned, lane, why));
         }
-        let inside = |extent: &Extent| address >= extent.start && address.wrapping_add(len) <= extent.end;
-        if !self.extents.get(self.last).is_some_and(inside) {
-            let after = self.extents.partition_point(|extent| extent.start <= address);
-            match after.checked_sub(1) {
-                Some(at) if inside(&self.extents[at]) => self.last = at,
-                _ => return Err((Reason::OutOfBounds, self.outside(address, len))),
-            }
-        }
-        let extent = &self.extents[self.last];
+        let after = self.extents.partition_point(|extent| extent.start <= address);
+        let found = after.checked_sub(1).filter(|at| address.wrapping_add(len) <= self.extents[*at].end);
+        let Some(at) = found else {
+            return Err(Broken::new(Reason::OutOfBounds, lane, self.outside(address, len)));
+        };
+        self.last = at;
+        let extent = &self.extents[at];
         Ok((extent.address + (address - extent.start) as usize) as *mut u8)
     }
 
@@ -198,7 +209,7 @@ impl View<'_> {
                 "out of bounds: {len} bytes at byte {at} of a buffer of {all} bytes, {far} too far"
             );
         }
-        match self.extents.get(after).filter(|extent| extent.start - address < GAP / 2) {
+        match self.extents.get(after).filter(|extent| extent.start - address < GAP / 2 && extent.end > 0) {
             Some(Extent { start, end, .. }) => format!(
                 "out of bounds: {len} bytes at {} bytes before a buffer of {} bytes",
                 start - address,
@@ -210,15 +221,13 @@ impl View<'_> {
 
     /// Checks an access of `count` elements together.
     pub(crate) fn check(&mut self, lane: u32, address: u64, len: u64, align: u64) -> Result<(), Broken> {
-        let found = self.find(address, len, align);
-        found.map(|_| ()).map_err(|(reason, why)| Broken::new(reason, lane, why))
+        self.find(lane, address, len, align).map(|_| ())
     }
 
     /// An element of 1, 2, 4 or 8 bytes.
     #[inline]
     pub(crate) fn load(&mut self, lane: u32, address: u64, bytes: u8) -> Result<u64, Broken> {
-        let found = self.find(address, u64::from(bytes), u64::from(bytes));
-        let place = found.map_err(|(reason, why)| Broken::new(reason, lane, why))?;
+        let place = self.find(lane, address, u64::from(bytes), u64::from(bytes))?;
         // SAFETY: the buffer has so many bytes there, aligned to as many; all kernels access them atomically.
         Ok(unsafe {
             match bytes {
@@ -233,8 +242,7 @@ impl View<'_> {
     /// Changes an element of 1, 2, 4 or 8 bytes.
     #[inline]
     pub(crate) fn store(&mut self, lane: u32, address: u64, bytes: u8, value: u64) -> Result<(), Broken> {
-        let found = self.find(address, u64::from(bytes), u64::from(bytes));
-        let place = found.map_err(|(reason, why)| Broken::new(reason, lane, why))?;
+        let place = self.find(lane, address, u64::from(bytes), u64::from(bytes))?;
         // SAFETY: as in `load`.
         unsafe {
             match bytes {
@@ -255,8 +263,7 @@ impl View<'_> {
         bytes: u8,
         change: impl Fn(u64) -> u64,
     ) -> Result<u64, Broken> {
-        let found = self.find(address, u64::from(bytes), u64::from(bytes));
-        let place = found.map_err(|(reason, why)| Broken::new(reason, lane, why))?;
+        let place = self.find(lane, address, u64::from(bytes), u64::from(bytes))?;
         let order = Ordering::Relaxed;
         // SAFETY: as in `load`.
         let was = unsafe {

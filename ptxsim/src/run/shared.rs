@@ -293,9 +293,13 @@ impl Shared {
     /// The value of so many bytes, which were checked.
     #[inline]
     pub(crate) fn load(&self, at: usize, len: usize) -> u64 {
-        let mut value = [0u8; 8];
-        value[..len].copy_from_slice(&self.bytes[at..at + len]);
-        u64::from_le_bytes(value)
+        let bytes = &self.bytes[at..at + len];
+        match *bytes {
+            [a] => u64::from(a),
+            [a, b] => u64::from(u16::from_le_bytes([a, b])),
+            [a, b, c, d] => u64::from(u32::from_le_bytes([a, b, c, d])),
+            _ => bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)),
+        }
     }
 
     /// Changes so many bytes, which were checked.

@@ -44,7 +44,7 @@ impl Worker<'_> {
                 self.convey(warp, active, *space, *to_generic, [*to, *from])
             }
             Op::Atomic { space, op, ty, to, at, a, b } => {
-                self.atomic(warp, active, *space, (*op, *ty), *to, *at, (*a, *b))
+                self.atomic(warp, active, *space, (*op, *ty), *to, (*at, *a, *b))
             }
             Op::CopyStart { to, from, bytes, source } => {
                 self.copy_start(warp, active, *to, *from, *bytes, *source)

@@ -88,8 +88,8 @@ impl Device for Interpreter {
                 // SAFETY: the span has that many bytes, and no written parameter of the launch overlaps it,
                 // as the plan lays buffers out.
                 Access::Read => Buffer::Read(unsafe { std::slice::from_raw_parts(address, len) }),
-                // SAFETY: as above; written parameters are owned memory.
                 Access::Write | Access::Update => {
+                    // SAFETY: as above; written parameters are owned memory.
                     Buffer::Write(unsafe { std::slice::from_raw_parts_mut(address, len) })
                 }
             });
