@@ -5,6 +5,7 @@ pub(crate) mod attend;
 pub(crate) mod case;
 pub(crate) mod ptx;
 pub(crate) mod recurrence;
+pub(crate) mod scalars;
 pub(crate) mod works;
 
 use std::collections::HashMap;

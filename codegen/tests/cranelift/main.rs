@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "../common/scalars.rs"]
+#[path = "../common/mod.rs"]
 mod common;
 mod kernels;
 mod native;

@@ -9,7 +9,7 @@ use jtllm_ir::expr::Environment;
 use jtllm_ir::{DType, Symbol};
 use memmap2::{Mmap, MmapMut};
 
-pub(crate) use crate::common::{Noise, bits, same};
+pub(crate) use crate::common::scalars::{Noise, bits, same};
 
 /// The target under test.
 pub(crate) static HOST: LazyLock<Cranelift> = LazyLock::new(|| Cranelift::host().unwrap());

@@ -4,7 +4,7 @@
 use jtllm_codegen::emit::cranelift::Cranelift;
 use jtllm_ir::{DType, Scalar, ScalarOp};
 
-use crate::common::{all, bits, bytes, expected, kernel, same, samples};
+use crate::common::scalars::{all, bits, bytes, expected, kernel, same, samples};
 use crate::native::{HOST, Native};
 
 fn check(target: &Cranelift, op: ScalarOp, operands: &[DType]) {

@@ -3,7 +3,6 @@
 
 use std::process::Command;
 
-use jtllm_codegen::kernel::Access;
 use jtllm_runtime::device::Device;
 
 use crate::common::ptx::{emulate, is_nan};

@@ -11,6 +11,4 @@ mod devices;
 mod hardware;
 mod memory;
 mod operations;
-#[path = "../../../codegen/tests/common/scalars.rs"]
-mod scalars;
 mod works;

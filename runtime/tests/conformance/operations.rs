@@ -2,8 +2,8 @@
 
 use jtllm_ir::{DType, ScalarOp};
 
+use crate::common::scalars::{all, bits, bytes, expected, kernel, same, samples};
 use crate::devices::{Subject, for_each_device};
-use crate::scalars::{all, bits, bytes, expected, kernel, same, samples};
 
 /// Units in the last place that WebGPU allows a quotient and a root.
 const UNITS: u32 = 3;
