@@ -123,7 +123,8 @@ fn function() -> P {
 fn launch(function: P, mut at: u64, stream: P) {
     let mut arguments: [P; 1] = [(&raw mut at).cast()];
     // SAFETY: the kernel takes one address.
-    let code = unsafe { cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, stream, arguments.as_mut_ptr(), null_mut()) };
+    let code =
+        unsafe { cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, stream, arguments.as_mut_ptr(), null_mut()) };
     assert_eq!(code, 0);
 }
 

@@ -11,6 +11,7 @@ use jtllm_models::Checkpoint;
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen;
 use jtllm_runtime::codegen::emit::ptx::Ptx;
+use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Target;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Bucket, Part};
@@ -47,6 +48,7 @@ fn add(kernels: &mut Kernels, fixture: Option<&str>, target: &Ptx, keys: DType) 
         context: 256,
         keys,
         values: keys,
+        compute: Compute::Auto,
         taps: false,
         sequences: 1,
     };

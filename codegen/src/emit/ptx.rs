@@ -45,6 +45,7 @@
 
 mod function;
 mod index;
+mod join;
 mod matrix;
 mod memory;
 mod operation;
@@ -101,6 +102,8 @@ impl Ptx {
         let joins = LANES * 4 * JOINED_TOGETHER as u32;
         let caps = Caps {
             shared_bytes: shared_bytes.saturating_sub(joins),
+            // As many positions as lanes, so that all of them have a score to compute.
+            attend_block: LANES,
             vector_bytes: 16,
             matrix: (level >= 75).then_some(Matrix { f16: true, bf16: level >= 80, lanes: LANES }),
             stage: level >= 80,

@@ -12,6 +12,7 @@ use super::Scheduled;
 use super::lower::Lower;
 use crate::kernel::{CellId, Memory, ValueId};
 use crate::region::Attend;
+use crate::target::Caps;
 
 /// Queries of a prefill that share one pass over the keys.
 const TILE_QUERIES: i64 = 4;
@@ -33,6 +34,9 @@ struct Plan<'n> {
     lanes: i64,
     /// Lane-wide vectors of positions computed together.
     vectors: i64,
+    /// Terms of sums that are written out one after another, so that their loads are on the way together: a power
+    /// of two, at most a page.
+    unroll: i64,
     /// `[query][position of the block]`: scores, then weights.
     weights: Memory,
     /// `[query][width]`: weighted values so far.
@@ -46,8 +50,7 @@ struct Plan<'n> {
 pub(super) fn schedule(mut lower: Lower<'_>, nodes: &Attend) -> Scheduled {
     let space = lower.region.space.clone();
     let tile = if space[0].as_int().is_some() { 1 } else { TILE_QUERIES };
-    // Threads beyond a warp would idle over a head's width.
-    let lanes = if lower.caps.threads { lower.caps.lanes.min(32) } else { lower.caps.lanes };
+    let lanes = lanes(lower.caps, &space[2]);
     lower.grid(lanes, [space[1].clone(), space[0].clone().div_floor(tile), Expr::int(1)]);
     let plan = begin(&mut lower, nodes, tile);
 
@@ -60,6 +63,18 @@ pub(super) fn schedule(mut lower: Lower<'_>, nodes: &Attend) -> Scheduled {
         lower.conditional(&needed, |lower| one_block(lower, &plan, &block, &here));
     });
     finish(lower, &plan)
+}
+
+/// Threads beyond a head's width would idle. Where nothing hides the time that loads take, a decoded token's few
+/// heads had better have several warps each; elsewhere a barrier costs more than that.
+fn lanes(caps: &Caps, width: &Expr) -> u32 {
+    let width = width.as_int().and_then(|width| u32::try_from(width).ok()).unwrap_or(1);
+    let wide = width.next_power_of_two().max(32).min(caps.attend_block);
+    match caps.threads {
+        true if caps.vector_bytes > 0 => caps.lanes.min(wide),
+        true => caps.lanes.min(32),
+        false => caps.lanes,
+    }
 }
 
 fn begin<'n>(lower: &mut Lower<'_>, nodes: &'n Attend, tile: i64) -> Plan<'n> {
@@ -77,7 +92,21 @@ fn begin<'n>(lower: &mut Lower<'_>, nodes: &'n Attend, tile: i64) -> Plan<'n> {
     let largest = (0..tile).map(|_| lower.b.cell(none)).collect();
     let total = (0..tile).map(|_| lower.b.cell(zero)).collect();
     let queries: Vec<[Expr; 2]> = (0..tile).map(|i| [token.clone() + i, head.clone()]).collect();
-    let plan = Plan { nodes, queries, length, width, block, lanes, vectors, weights, values, largest, total };
+    let unroll = if lower.caps.vector_bytes > 0 { PAGE } else { 1 };
+    let plan = Plan {
+        nodes,
+        queries,
+        length,
+        width,
+        block,
+        lanes,
+        vectors,
+        unroll,
+        weights,
+        values,
+        largest,
+        total,
+    };
     for query in 0..tile {
         along_width(lower, &plan, &mut |lower, d| {
             let zero = lower.b.float(0.0);
@@ -202,15 +231,21 @@ fn dots(lower: &mut Lower<'_>, plan: &Plan<'_>, positions: &[Expr]) -> Vec<Vec<C
     let zero = lower.b.float(0.0);
     let cells: Vec<Vec<CellId>> =
         plan.queries.iter().map(|_| positions.iter().map(|_| lower.b.cell(zero)).collect()).collect();
-    lower.repeat(&Expr::int(plan.width), |lower, d| {
-        for (query, [token, head]) in plan.queries.iter().enumerate() {
-            for (u, position) in positions.iter().enumerate() {
-                let at = [token.clone(), head.clone(), position.clone(), d.clone()];
-                let q = lower.value(plan.nodes.query, &at);
-                let k = lower.value(plan.nodes.key, &at);
-                let before = lower.b.get(cells[query][u]);
-                let after = lower.b.scalar(ScalarOp::Fma, &[q, k, before]);
-                lower.b.set(cells[query][u], after);
+    let mut unroll = plan.unroll;
+    while plan.width % unroll != 0 {
+        unroll /= 2;
+    }
+    lower.repeat(&Expr::int(plan.width / unroll), |lower, step| {
+        for d in (0..unroll).map(|u| step.clone() * unroll + u) {
+            for (query, [token, head]) in plan.queries.iter().enumerate() {
+                for (u, position) in positions.iter().enumerate() {
+                    let at = [token.clone(), head.clone(), position.clone(), d.clone()];
+                    let q = lower.value(plan.nodes.query, &at);
+                    let k = lower.value(plan.nodes.key, &at);
+                    let before = lower.b.get(cells[query][u]);
+                    let after = lower.b.scalar(ScalarOp::Fma, &[q, k, before]);
+                    lower.b.set(cells[query][u], after);
+                }
             }
         }
     });
@@ -282,7 +317,7 @@ fn along_width<'a>(lower: &mut Lower<'a>, plan: &Plan<'_>, body: &mut dyn FnMut(
 }
 
 /// Adds the block's weighted values to those so far.
-fn values(lower: &mut Lower<'_>, plan: &Plan<'_>, block: &Expr, here: &Expr, scales: &[[ValueId; 2]]) {
+fn values<'a>(lower: &mut Lower<'a>, plan: &Plan<'_>, block: &Expr, here: &Expr, scales: &[[ValueId; 2]]) {
     let steps = (plan.width + plan.lanes - 1) / plan.lanes;
     lower.repeat(&Expr::int(steps), |lower, step| {
         let d = step * plan.lanes + lower.b.lane();
@@ -290,17 +325,22 @@ fn values(lower: &mut Lower<'_>, plan: &Plan<'_>, block: &Expr, here: &Expr, sca
         let reading = d.minimum(&Expr::int(plan.width - 1));
         let zero = lower.b.float(0.0);
         let cells: Vec<CellId> = plan.queries.iter().map(|_| lower.b.cell(zero)).collect();
-        lower.repeat(here, |lower, place| {
+        let add = |lower: &mut Lower<'a>, place: &Expr| {
             let position = block.clone() * plan.block + place.clone();
             for (query, [token, head]) in plan.queries.iter().enumerate() {
                 let at = [token.clone(), head.clone(), reading.clone(), position.clone()];
                 let value = lower.value(plan.nodes.value, &at);
-                let weight = lower.b.load(plan.weights, &weight_place(plan, query, &place));
+                let weight = lower.b.load(plan.weights, &weight_place(plan, query, place));
                 let before = lower.b.get(cells[query]);
                 let after = lower.b.scalar(ScalarOp::Fma, &[weight, value, before]);
                 lower.b.set(cells[query], after);
             }
-        });
+        };
+        if plan.unroll == 1 {
+            lower.repeat(here, |lower, place| add(lower, &place));
+        } else {
+            along_chunks(lower, plan, here, &add);
+        }
         let inside = d.less_than(&Expr::int(plan.width));
         let sums: Vec<ValueId> = cells.iter().map(|cell| lower.b.get(*cell)).collect();
         lower.conditional(&inside, |lower| {
@@ -311,6 +351,29 @@ fn values(lower: &mut Lower<'_>, plan: &Plan<'_>, block: &Expr, here: &Expr, sca
                 let after = lower.b.scalar(ScalarOp::Fma, &[sums[query], *new, before]);
                 lower.b.store(plan.values, &at, after);
             }
+        });
+    });
+}
+
+/// Runs `add` for each position of a block, ascending: written out for whole chunks of positions.
+fn along_chunks<'a>(
+    lower: &mut Lower<'a>,
+    plan: &Plan<'_>,
+    here: &Expr,
+    add: &dyn Fn(&mut Lower<'a>, &Expr),
+) {
+    lower.repeat(&here.clone().div_ceil(plan.unroll), |lower, chunk| {
+        let first = chunk * plan.unroll;
+        let left = here.clone() - first.clone();
+        let whole = Expr::int(plan.unroll).at_most(&left);
+        lower.conditional(&whole, |lower| {
+            (0..plan.unroll).for_each(|u| add(lower, &(first.clone() + u)));
+        });
+        let part = left.less_than(&Expr::int(plan.unroll));
+        lower.conditional(&part, |lower| {
+            // The bound says that they all lie in the chunk.
+            let left = left.minimum(&Expr::int(plan.unroll - 1));
+            lower.repeat(&left, |lower, place| add(lower, &(first.clone() + place)));
         });
     });
 }

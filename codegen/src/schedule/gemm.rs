@@ -89,9 +89,7 @@ fn build(mut lower: Lower<'_>, contraction: &Contraction, sides: &Sides, plan: &
     operands.insert(0, left);
     let sums = contraction.sums.len();
     let products: Box<dyn Products> = match plan.kind {
-        Kind::Matrix { warp, spilled } => {
-            Box::new(matrix::Units::new(&mut lower, sums, plan, warp, spilled))
-        }
+        Kind::Matrix { warp, spilled } => Box::new(matrix::Units::new(&mut lower, sums, plan, warp, spilled)),
         Kind::Lanes { own } => Box::new(lanes::Sums::new(&mut lower, sums, plan, own)),
     };
     let all = Pipeline { operands: &operands, sides, plan };

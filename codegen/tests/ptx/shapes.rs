@@ -10,6 +10,8 @@ use jtllm_ir::format::FORMATS;
 use jtllm_ir::{DType, Expr, Format, Graph};
 
 use crate::assembler::{Kernels, find};
+use crate::common::attend::Places;
+use crate::common::case::{Case, int, rows};
 
 /// A projection with a residual, and a gate with its partner.
 fn graph(format: &Format, rows: &Expr, symbol: Option<&Symbol>) -> Graph {
@@ -32,6 +34,7 @@ fn graph(format: &Format, rows: &Expr, symbol: Option<&Symbol>) -> Graph {
     graph
 }
 
+/// All formats for a new device, with matrix units; some for an old one, without those for bf16.
 #[test]
 fn large_products_of_every_format_stay_in_registers() {
     let Some(ptxas) = find() else { return };
@@ -39,15 +42,46 @@ fn large_products_of_every_format_stay_in_registers() {
     for capability in [75, 90] {
         let target = Ptx::new(capability, 99 << 10);
         let mut kernels = Kernels::default();
-        for format in FORMATS {
-            for rows in [1, 16] {
-                let graph = graph(format, &Expr::int(rows), None);
+        let old = ["f32", "f16", "bf16", "q4_0", "q6_k"];
+        for format in FORMATS.iter().filter(|format| capability > 75 || old.contains(&format.name)) {
+            let one = graph(format, &Expr::int(1), None);
+            let many = graph(format, &Expr::symbol(&symbol), Some(&symbol));
+            for graph in [one, many] {
                 kernels.add(&compile(&graph, target.caps(), &Options::default()).kernels);
             }
-            let graph = graph(format, &Expr::symbol(&symbol), Some(&symbol));
-            kernels.add(&compile(&graph, target.caps(), &Options::default()).kernels);
         }
-        assert!(kernels.len() >= FORMATS.len() * 2);
+        assert!(kernels.len() >= 20, "{}", kernels.len());
+        kernels.assemble(&ptxas, &target, capability);
+    }
+    // Few rows that share what is unpacked.
+    let target = Ptx::new(90, 99 << 10);
+    let mut kernels = Kernels::default();
+    for format in FORMATS.iter().filter(|format| ["bf16", "q4_0"].contains(&format.name)) {
+        kernels
+            .add(&compile(&graph(format, &Expr::int(16), None), target.caps(), &Options::default()).kernels);
+    }
+    kernels.assemble(&ptxas, &target, 90);
+}
+
+#[test]
+fn attention_of_large_heads_stays_in_registers() {
+    let Some(ptxas) = find() else { return };
+    for capability in [75, 90] {
+        let target = Ptx::new(capability, 99 << 10);
+        let mut kernels = Kernels::default();
+        for (width, keys) in [(128, DType::F16), (128, DType::BF16), (64, DType::F32), (256, DType::F16)] {
+            for tokens in [1, 16, 48] {
+                let mut case = Case::new("attention");
+                let t = rows(&mut case.graph, &mut case.bindings, tokens);
+                let places = Places::new(&mut case, &t, tokens);
+                let qkv = [("q", 8), ("k", 2), ("v", 2)].map(|(name, heads)| {
+                    case.input(name, &[t.clone(), int(heads), int(width)], &[tokens, heads, width])
+                });
+                let y = places.attend(&mut case, qkv, keys, None);
+                case.graph.output("y", y);
+                kernels.add(&compile(&case.graph, target.caps(), &Options::default()).kernels);
+            }
+        }
         kernels.assemble(&ptxas, &target, capability);
     }
 }

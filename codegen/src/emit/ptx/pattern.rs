@@ -1,9 +1,9 @@
 //! Several operations that are one here: small numbers that become floats, and rounding before a store.
 //!
-//! Conversions run at a quarter of the speed of sums. An integer put into the lowest bits of a power of two whose
-//! last place it counts is that power and the number: a difference, which is exact, leaves the number. Bytes of
-//! words are put there by one `prmt`, signed ones 128 up. A whole number that is subtracted next joins in the same
-//! difference.
+//! Conversions have half to an eighth of the throughput of sums. An integer put into the lowest bits of a power of
+//! two whose last place it counts is that power and the number: a difference, which is exact, leaves the number.
+//! Bytes of words are put there by one `prmt`, signed ones 128 up. A whole number that is subtracted next joins in
+//! the same difference.
 
 use jtllm_ir::{DType, Scalar, ScalarOp};
 

@@ -84,9 +84,8 @@ impl Products for Sums {
                 let value = lower.b.get(cells[i][j]);
                 lower.bind(sum.root, value);
             }
-            let place = |side: usize, number: usize| {
-                lower.b.grid(side) * plan.group[side] + self.place(side, number)
-            };
+            let place =
+                |side: usize, number: usize| lower.b.grid(side) * plan.group[side] + self.place(side, number);
             let [row, column] = [place(0, i), place(1, j)];
             let inside = sides.inside(plan, 0, &row).and(&sides.inside(plan, 1, &column));
             let at = sides.place(Some(&row), Some(&column));

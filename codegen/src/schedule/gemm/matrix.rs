@@ -45,10 +45,8 @@ impl Units {
         sums.iter().flatten().flatten().for_each(|sum| lower.b.clear(*sum));
         let number = lower.b.lane().div_floor(i64::from(WARP));
         let side_by_side = plan.group[1] / warp[1];
-        let start = [
-            number.clone().div_floor(side_by_side) * warp[0],
-            number.clone().modulo(side_by_side) * warp[1],
-        ];
+        let start =
+            [number.clone().div_floor(side_by_side) * warp[0], number.clone().modulo(side_by_side) * warp[1]];
         Units { sums, left, right, start, number, warp, width, spilled }
     }
 }

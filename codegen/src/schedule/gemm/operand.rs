@@ -59,7 +59,8 @@ impl Operand {
             rows,
             staged: false,
         };
-        let staged = lower.caps.stage && operand.scale.is_none() && operand.lies_in_chunks(lower, sides, plan);
+        let staged =
+            lower.caps.stage && operand.scale.is_none() && operand.lies_in_chunks(lower, sides, plan);
         Operand { staged, ..operand }
     }
 
