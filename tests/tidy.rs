@@ -300,7 +300,8 @@ fn every_acceptance_test_exists() {
 
 /// The methods of a trait that an implementor must write: those without a body.
 fn required_methods(source: &str, name: &str) -> Vec<String> {
-    let body = source.split(&format!("pub trait {name}")).nth(1).unwrap().split("\n}\n").next().unwrap();
+    let trait_and_rest = source.split(&format!("pub trait {name}")).nth(1).unwrap();
+    let body = format!("{}\n", trait_and_rest.split("\n}").next().unwrap());
     let end = |text: &str, mark| text.find(mark).unwrap_or(text.len());
     let methods = body.split("\n    fn ").skip(1).filter(|text| end(text, ";\n") < end(text, " {\n"));
     methods.map(|text| text[..end(text, "(")].to_owned()).collect()

@@ -74,6 +74,50 @@ impl Worker<'_> {
 /// Instructions that touch registers alone.
 fn registers(warp: &mut Warp, op: &Op, active: u32) -> Result<(), Broken> {
     match op {
+        Op::Pack { .. } | Op::Unpack { .. } | Op::Compare { .. } => several(warp, op, active),
+        Op::Set { comparison, unordered, into, ty, mode, to, a, b } => {
+            let found = float::compare(*ty, *comparison, *unordered, *mode);
+            let yes = if *into == Type::F32 { u64::from(1f32.to_bits()) } else { u64::from(u32::MAX) };
+            warp.map2(active, [*to, *a, *b], |a, b| if found(a, b) { yes } else { 0 })
+        }
+        Op::Select { to, a, b, which } => {
+            warp.map3(active, [*to, *a, *b, *which], |a, b, which| if which & 1 == 1 { a } else { b })
+        }
+        Op::Dot { signed, to, a, b, c } => bits::dot(warp, active, *signed, [*to, *a, *b, *c]),
+        Op::Logic { table, to, a, b, c } => bits::logic(warp, active, *table, [*to, *a, *b, *c]),
+        Op::Permute { to, a, b, selector } => warp.map3(active, [*to, *a, *b, *selector], bits::permute),
+        Op::Extract { ty, to, a, start, len } => {
+            let ty = *ty;
+            warp.map3(active, [*to, *a, *start, *len], |a, start, len| bits::extract(ty, a, start, len))
+        }
+        Op::Insert { ty, to, a, b, start, len } => {
+            let (start, len) = (*warp.get(*start, active)?, *warp.get(*len, active)?);
+            let (a, b) = (*warp.get(*a, active)?, *warp.get(*b, active)?);
+            let value = |lane: usize| bits::insert(*ty, a[lane], b[lane], start[lane], len[lane]);
+            warp.set(*to, active, &std::array::from_fn(value));
+            Ok(())
+        }
+        Op::Funnel { left, wrap, to, a, b, by } => {
+            let (left, wrap) = (*left, *wrap);
+            warp.map3(active, [*to, *a, *b, *by], |a, b, by| bits::funnel(left, wrap, a, b, by))
+        }
+        Op::Shuffle { kind, to, inside, a, by, clamp, members } => {
+            warp.shuffle(active, *kind, (*to, *inside), *a, [*by, *clamp, *members])
+        }
+        Op::Vote { kind, to, a, negated, members } => warp.vote(active, *kind, *to, (*a, *negated), *members),
+        Op::Reduce { op, ty, to, a, members } => warp.reduce(active, *op, *ty, [*to, *a, *members]),
+        Op::Active { to } => {
+            warp.set(*to, active, &[u64::from(active); LANES]);
+            Ok(())
+        }
+        Op::Product { kind, to, a, b, c } => warp.product(active, *kind, to, a, b, c),
+        other => unreachable!("{other:?} touches more than registers"),
+    }
+}
+
+/// Instructions that have more than one operand or result of their kind.
+fn several(warp: &mut Warp, op: &Op, active: u32) -> Result<(), Broken> {
+    match op {
         Op::Pack { to, parts, bits } => {
             let mut out = [0; LANES];
             for (at, part) in parts.iter().enumerate() {
@@ -118,42 +162,6 @@ fn registers(warp: &mut Warp, op: &Op, active: u32) -> Result<(), Broken> {
             }
             Ok(())
         }
-        Op::Set { comparison, unordered, into, ty, mode, to, a, b } => {
-            let found = float::compare(*ty, *comparison, *unordered, *mode);
-            let yes = if *into == Type::F32 { u64::from(1f32.to_bits()) } else { u64::from(u32::MAX) };
-            warp.map2(active, [*to, *a, *b], |a, b| if found(a, b) { yes } else { 0 })
-        }
-        Op::Select { to, a, b, which } => {
-            warp.map3(active, [*to, *a, *b, *which], |a, b, which| if which & 1 == 1 { a } else { b })
-        }
-        Op::Dot { signed, to, a, b, c } => bits::dot(warp, active, *signed, [*to, *a, *b, *c]),
-        Op::Logic { table, to, a, b, c } => bits::logic(warp, active, *table, [*to, *a, *b, *c]),
-        Op::Permute { to, a, b, selector } => warp.map3(active, [*to, *a, *b, *selector], bits::permute),
-        Op::Extract { ty, to, a, start, len } => {
-            let ty = *ty;
-            warp.map3(active, [*to, *a, *start, *len], |a, start, len| bits::extract(ty, a, start, len))
-        }
-        Op::Insert { ty, to, a, b, start, len } => {
-            let (start, len) = (*warp.get(*start, active)?, *warp.get(*len, active)?);
-            let (a, b) = (*warp.get(*a, active)?, *warp.get(*b, active)?);
-            let value = |lane: usize| bits::insert(*ty, a[lane], b[lane], start[lane], len[lane]);
-            warp.set(*to, active, &std::array::from_fn(value));
-            Ok(())
-        }
-        Op::Funnel { left, wrap, to, a, b, by } => {
-            let (left, wrap) = (*left, *wrap);
-            warp.map3(active, [*to, *a, *b, *by], |a, b, by| bits::funnel(left, wrap, a, b, by))
-        }
-        Op::Shuffle { kind, to, inside, a, by, clamp, members } => {
-            warp.shuffle(active, *kind, (*to, *inside), *a, [*by, *clamp, *members])
-        }
-        Op::Vote { kind, to, a, negated, members } => warp.vote(active, *kind, *to, (*a, *negated), *members),
-        Op::Reduce { op, ty, to, a, members } => warp.reduce(active, *op, *ty, [*to, *a, *members]),
-        Op::Active { to } => {
-            warp.set(*to, active, &[u64::from(active); LANES]);
-            Ok(())
-        }
-        Op::Product { kind, to, a, b, c } => warp.product(active, *kind, to, a, b, c),
-        other => unreachable!("{other:?} touches more than registers"),
+        other => unreachable!("{other:?} has one result"),
     }
 }
