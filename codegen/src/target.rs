@@ -163,6 +163,24 @@ impl fmt::Display for EmitError {
 
 impl std::error::Error for EmitError {}
 
+/// Whether a target can bind what a kernel binds: how many buffers, and how much of each, as far as sizes are known
+/// before a pass.
+///
+/// # Errors
+/// It cannot; what it has and what is needed.
+pub fn fits(kernel: &Kernel, caps: &Caps) -> Result<(), EmitError> {
+    let limit = |what, need: u64, have: u64| match need <= have {
+        true => Ok(()),
+        false => Err(EmitError::Limit { what, need, have }),
+    };
+    limit("buffers at a time", kernel.params.len() as u64, u64::from(caps.max_bindings))?;
+    for param in &kernel.params {
+        let len = param.len.as_int().and_then(|len| u64::try_from(len).ok()).unwrap_or(0);
+        limit("bytes in one buffer", len.saturating_mul(param.dtype.size() as u64), caps.max_span)?;
+    }
+    Ok(())
+}
+
 /// An emitter: kernel in, bytes out, without touching a device.
 pub trait Target: Send + Sync {
     /// The name, as in `jtllm inspect` and in the kernel cache's keys.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jtllm_codegen::kernel::Kernel;
 use jtllm_codegen::kernel::verify::verify;
 use jtllm_codegen::options::Options;
-use jtllm_codegen::target::Artifact;
+use jtllm_codegen::target::{Artifact, fits};
 use jtllm_codegen::{Compilation, compile};
 use jtllm_ir::cut::CARRIED;
 use jtllm_ir::graph::element_count;
@@ -341,6 +341,7 @@ impl Network {
                 return Ok((Artifact { bytes }, true));
             }
             let faulty = |faults: String| Error::Graph { graph: format!("kernel {}", kernel.name), faults };
+            fits(kernel, target.caps())?;
             verify(kernel, target.caps()).map_err(|faults| faulty(lines(&faults)))?;
             let artifact = target.emit(kernel)?;
             // A kernel that cannot be kept is compiled again next time; the cache's status says why.

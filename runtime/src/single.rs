@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use jtllm_codegen::compile;
 use jtllm_codegen::kernel::verify::verify;
+use jtllm_codegen::target::fits;
 use jtllm_codegen::options::Options;
 use jtllm_ir::format::split_plane_name;
 use jtllm_ir::{DType, Graph, Op, Tensor};
@@ -139,6 +140,7 @@ fn load(device: &dyn Device, kernels: &[jtllm_codegen::kernel::Kernel]) -> Resul
     let mut emitted = Vec::new();
     for kernel in kernels {
         let graph = || format!("kernel {}", kernel.name);
+        fits(kernel, target.caps())?;
         verify(kernel, target.caps())
             .map_err(|faults| Error::Graph { graph: graph(), faults: lines(&faults) })?;
         emitted.push((kernel, target.emit(kernel)?));

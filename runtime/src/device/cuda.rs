@@ -1,8 +1,8 @@
 //! NVIDIA's graphics processors, through their driver, which is loaded when the program runs.
 //!
 //! Kernels come as PTX and are compiled by the driver. Two streams work at once, one with launches and one with
-//! copies (`order`); nobody waits but who reads. Launches that are the same each time are recorded as a graph
-//! (`tape`): sizes are read from memory, so one graph serves every position.
+//! copies; nobody waits but who reads. Launches that are the same each time are recorded as a graph: sizes are read
+//! from memory, so one graph serves every position.
 
 mod driver;
 mod module;

@@ -42,6 +42,8 @@ pub struct Adapter {
     target: Wgsl,
     name: String,
     pending: Mutex<Vec<Launch>>,
+    /// Where what is read goes through: as large as the largest so far.
+    staging: Mutex<Option<Buffer>>,
     /// What the driver complained of since the last time that somebody asked.
     faults: Arc<Mutex<Option<String>>>,
 }
@@ -71,11 +73,13 @@ pub struct Choice {
     pub software: bool,
     /// Bytes that one binding may have, if fewer than the adapter allows.
     pub binding: u64,
+    /// Buffers that one launch may bind, if fewer than the adapter allows.
+    pub buffers: u32,
 }
 
 impl Default for Choice {
     fn default() -> Choice {
-        Choice { place: None, software: true, binding: u64::MAX }
+        Choice { place: None, software: true, binding: u64::MAX, buffers: u32::MAX }
     }
 }
 
@@ -135,6 +139,8 @@ impl Adapter {
         let Found { name, is_software } = found(&adapter);
         let mut limits = adapter.limits();
         limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min(choice.binding);
+        let buffers = &mut limits.max_storage_buffers_per_shader_stage;
+        *buffers = (*buffers).min(choice.buffers);
         let wanted = DeviceDescriptor {
             label: Some("jtllm"),
             required_features: adapter.features() & Features::SUBGROUP,
@@ -155,15 +161,29 @@ impl Adapter {
             lock(&heard).get_or_insert(format!("the device is lost ({reason:?}): {why}"));
         });
         let target = target(&limits, subgroup);
-        let opened = Adapter { device, queue, target, name, pending: Mutex::default(), faults };
+        let opened = Adapter { device, queue, target, name, pending: Mutex::default(), staging: Mutex::default(), faults };
         if is_software {
             trial::counts(&opened)?;
         }
         Ok(opened)
     }
 
+    /// The device, for those who share it with something else.
+    pub fn shared(&self) -> &wgpu::Device {
+        &self.device
+    }
+
     fn failed(&self, why: String) -> DeviceError {
         DeviceError::Run { device: self.name.clone(), why }
+    }
+
+    fn staging(&self, size: u64) -> Buffer {
+        self.device.create_buffer(&BufferDescriptor {
+            label: None,
+            size,
+            usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })
     }
 
     /// Fails if the driver complained.
@@ -321,17 +341,14 @@ impl Device for Adapter {
             return Ok(());
         }
         let size = (bytes.len() as u64).next_multiple_of(WORD);
-        let staging = self.device.create_buffer(&BufferDescriptor {
-            label: None,
-            size,
-            usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
+        let mut held = lock(&self.staging);
+        let kept = held.take().filter(|buffer| buffer.size() >= size);
+        let staging = kept.unwrap_or_else(|| self.staging(size));
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(buffer(from), from.offset, &staging, 0, size);
         self.queue.submit([encoder.finish()]);
         let (sender, receiver) = std::sync::mpsc::channel();
-        staging.slice(..).map_async(MapMode::Read, move |result| {
+        staging.slice(..size).map_async(MapMode::Read, move |result| {
             // The other end waits below.
             let _told = sender.send(result);
         });
@@ -342,8 +359,12 @@ impl Device for Adapter {
             Ok(Err(error)) => return Err(self.failed(error.to_string())),
             Err(error) => return Err(self.failed(format!("a copy did not end: {error}"))),
         }
-        let mapped = staging.slice(..).get_mapped_range().map_err(|error| self.failed(error.to_string()))?;
+        let mapped =
+            staging.slice(..size).get_mapped_range().map_err(|error| self.failed(error.to_string()))?;
         bytes.copy_from_slice(&mapped[..bytes.len()]);
+        drop(mapped);
+        staging.unmap();
+        *held = Some(staging);
         Ok(())
     }
 
