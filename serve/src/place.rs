@@ -89,8 +89,8 @@ fn list_cuda() -> Vec<Found> {
 /// What the errors of [`Adapter::open`] begin with where there is none.
 const NO_ADAPTER: &str = "no graphics adapter";
 
-/// Looking for adapters loads every graphics driver of the system, which takes longer than a small model: where
-/// there cannot be any hardware, nobody looks.
+/// Looking for adapters loads every graphics driver of the system, which takes tens of milliseconds: where there
+/// cannot be any hardware, nobody looks.
 fn open_adapter(number: Option<usize>, software: bool) -> Result<Arc<dyn Device>, String> {
     if number.is_none() && !software && !may_have_graphics() {
         return Err(NO_ADAPTER.to_owned());
