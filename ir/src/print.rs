@@ -97,7 +97,10 @@ impl<'g> Printer<'g> {
 
     fn graph(&self, indent: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{indent}graph {}", Name(&self.graph.name))?;
-        for symbol in &self.graph.symbols {
+        // A body speaks of the symbols around it without declaring them again.
+        let outer = &self.symbols[..self.symbols.len() - 1];
+        let is_new = |symbol: &&Symbol| !outer.iter().any(|symbols| symbols.contains(*symbol));
+        for symbol in self.graph.symbols.iter().filter(is_new) {
             write!(
                 f,
                 "{indent}sym {} in {}..{}",

@@ -196,3 +196,15 @@ fn what_cannot_be_cut_is_told() {
     let graph = jtllm_ir::parse(text).unwrap();
     assert_eq!(cut(&graph, 0), Err(CutError::SharedState { name: "s".to_owned() }));
 }
+
+/// What prints, reads back and prints the same, and is as sound as before.
+#[test]
+fn every_graph_reads_back() {
+    for name in FIXTURES {
+        let pass = Pass { rows: Rows::Fixed(1), keys: DType::F16, values: DType::F16, taps: true };
+        let text = architecture(name).body(&Floats, pass).unwrap().to_string();
+        let read = jtllm_ir::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        jtllm_ir::verify(&read).unwrap_or_else(|faults| panic!("{name}: {faults:?}"));
+        assert_eq!(read.to_string(), text, "{name}");
+    }
+}
