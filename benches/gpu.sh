@@ -2,7 +2,8 @@
 # Everything that wants a real NVIDIA GPU, in one command and one table.
 #
 #   benches/gpu.sh pack DIR          here: builds what is carried to the machine, into DIR (about 60 MB)
-#   benches/gpu.sh run DIR [SCRATCH] there: needs the driver and DIR; with python3 and torch it compares with PyTorch.
+#   benches/gpu.sh run DIR [SCRATCH] there, in a checkout: needs the driver and DIR; with python3 and torch it compares
+#                                    with PyTorch.
 #                                    SCRATCH (default: a temporary folder) takes up to 14 GB of random weights at a time.
 #
 # 1. conformance on the hardware, and the PTX interpreter of the tests against it, bit by bit;
@@ -12,7 +13,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 usage() {
-    sed -n 's/^# \{0,1\}//; 2,12p' "$0" >&2
+    sed -n 's/^# \{0,1\}//; 2,13p' "$0" >&2
     exit 2
 }
 [ $# -ge 2 ] || usage
@@ -87,6 +88,7 @@ case $1 in
     run)
         scratch=${3:-$(mktemp -d)}
         mkdir -p "$scratch"
+        [ $# -ge 3 ] || trap 'rm -rf "$scratch"' EXIT
         nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv || true
         conform
         measure

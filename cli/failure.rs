@@ -3,6 +3,7 @@
 use std::fmt;
 
 use jtllm_models::{LanguageError, LoadError};
+use jtllm_runtime::DeviceError;
 use jtllm_serve::EngineError;
 
 /// The command line asks for something that cannot be.
@@ -76,6 +77,9 @@ pub(crate) fn exit_status(error: &anyhow::Error) -> i32 {
             Some(EngineError::Load(error)) => return error.exit_code(),
             Some(EngineError::Stop(_)) => return 2,
             Some(EngineError::TooLarge(_)) => return 5,
+            Some(EngineError::Runtime(jtllm_runtime::Error::Device(DeviceError::TooSmall { .. }))) => {
+                return 5;
+            }
             Some(EngineError::NoDevice(_)) => return 7,
             _ => {}
         }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::args::{BackendName, CapsName, VerifyArgs};
 use crate::failure::Usage;
 use crate::load;
-use crate::terminal::{print, print_json};
+use crate::terminal::{Style, print, print_json, say};
 use golden::Golden;
 
 /// One comparison.
@@ -122,6 +122,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
     let golden = Golden::open(&args.folder)?;
     let (checks, placement) =
         if golden.has_tensors() { tiny::checks(args, &golden)? } else { real::checks(args, &golden)? };
+    say(Style::Faint, format_args!("{placement}"));
     let failed = checks.iter().filter(|check| !check.passed()).count();
     if args.json {
         print_json(&json!({
@@ -164,5 +165,7 @@ fn engine(args: &VerifyArgs, context: usize, taps: bool) -> anyhow::Result<Engin
         sequences: 1,
     };
     // The cache of kernels is left alone: what is verified is what this program compiles now.
-    Ok(Engine::new(Model::load(checkpoint, options, KernelCache::off("comparisons compile anew"))?, None))
+    let mut model = Model::load(checkpoint, options, KernelCache::off("comparisons compile anew"))?;
+    model.tell(Box::new(|what| say(Style::Alarm, format_args!("{what}"))));
+    Ok(Engine::new(model, None))
 }

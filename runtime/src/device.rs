@@ -125,6 +125,14 @@ pub trait Device: Send + Sync {
         Ok(None)
     }
 
+    /// Waits for all launches so far. A device whose launches return when they are done need not.
+    ///
+    /// # Errors
+    /// One of them failed.
+    fn finish(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     /// Loads kernels; one program each.
     fn load(&self, kernels: &[(&Kernel, Artifact)]) -> Result<Vec<Program>, DeviceError>;
 

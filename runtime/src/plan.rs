@@ -207,9 +207,13 @@ impl Plan {
             if groups.contains(&0) {
                 continue;
             }
+            if trace.is_some() {
+                device.finish()?;
+            }
             let begin = Instant::now();
             device.launch(&step.program, groups, &self.symbols, &step.args)?;
             if let Some(trace) = trace.as_deref_mut() {
+                device.finish()?;
                 let (kernel, weights) = (&self.compilation.kernels[step.kernel], step.weight_bytes);
                 trace.record(kernel, &step.args, weights, groups, begin.elapsed());
             }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use jtllm_codegen::compile;
 use jtllm_codegen::kernel::verify::verify;
-use jtllm_codegen::target::fits;
 use jtllm_codegen::options::Options;
+use jtllm_codegen::target::fits;
 use jtllm_ir::format::split_plane_name;
 use jtllm_ir::{DType, Graph, Op, Tensor};
 

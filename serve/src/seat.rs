@@ -201,7 +201,8 @@ impl Parts {
         let place = &self.options.place;
         let mut reasons = seat.placement.reasons.clone();
         reasons.push(error.to_string());
-        let full = loading && matches!(error, Error::Device(DeviceError::OutOfMemory { .. }));
+        let full = loading
+            && matches!(error, Error::Device(DeviceError::OutOfMemory { .. } | DeviceError::TooSmall { .. }));
         let mut told = EngineError::from(error);
         if full {
             let need = self.need(&**device)?;

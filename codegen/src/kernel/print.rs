@@ -34,10 +34,11 @@ impl Kernel {
         self.text(NAMELESS)
     }
 
-    /// The key of the kernel's artifact in a cache: 128 bits of its canonical text, the target's name
-    /// and what else the target's bytes depend on.
+    /// The key of the kernel's artifact in a cache: 128 bits of its canonical text, the target's name, what else the
+    /// target's bytes depend on, and the sources of the emitters.
     pub fn key(&self, target: &str, variant: &str) -> u128 {
-        let text = format!("{target}\n{}\n{variant}\n{}", variant.len(), self.canonical_text());
+        let emitters = env!("JTLLM_CODEGEN_SOURCES");
+        let text = format!("{emitters}\n{target}\n{}\n{variant}\n{}", variant.len(), self.canonical_text());
         xxhash_rust::xxh3::xxh3_128(text.as_bytes())
     }
 

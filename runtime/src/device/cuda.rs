@@ -195,6 +195,22 @@ fn keep_freed_memory(device: sys::CUdevice) -> Result<(), DriverError> {
     }
 }
 
+/// Bytes that were given back and stay with the program; 0 if the driver does not tell.
+fn kept(device: sys::CUdevice) -> u64 {
+    let number = |attribute| -> Result<u64, DriverError> {
+        let mut value = 0u64;
+        // SAFETY: the device comes from the driver, and both attributes are numbers of 64 bits.
+        unsafe {
+            let pool = result::device::get_default_mem_pool(device)?;
+            result::mem_pool::get_attribute(pool, attribute, (&raw mut value).cast())?;
+        }
+        Ok(value)
+    };
+    use sys::CUmemPool_attribute as Pool;
+    let reserved = number(Pool::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT).unwrap_or(0);
+    reserved.saturating_sub(number(Pool::CU_MEMPOOL_ATTR_USED_MEM_CURRENT).unwrap_or(reserved))
+}
+
 impl Device for Cuda {
     fn info(&self) -> DeviceInfo {
         DeviceInfo { name: self.core.name.clone(), memory: Some(self.total), threads: 0 }
@@ -206,7 +222,13 @@ impl Device for Cuda {
 
     fn free_memory(&self) -> Option<u64> {
         self.core.context.bind().ok()?;
-        result::mem_get_info().ok().map(|(free, _)| free as u64)
+        let (free, _) = result::mem_get_info().ok()?;
+        Some(free as u64 + if self.core.pools { kept(self.core.context.device) } else { 0 })
+    }
+
+    fn finish(&self) -> Result<(), DeviceError> {
+        self.core.outside("waiting")?;
+        self.core.streams().finish().map_err(|error| self.core.failed("a kernel", error))
     }
 
     fn alloc(&self, len: u64) -> Result<Mem, DeviceError> {

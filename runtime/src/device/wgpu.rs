@@ -20,6 +20,15 @@ use wgpu::{
 
 use super::{Bytes, Device, DeviceError, DeviceInfo, Mem, Program, Span};
 
+/// Launches that are submitted together: systems end what keeps a graphics processor busy for seconds.
+const LAUNCHES: usize = 64;
+
+/// A group is a subgroup if that has so many lanes at least; else more lanes join through memory.
+const SUBGROUP: u32 = 16;
+
+/// Bytes that may wait in memory of the host for their way to the device.
+const UPLOADS: u64 = 64 << 20;
+
 /// Buffers end at a multiple of this: copies move whole words.
 const WORD: u64 = 4;
 
@@ -42,6 +51,8 @@ pub struct Adapter {
     target: Wgsl,
     name: String,
     pending: Mutex<Vec<Launch>>,
+    /// Bytes that were written since the last submission.
+    uploads: Mutex<u64>,
     /// Where what is read goes through: as large as the largest so far.
     staging: Mutex<Option<Buffer>>,
     /// What the driver complained of since the last time that somebody asked.
@@ -69,7 +80,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 pub struct Choice {
     /// Its place in [`adapters`]; none: the one that the system thinks fastest.
     pub place: Option<usize>,
-    /// Whether one that computes on the processor will do.
+    /// Whether any will do, one that computes on the processor too; else one that is likely to be faster than it.
     pub software: bool,
     /// Bytes that one binding may have, if fewer than the adapter allows.
     pub binding: u64,
@@ -126,6 +137,12 @@ fn choose(choice: &Choice) -> Result<wgpu::Adapter, NoAdapter> {
     if is_software && !choice.software {
         return Err(NoAdapter(format!("the only graphics adapter, {name}, computes on the processor")));
     }
+    // Those that share the processor's memory have no more bandwidth than it; nobody has measured them yet. Apple's
+    // are made for more.
+    let is_shared = adapter.get_info().device_type == DeviceType::IntegratedGpu;
+    if is_shared && !choice.software && !cfg!(target_os = "macos") {
+        return Err(NoAdapter(format!("{name} shares the processor's memory and is used only if named")));
+    }
     Ok(adapter)
 }
 
@@ -151,6 +168,8 @@ impl Adapter {
             .map_err(|error| NoAdapter(format!("{name}: {error}")))?;
         let has_subgroups = device.features().contains(Features::SUBGROUP);
         let subgroup = has_subgroups.then_some(adapter.get_info().subgroup_min_size);
+        // So few lanes leave most of a real processor idle; drivers that run lanes one after another want few.
+        let subgroup = subgroup.filter(|size| is_software || *size >= SUBGROUP);
         let faults = Arc::new(Mutex::new(None));
         let heard = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
@@ -161,7 +180,16 @@ impl Adapter {
             lock(&heard).get_or_insert(format!("the device is lost ({reason:?}): {why}"));
         });
         let target = target(&limits, subgroup);
-        let opened = Adapter { device, queue, target, name, pending: Mutex::default(), staging: Mutex::default(), faults };
+        let opened = Adapter {
+            device,
+            queue,
+            target,
+            name,
+            pending: Mutex::default(),
+            staging: Mutex::default(),
+            uploads: Mutex::default(),
+            faults,
+        };
         if is_software {
             trial::counts(&opened)?;
         }
@@ -184,6 +212,23 @@ impl Adapter {
             usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
             mapped_at_creation: false,
         })
+    }
+
+    /// Counts bytes on their way to the device; waits for them if there are many.
+    fn uploaded(&self, bytes: u64) -> Result<(), DeviceError> {
+        let mut waiting = lock(&self.uploads);
+        *waiting += bytes;
+        if *waiting >= UPLOADS {
+            *waiting = 0;
+            self.queue.submit([]);
+            self.wait()?;
+        }
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<(), DeviceError> {
+        self.device.poll(PollType::wait_indefinitely()).map_err(|error| self.failed(error.to_string()))?;
+        self.check()
     }
 
     /// Fails if the driver complained.
@@ -320,6 +365,7 @@ impl Device for Adapter {
     fn write(&self, to: &Span, bytes: &[u8]) -> Result<(), DeviceError> {
         // Launches so far still read what stands there.
         self.flush()?;
+        self.uploaded(bytes.len() as u64)?;
         let whole = bytes.len() - bytes.len() % WORD as usize;
         if whole > 0 {
             self.queue.write_buffer(buffer(to), to.offset, &bytes[..whole]);
@@ -333,6 +379,20 @@ impl Device for Adapter {
             self.queue.write_buffer(buffer(to), offset, &last);
         }
         self.check()
+    }
+
+    fn copy(&self, to: &Span, from: &Span) -> Result<(), DeviceError> {
+        self.flush()?;
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        let size = from.len.next_multiple_of(WORD);
+        encoder.copy_buffer_to_buffer(buffer(from), from.offset, buffer(to), to.offset, size);
+        self.queue.submit([encoder.finish()]);
+        self.check()
+    }
+
+    fn finish(&self) -> Result<(), DeviceError> {
+        self.flush()?;
+        self.wait()
     }
 
     fn read(&self, from: &Span, bytes: &mut [u8]) -> Result<(), DeviceError> {
@@ -404,7 +464,10 @@ impl Device for Adapter {
             entries: &entries,
         });
         let pipeline = loaded.pipeline.clone();
-        lock(&self.pending).push(Launch { pipeline, bindings, groups: dispatch(total) });
-        Ok(())
+        let mut pending = lock(&self.pending);
+        pending.push(Launch { pipeline, bindings, groups: dispatch(total) });
+        let is_full = pending.len() >= LAUNCHES;
+        drop(pending);
+        if is_full { self.flush() } else { Ok(()) }
     }
 }

@@ -12,19 +12,24 @@ use crate::error::Error;
 /// Words that a lane copies at a time: 16 bytes.
 const WORDS: i64 = 4;
 
+/// How often it does, at a group's distance: so many loads are on their way at once.
+const TIMES: i64 = 4;
+
 /// Bytes of each of the two buffers, where nothing is known of the device's memory: far more than caches hold.
 const BYTES: u64 = 256 << 20;
 
-/// `y = x`, each lane 16 bytes.
+/// `y = x`, each lane 16 bytes a few times.
 fn copy(lanes: u32, words: i64) -> Kernel {
-    let group = i64::from(lanes) * WORDS;
+    let group = i64::from(lanes) * WORDS * TIMES;
     let mut b = Builder::new("copy", lanes, [Expr::int(words / group), Expr::int(1), Expr::int(1)]);
     let x = b.param(DType::U32, Access::Read, Expr::int(words), true);
     let y = b.param(DType::U32, Access::Write, Expr::int(words), true);
     let first = b.grid(0) * group + b.lane() * WORDS;
-    let values: Vec<_> = (0..WORDS).map(|u| b.load(x, &(first.clone() + u))).collect();
-    for (u, value) in (0..WORDS).zip(values) {
-        b.store(y, &(first.clone() + u), value);
+    let step = i64::from(lanes) * WORDS;
+    let places: Vec<i64> = (0..TIMES).flat_map(|time| (0..WORDS).map(move |u| time * step + u)).collect();
+    let values: Vec<_> = places.iter().map(|at| b.load(x, &(first.clone() + *at))).collect();
+    for (at, value) in places.iter().zip(values) {
+        b.store(y, &(first.clone() + *at), value);
     }
     b.finish(&[])
 }
@@ -37,7 +42,7 @@ fn copy(lanes: u32, words: i64) -> Kernel {
 pub fn copy_bandwidth(device: &dyn Device, time: Duration) -> Result<f64, Error> {
     let target = device.target();
     let lanes = target.caps().lanes;
-    let group = u64::from(lanes) * WORDS as u64 * 4;
+    let group = u64::from(lanes) * (WORDS * TIMES) as u64 * 4;
     // As large as a binding may be, and a quarter of what is free.
     let most =
         device.free_memory().map_or(BYTES, |free| (free / 4).min(4 * BYTES)).min(target.caps().max_span);

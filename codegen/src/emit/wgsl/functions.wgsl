@@ -32,8 +32,10 @@ fn half_bits(x: f32) -> u32 {
   let bits = bitcast<u32>(x);
   let sign = (bits >> 16u) & 0x8000u;
   if ((bits & 0x7fffffffu) > 0x7f800000u) { return sign | 0x7e00u; }
-  if (abs(x) >= 65520.0) { return sign | 0x7c00u; }
-  return pack2x16float(vec2<f32>(x, 0.0)) & 0xffffu;
+  let size = bits & 0x7fffffffu;
+  if (size >= 0x477ff000u) { return sign | 0x7c00u; }
+  if (size < 0x38800000u) { return sign | (bitcast<u32>(bitcast<f32>(size) + 0.5) - 0x3f000000u); }
+  return sign | ((size - 0x38000000u + 0xfffu + ((size >> 13u) & 1u)) >> 13u);
 }
 
 fn brain_value(bits: u32) -> f32 { return bitcast<f32>(bits << 16u); }

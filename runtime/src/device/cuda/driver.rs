@@ -149,10 +149,11 @@ pub(super) fn start() -> Result<(), NoCuda> {
         // SAFETY: the address is not used, only whether there is one.
         unsafe { library.get::<*const c_void>(name.as_bytes()) }.is_err()
     };
-    let missing = FUNCTIONS.iter().find(missing).copied();
-    if missing == Some("cuDriverGetVersion") {
-        return Err(NoCuda::TooOld { version: None, missing });
+    // Without this one nobody can even ask for the version.
+    if let Some(first) = ["cuDriverGetVersion"].iter().find(missing) {
+        return Err(NoCuda::TooOld { version: None, missing: Some(first) });
     }
+    let missing = FUNCTIONS.iter().find(missing).copied();
     let mut version = 0;
     // SAFETY: the function is there, and may be called before all others.
     let told = unsafe { sys::cuDriverGetVersion(&mut version) }.result();

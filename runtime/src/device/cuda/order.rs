@@ -141,6 +141,15 @@ impl Streams {
         }
     }
 
+    /// Waits for everything so far.
+    pub(super) fn finish(&mut self) -> Done {
+        // SAFETY: both streams are alive.
+        unsafe {
+            result::stream::synchronize(self.copy.0)?;
+            result::stream::synchronize(self.compute.0)
+        }
+    }
+
     /// Copies from an address to the host, and waits for it.
     pub(super) fn download(&mut self, from: sys::CUdeviceptr, bytes: &mut [u8]) -> Done {
         for (at, chunk) in bytes.chunks_mut(PART).enumerate() {
