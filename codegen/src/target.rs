@@ -47,7 +47,7 @@ pub struct Caps {
     pub accumulators: u32,
     /// Positions of the past that attention takes at a time; a multiple of 16.
     pub attend_block: u32,
-    /// Groups that keep the target busy: fewer queries than that share out the blocks of their past among groups. 0:
+    /// Groups that keep the target busy: where queries are fewer, the blocks of their past are shared out among groups. 0:
     /// a query's past is never shared out.
     pub attend_groups: u32,
     /// Bytes that a lane takes of a row of weights at a time, where their depth allows; 0: one number, or one word

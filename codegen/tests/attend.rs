@@ -15,6 +15,7 @@ use jtllm_ir::{DType, Tensor};
 const PASTS: [usize; 5] = [1, 127, 128, 129, 400];
 
 const HEADS: usize = 4;
+const KEY_HEADS: usize = 2;
 const WIDTH: usize = 24;
 
 /// Queries of `tokens` rows over a cache of that type.
@@ -23,7 +24,7 @@ fn case(tokens: usize, past: usize, keys: DType, window: Option<i64>, alibi: boo
     // A new key on the border between two numbers of 16 bits may fall either way.
     case.tolerance = if keys == DType::F32 { 1e-5 } else { 1e-3 };
     let mut places = Places::behind(&mut case, &int(tokens), tokens, [past, past / 3], 32);
-    let qkv = [("q", HEADS), ("k", 2), ("v", 2)].map(|(name, heads)| {
+    let qkv = [("q", HEADS), ("k", KEY_HEADS), ("v", KEY_HEADS)].map(|(name, heads)| {
         case.input(name, &[int(tokens), int(heads), int(WIDTH)], &[tokens, heads, WIDTH])
     });
     if alibi {
@@ -61,15 +62,15 @@ fn bits(outputs: &Outputs) -> Vec<u32> {
     outputs["y"].iter().map(|x| x.to_bits()).collect()
 }
 
-/// Groups of every width; the shortest blocks, of which there are more than groups for a query.
+/// Groups of every width; the shortest blocks, of which there are more than groups.
 #[test]
 fn groups_that_share_the_past_give_the_bits_of_one() {
     let new = Ptx::new(80, 99 << 10).caps().clone();
     let all = [Caps::threads(8), Caps::threads(32), Caps::threads(128), new];
     for case in cases() {
-        let queries = case.bindings.inputs["q"].shape[..2].iter().product::<usize>() as u32;
+        let together = case.bindings.inputs["k"].shape[..2].iter().product::<usize>() as u32;
         for caps in &all {
-            for (attend_block, groups) in [(caps.attend_block, 1024), (caps.lanes.max(16), queries * 5)] {
+            for (attend_block, groups) in [(caps.attend_block, 1024), (caps.lanes.max(16), together * 5)] {
                 let caps = Caps { attend_block, ..caps.clone() };
                 let (alone, one) = outcome(&case, &Caps { attend_groups: 0, ..caps.clone() });
                 let (shared, two) = outcome(&case, &Caps { attend_groups: groups, ..caps.clone() });
@@ -93,7 +94,7 @@ fn attention_behind_any_past_is_that_of_the_graph() {
 #[test]
 fn many_queries_do_not_share_out_their_past() {
     let case = case(16, 400, DType::F32, None, false);
-    let caps = Caps { attend_groups: 4 * 64 - 1, ..Caps::threads(32) };
+    let caps = Caps { attend_groups: 4 * 16 * KEY_HEADS as u32 - 1, ..Caps::threads(32) };
     assert_eq!(outcome(&case, &caps).1, 1);
     assert_eq!(outcome(&case, &Caps::vector(8)).1, 1);
 }

@@ -1,21 +1,26 @@
 //! Attention of few rows, with the blocks of each row's past shared out among groups.
 //!
-//! The first kernel has several groups for each query. Each takes every so-manyth block and leaves its maximum, its
-//! sum and its weighted values in memory, block by block; blocks that a query does not see are left out. The second
-//! kernel joins a query's blocks in ascending order, by the operations with which one group would have joined them:
+//! The first kernel has several groups for the queries of a row that share keys and values, which are read once for
+//! all of them. Each group takes every so-manyth block and leaves its maximum, its sum and its weighted values in
+//! memory, block by block; blocks that a query does not see are left out. The second kernel joins a query's blocks in ascending order, by the operations with which one group would have joined them:
 //! so the result is the same bits however many groups there are.
 
 use jtllm_ir::Expr;
+use jtllm_ir::graph::axes;
 
 use super::{
     Plan, Seen, UNSEEN, begin, join_totals, join_values, lanes, scores, seen, values, weights, width,
 };
+use crate::access::read_coordinates;
 use crate::kernel::{Access, Memory, ValueId};
 use crate::region::Attend;
 use crate::schedule::Scheduled;
 use crate::schedule::lower::Lower;
 
-/// Groups for a query below which the second kernel costs more than they gain.
+/// Queries that one group computes together, at most: each takes registers of every lane.
+const MOST_TOGETHER: i64 = 8;
+
+/// Groups for queries below which the second kernel costs more than they gain.
 const LEAST_SPLITS: i64 = 4;
 
 /// Blocks that the second kernel reads before it joins the first of them: their loads are on the way together.
@@ -26,7 +31,9 @@ pub(super) struct Splits {
     /// Queries: rows times heads.
     queries: i64,
     heads: i64,
-    /// Groups for each query, at most.
+    /// Queries that a group computes together.
+    together: i64,
+    /// Groups for those, at most.
     groups: i64,
     /// Blocks of the past, at most.
     blocks: Expr,
@@ -49,10 +56,27 @@ impl Splits {
 pub(super) fn splits(lower: &Lower<'_>, nodes: &Attend) -> Option<Splits> {
     let [rows, heads, _] = lower.region.space.as_slice() else { return None };
     let (rows, heads) = (rows.as_int()?, heads.as_int()?);
-    let groups = i64::from(lower.caps.attend_groups) / (rows * heads).max(1);
+    let together = shared(lower, nodes, heads);
+    let groups = i64::from(lower.caps.attend_groups) / (rows * heads / together).max(1);
     let blocks = lower.graph.shape(nodes.dot)[2].clone().div_floor(i64::from(lower.caps.attend_block));
     let is_worth_it = groups >= LEAST_SPLITS && blocks.high() >= LEAST_SPLITS;
-    is_worth_it.then_some(Splits { queries: rows * heads, heads, groups, blocks })
+    is_worth_it.then_some(Splits { queries: rows * heads, heads, together, groups, blocks })
+}
+
+/// How many neighbouring heads read the same keys and values.
+fn shared(lower: &Lower<'_>, nodes: &Attend, heads: i64) -> i64 {
+    // Keys and values have four axes of their own.
+    const WITHIN: u16 = 4;
+    let is_shared = |node, count: i64| {
+        let mut at = axes(lower.graph.shape(node));
+        at[1] = Expr::axis(1, &Expr::int(heads / count)) * count + Expr::axis(WITHIN, &Expr::int(count));
+        let read = read_coordinates(lower.graph, node, &at, &|node| lower.is_stored(node));
+        !read.iter().any(|x| x.mentions_axis(WITHIN))
+    };
+    let fits = |count: &i64| {
+        heads % count == 0 && [nodes.key, nodes.value].iter().all(|node| is_shared(*node, *count))
+    };
+    (1..=MOST_TOGETHER).rev().find(fits).unwrap_or(1)
 }
 
 pub(super) fn schedule(lower: Lower<'_>, nodes: &Attend, splits: &Splits) -> Vec<Scheduled> {
@@ -65,9 +89,10 @@ fn blocks(mut lower: Lower<'_>, nodes: &Attend, splits: &Splits) -> Scheduled {
     let space = lower.region.space.clone();
     let lanes = lanes(lower.caps, &space[2]);
     let groups = splits.blocks.minimum(&Expr::int(splits.groups));
-    lower.grid(lanes, [space[1].clone(), space[0].clone(), groups]);
-    let query = [lower.b.grid(1), lower.b.grid(0)];
-    let plan = begin(&mut lower, nodes, vec![query]);
+    lower.grid(lanes, [space[1].clone().div_floor(splits.together), space[0].clone(), groups]);
+    let (token, head) = (lower.b.grid(1), lower.b.grid(0) * splits.together);
+    let queries = (0..splits.together).map(|i| [token.clone(), head.clone() + i]).collect();
+    let plan = begin(&mut lower, nodes, queries);
     let scratch = lower.scratch(Access::Write, &splits.len(plan.width));
     let Seen { end, first, blocks } = seen(&mut lower, nodes, &plan.queries);
     let split = lower.b.grid(2);
