@@ -2,8 +2,9 @@
 //!
 //! The first kernel has several groups for the queries of a row that share keys and values, which are read once for
 //! all of them. Each group takes every so-manyth block and leaves its maximum, its sum and its weighted values in
-//! memory, block by block; blocks that a query does not see are left out. The second kernel joins a query's blocks in ascending order, by the operations with which one group would have joined them:
-//! so the result is the same bits however many groups there are.
+//! memory, block by block; blocks that a query does not see are left out. The second kernel joins a query's blocks
+//! in ascending order, by the operations with which one group would have joined them: so the result is the same bits
+//! however many groups there are.
 
 use jtllm_ir::Expr;
 use jtllm_ir::graph::axes;
