@@ -121,6 +121,7 @@ fn steps(text: &mut String, plan: &Plan) -> anyhow::Result<()> {
                 Argument::Input(name) => format!("input {name}"),
                 Argument::Const(node) => format!("constant %{}", node.0),
                 Argument::Value(node) => format!("%{} at {}", node.0, span.offset),
+                Argument::Scratch(..) => format!("scratch at {}", span.offset),
             };
             write!(text, " {place} ({});", bytes(span.len))?;
         }

@@ -40,7 +40,7 @@ pub mod twins;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use jtllm_ir::{Graph, Node};
+use jtllm_ir::{Expr, Graph, Node};
 
 use canon::Gather;
 use kernel::decompose::decompose;
@@ -117,13 +117,14 @@ fn lower(graph: &Graph, partition: &Partition, caps: &Caps) -> (Vec<Kernel>, Vec
             let scheduled = schedule::schedule(graph, &partition.stored, region, caps);
             let parts = scheduled.into_iter().map(|scheduled| {
                 kernels.push(decompose(&optimise(&scheduled.kernel), caps));
-                let places = scheduled.arguments.iter().map(|argument| Place::of(argument, &shape.leaves));
+                let arguments = scheduled.arguments.into_iter();
+                let places = arguments.map(|argument| Place::of(argument, &shape.leaves));
                 Part { kernel: kernels.len() - 1, places: places.collect() }
             });
             parts.collect()
         });
         steps.extend(parts.iter().map(|part| {
-            let arguments = part.places.iter().map(|place| place.argument(&shape.leaves)).collect();
+            let arguments = part.places.iter().map(|place| place.argument(region, &shape.leaves)).collect();
             Step { kernel: part.kernel, region: number, arguments }
         }));
     }
@@ -136,27 +137,37 @@ struct Part {
     places: Vec<Place>,
 }
 
-/// One of a region's leaves, or some bytes of it.
-struct Place {
-    leaf: usize,
-    bytes: Option<Range<u64>>,
+/// What a region's kernel binds, whichever of equal regions it is.
+enum Place {
+    /// One of the region's leaves.
+    Leaf(usize),
+    /// Some bytes of one.
+    Part(usize, Range<u64>),
+    /// So many bytes between the region's kernels.
+    Scratch(Expr),
 }
 
 impl Place {
-    fn of(argument: &Argument, leaves: &[Argument]) -> Place {
-        let (whole, bytes) = match argument {
-            Argument::Part(name, bytes) => (&Argument::Weight(name.clone()), Some(bytes.clone())),
-            other => (other, None),
+    fn of(argument: Argument, leaves: &[Argument]) -> Place {
+        let leaf = |argument: Argument| {
+            let leaf = leaves.iter().position(|leaf| *leaf == argument);
+            leaf.expect("the walk over a region meets everything that its kernel binds")
         };
-        let leaf = leaves.iter().position(|leaf| leaf == whole);
-        let leaf = leaf.expect("the walk over a region meets everything that its kernel binds");
-        Place { leaf, bytes }
+        match argument {
+            Argument::Part(name, bytes) => Place::Part(leaf(Argument::Weight(name)), bytes),
+            Argument::Scratch(_, bytes) => Place::Scratch(bytes),
+            other => Place::Leaf(leaf(other)),
+        }
     }
 
-    fn argument(&self, leaves: &[Argument]) -> Argument {
-        match (&leaves[self.leaf], &self.bytes) {
-            (Argument::Weight(name), Some(bytes)) => Argument::Part(name.clone(), bytes.clone()),
-            (other, _) => other.clone(),
+    fn argument(&self, region: &Region, leaves: &[Argument]) -> Argument {
+        match self {
+            Place::Leaf(leaf) => leaves[*leaf].clone(),
+            Place::Part(leaf, bytes) => match &leaves[*leaf] {
+                Argument::Weight(name) => Argument::Part(name.clone(), bytes.clone()),
+                other => unreachable!("only weights are bound in parts, not {other:?}"),
+            },
+            Place::Scratch(bytes) => Argument::Scratch(region.roots[0], bytes.clone()),
         }
     }
 }

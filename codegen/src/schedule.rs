@@ -40,12 +40,12 @@ pub struct Scheduled {
 const PART_ROWS: i64 = 256;
 
 /// The loop nest of a region; several, for a part of the columns each, where it reads a matrix of which the target
-/// can bind a part only.
+/// can bind a part only, and two where the past of attention is cut.
 pub fn schedule(graph: &Graph, stored: &HashSet<Node>, region: &Region, caps: &Caps) -> Vec<Scheduled> {
     let one = |part| nest(Lower::new(graph, stored, region, caps, part));
     match parts(graph, stored, region, caps) {
-        None => vec![one(None)],
-        Some(parts) => parts.into_iter().map(|part| one(Some(part))).collect(),
+        None => one(None),
+        Some(parts) => parts.into_iter().flat_map(|part| one(Some(part))).collect(),
     }
 }
 
@@ -79,8 +79,8 @@ fn long_row(graph: &Graph, node: Node, most: u64) -> Option<u64> {
     is_long.then_some(row)
 }
 
-fn nest(lower: Lower<'_>) -> Scheduled {
-    match &lower.region.work {
+fn nest(lower: Lower<'_>) -> Vec<Scheduled> {
+    let one = match &lower.region.work {
         Work::Pointwise => pointwise::schedule(lower),
         Work::Rows => rows::schedule(lower),
         Work::Gemv(contraction) => contract::schedule(lower, contraction),
@@ -89,9 +89,10 @@ fn nest(lower: Lower<'_>) -> Scheduled {
             Some(cut) => gemm::schedule(lower, contraction, &cut),
             None => contract::schedule(lower, contraction),
         },
-        Work::Attend(attend) => attend::schedule(lower, attend),
+        Work::Attend(attend) => return attend::schedule(lower, attend),
         Work::Scan(scan) => scan::schedule(lower, *scan),
-    }
+    };
+    vec![one]
 }
 
 /// How a weight's plane lies in memory on a target: planes of packed formats interleave rows where the

@@ -47,6 +47,9 @@ pub struct Caps {
     pub accumulators: u32,
     /// Positions of the past that attention takes at a time; a multiple of 16.
     pub attend_block: u32,
+    /// Groups that keep the target busy: where queries are fewer, the blocks of their past are shared out among groups. 0:
+    /// a query's past is never shared out.
+    pub attend_groups: u32,
     /// Bytes that a lane takes of a row of weights at a time, where their depth allows; 0: one number, or one word
     /// of packed ones. Weights are then uploaded, so they start at multiples of 256 bytes.
     pub vector_bytes: u32,
@@ -73,6 +76,7 @@ impl Caps {
             // Four of 16 vector registers, or eight of 32, are left for operands and addresses.
             accumulators: if lanes >= 16 { 24 } else { 12 },
             attend_block: 64,
+            attend_groups: 0,
             vector_bytes: 0,
             decompose: true,
             matrix: None,
@@ -91,6 +95,7 @@ impl Caps {
             interleave: None,
             accumulators: 32,
             attend_block: 64,
+            attend_groups: 1024,
             vector_bytes: 0,
             decompose: false,
             matrix: None,

@@ -27,7 +27,7 @@ use jtllm_codegen::kernel::{Kernel, optimise, parse, verify};
 use jtllm_codegen::options::{Compute, Options};
 use jtllm_codegen::partition::partition;
 use jtllm_codegen::rewrite::rewrite;
-use jtllm_codegen::schedule::{Argument, schedule};
+use jtllm_codegen::schedule::{Argument, Scheduled, schedule};
 use jtllm_codegen::target::{Caps, Target};
 use jtllm_ir::Graph;
 use jtllm_ir::print::line;
@@ -93,22 +93,28 @@ fn scheduled(graph: &Graph, caps: &Caps) -> String {
     let partition = partition(graph);
     let mut text = String::new();
     for region in &partition.regions {
-        let scheduled = schedule(graph, &partition.stored, region, caps).remove(0);
-        assert_eq!(faults(&scheduled.kernel, caps), "ok\n", "{}", scheduled.kernel);
-        reads_back(&scheduled.kernel);
-        for (number, argument) in scheduled.arguments.iter().enumerate() {
-            let bound = match argument {
-                Argument::Weight(name) => format!("weight {name}"),
-                Argument::Part(name, bytes) => format!("bytes {bytes:?} of weight {name}"),
-                Argument::State(name) => format!("state {name}"),
-                Argument::Input(name) => format!("input {name}"),
-                Argument::Const(node) | Argument::Value(node) => line(graph, *node).to_string(),
-            };
-            writeln!(text, "# p{number}: {bound}").unwrap();
+        for scheduled in schedule(graph, &partition.stored, region, caps) {
+            write_scheduled(&mut text, graph, &scheduled, caps);
         }
-        write!(text, "{}", scheduled.kernel).unwrap();
     }
     text
+}
+
+fn write_scheduled(text: &mut String, graph: &Graph, scheduled: &Scheduled, caps: &Caps) {
+    assert_eq!(faults(&scheduled.kernel, caps), "ok\n", "{}", scheduled.kernel);
+    reads_back(&scheduled.kernel);
+    for (number, argument) in scheduled.arguments.iter().enumerate() {
+        let bound = match argument {
+            Argument::Weight(name) => format!("weight {name}"),
+            Argument::Part(name, bytes) => format!("bytes {bytes:?} of weight {name}"),
+            Argument::State(name) => format!("state {name}"),
+            Argument::Input(name) => format!("input {name}"),
+            Argument::Const(node) | Argument::Value(node) => line(graph, *node).to_string(),
+            Argument::Scratch(_, bytes) => format!("scratch of {bytes} bytes"),
+        };
+        writeln!(text, "# p{number}: {bound}").unwrap();
+    }
+    write!(text, "{}", scheduled.kernel).unwrap();
 }
 
 /// Whatever prints, reads back and prints the same.

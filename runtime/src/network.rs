@@ -273,8 +273,8 @@ impl Network {
         self.bind_weights(&compilation, locate)?;
         let shared = self.shared(part, &compilation)?;
         let limits = self.limits(part, bucket);
-        let bindings =
-            Bindings { weights: &self.weights, states: &self.states, limits: &limits, shared: &shared };
+        let (weights, states, fixed) = (&self.weights, &self.states, &self.sizes(&[]));
+        let bindings = Bindings { weights, states, limits: &limits, fixed, shared: &shared };
         let plan = Plan::build(&*self.device, compilation, &programs, &bindings)?;
         self.plans.insert((part, bucket), plan);
         Ok(())

@@ -7,7 +7,7 @@ use std::time::Instant;
 use jtllm_codegen::Compilation;
 use jtllm_codegen::canon::Gather;
 use jtllm_codegen::schedule::Argument;
-use jtllm_ir::expr::{Environment, Symbol};
+use jtllm_ir::expr::{Environment, Kind, Symbol};
 use jtllm_ir::graph::element_count;
 use jtllm_ir::{DType, Expr, Node, Op};
 use jtllm_swap::Space;
@@ -70,6 +70,8 @@ pub struct Bindings<'a> {
     pub states: &'a HashMap<String, Mem>,
     /// The largest value that each symbol will take; buffers are made for it.
     pub limits: &'a Sizes,
+    /// Sizes that are the same for every pass.
+    pub fixed: &'a Sizes,
     /// Inputs that are another plan's outputs, by name.
     pub shared: &'a HashMap<String, Span>,
 }
@@ -96,6 +98,14 @@ pub(crate) fn bytes_of(shape: &[Expr], dtype: DType, limits: &Sizes) -> u64 {
     element_count(shape).evaluate(&Values(limits)).max(0) as u64 * dtype.size() as u64
 }
 
+/// An expression without the sizes that are known.
+fn known(x: &Expr, sizes: &Sizes) -> Expr {
+    x.substitute(&mut |leaf| match leaf.kind() {
+        Kind::Sym(symbol) => sizes.get(symbol.name()).map(|size| Expr::int(*size)),
+        _ => None,
+    })
+}
+
 /// The value of a symbol, if `sizes` has one that keeps the symbol's bounds.
 pub(crate) fn size(symbol: &Symbol, sizes: &Sizes) -> Result<i32, Error> {
     let wrong = |why: String| Error::Pass { why };
@@ -120,8 +130,9 @@ impl Plan {
         programs: &[Program],
         bindings: &Bindings<'_>,
     ) -> Result<Plan, Error> {
+        let (values, scratch) = (HashMap::new(), HashMap::new());
         let mut builder =
-            Builder { device, compilation: &compilation, bindings, values: HashMap::new(), fixed_bytes: 0 };
+            Builder { device, compilation: &compilation, bindings, values, scratch, fixed_bytes: 0 };
         let inputs = builder.inputs()?;
         let outputs = builder.outputs(&inputs)?;
         let arena_bytes = builder.arena()?;
@@ -138,7 +149,7 @@ impl Plan {
             steps.push(Step {
                 program: programs[step.kernel].clone(),
                 kernel: step.kernel,
-                grid: compilation.kernels[step.kernel].grid.clone(),
+                grid: compilation.kernels[step.kernel].grid.each_ref().map(|x| known(x, bindings.fixed)),
                 weight_bytes: weights.map(|(_, span)| span.len).sum(),
                 args,
             });
@@ -270,6 +281,7 @@ struct Builder<'a> {
     compilation: &'a Compilation,
     bindings: &'a Bindings<'a>,
     values: HashMap<Node, Span>,
+    scratch: HashMap<Node, Span>,
     fixed_bytes: u64,
 }
 
@@ -332,47 +344,61 @@ impl Builder<'_> {
         }
     }
 
-    /// Lays out the other stored nodes: two may share bytes if no step needs both.
+    /// Lays out the other stored nodes, and what regions keep between their kernels: two may share bytes if no
+    /// step needs both.
     fn arena(&mut self) -> Result<u64, Error> {
-        let graph = &self.compilation.graph;
-        let mut last_use: HashMap<Node, usize> = HashMap::new();
-        for (step, launch) in self.compilation.steps.iter().enumerate() {
-            for argument in &launch.arguments {
-                if let Argument::Value(node) = argument {
-                    last_use.insert(*node, step);
-                }
-            }
+        let compilation = self.compilation;
+        let mut last_use: HashMap<&Argument, usize> = HashMap::new();
+        for (step, launch) in compilation.steps.iter().enumerate() {
+            last_use.extend(launch.arguments.iter().map(|argument| (argument, step)));
         }
         let mut space = Space::new(u64::MAX / 4);
-        let mut placed: Vec<(Node, u64, u64)> = Vec::new();
+        let mut placed: Vec<(&Argument, u64, u64)> = Vec::new();
         let mut live = HashMap::new();
         let mut end = 0;
-        for (step, launch) in self.compilation.steps.iter().enumerate() {
+        for (step, launch) in compilation.steps.iter().enumerate() {
             for argument in &launch.arguments {
-                let Argument::Value(node) = argument else { continue };
-                if self.values.contains_key(node) || live.contains_key(node) {
+                let Some(len) = self.transient(argument).filter(|_| !live.contains_key(argument)) else {
                     continue;
-                }
-                let len = bytes_of(graph.shape(*node), graph.dtype(*node), self.bindings.limits).max(1);
+                };
                 let full = || Error::Pass { why: "the arena's address space is full".to_owned() };
                 let extent = space.allocate(len, ALIGNMENT).ok_or_else(full)?;
                 end = end.max(extent.offset + len);
-                placed.push((*node, extent.offset, len));
-                live.insert(*node, extent);
+                placed.push((argument, extent.offset, len));
+                live.insert(argument, extent);
             }
-            let mut over: Vec<Node> = live.keys().copied().filter(|node| last_use[node] == step).collect();
-            over.sort_unstable();
-            for extent in over.iter().filter_map(|node| live.remove(node)) {
-                space.free(extent);
+            // A launch names its arguments in an order that is always the same.
+            for argument in launch.arguments.iter().filter(|argument| last_use[argument] == step) {
+                if let Some(extent) = live.remove(argument) {
+                    space.free(extent);
+                }
             }
         }
         if end > 0 {
             let arena = self.device.alloc(end)?;
-            for (node, offset, len) in placed {
-                self.values.insert(node, Span { mem: arena.clone(), offset, len });
+            for (argument, offset, len) in placed {
+                let span = Span { mem: arena.clone(), offset, len };
+                match argument {
+                    Argument::Value(node) => self.values.insert(*node, span),
+                    Argument::Scratch(root, _) => self.scratch.insert(*root, span),
+                    other => unreachable!("{other:?} has no place in the arena"),
+                };
             }
         }
         Ok(end)
+    }
+
+    /// The bytes of what lives inside a pass.
+    fn transient(&self, argument: &Argument) -> Option<u64> {
+        let (graph, limits) = (&self.compilation.graph, self.bindings.limits);
+        let len = match argument {
+            Argument::Value(node) if !self.values.contains_key(node) => {
+                bytes_of(graph.shape(*node), graph.dtype(*node), limits)
+            }
+            Argument::Scratch(_, bytes) => bytes.evaluate(&Values(limits)).max(0) as u64,
+            _ => return None,
+        };
+        Some(len.max(1))
     }
 
     fn inputs(&mut self) -> Result<HashMap<String, (Span, DType)>, Error> {
@@ -423,6 +449,7 @@ impl Builder<'_> {
             Argument::Input(name) => inputs.get(name).map(|(span, _)| span.clone()),
             Argument::Const(node) => constants.get(node).cloned(),
             Argument::Value(node) => self.values.get(node).cloned(),
+            Argument::Scratch(root, _) => self.scratch.get(root).cloned(),
         };
         found.ok_or_else(|| Error::Pass {
             why: format!("a kernel binds {argument:?}, which nothing provides"),

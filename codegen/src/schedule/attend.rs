@@ -4,6 +4,10 @@
 //! `caps.attend_block`; each block gives its own maximum, sum and weighted values, and blocks are joined in
 //! ascending order, whoever computes them. Inside a block lanes run over positions for scores and weights,
 //! and over the head's width for values.
+//!
+//! Where a group for each query would leave a graphics processor idle, [`split`] gives blocks to groups of their own.
+
+mod split;
 
 use jtllm_ir::expr::Kind;
 use jtllm_ir::{DType, Expr, Monoid, Op, ScalarOp};
@@ -27,8 +31,6 @@ struct Plan<'n> {
     nodes: &'n Attend,
     /// The first two coordinates of each query of the tile: token and head.
     queries: Vec<[Expr; 2]>,
-    /// Positions that may be looked at, at most.
-    length: Expr,
     width: i64,
     block: i64,
     lanes: i64,
@@ -39,30 +41,47 @@ struct Plan<'n> {
     unroll: i64,
     /// `[query][position of the block]`: scores, then weights.
     weights: Memory,
-    /// `[query][width]`: weighted values so far.
+}
+
+/// What the blocks so far give together.
+struct Past {
+    /// `[query][width]`: weighted values.
     values: Memory,
-    /// Each query's largest score so far.
+    /// Each query's largest score.
     largest: Vec<CellId>,
-    /// Each query's sum of weights so far.
+    /// Each query's sum of weights.
     total: Vec<CellId>,
 }
 
-pub(super) fn schedule(mut lower: Lower<'_>, nodes: &Attend) -> Scheduled {
+/// Which part of the past the queries of a tile see.
+struct Seen {
+    /// The end of the positions.
+    end: Expr,
+    /// The first block, unless it is the past's first.
+    first: Option<Expr>,
+    /// The end of the blocks.
+    blocks: Expr,
+}
+
+pub(super) fn schedule(mut lower: Lower<'_>, nodes: &Attend) -> Vec<Scheduled> {
+    if let Some(splits) = split::splits(&lower, nodes) {
+        return split::schedule(lower, nodes, &splits);
+    }
     let space = lower.region.space.clone();
     let tile = if space[0].as_int().is_some() { 1 } else { TILE_QUERIES };
     let lanes = lanes(lower.caps, &space[2]);
     lower.grid(lanes, [space[1].clone(), space[0].clone().div_floor(tile), Expr::int(1)]);
-    let plan = begin(&mut lower, nodes, tile);
-
-    let (low, high) = seen_range(&mut lower, &plan);
-    let blocks = high.clone().div_ceil(plan.block).minimum(&plan.length.clone().div_floor(plan.block));
-    let first = low.map(|low| low.maximum(&Expr::int(0)).div_floor(plan.block));
+    let (head, token) = (lower.b.grid(0), lower.b.grid(1) * tile);
+    let queries = (0..tile).map(|i| [token.clone() + i, head.clone()]).collect();
+    let plan = begin(&mut lower, nodes, queries);
+    let past = nothing_yet(&mut lower, &plan);
+    let Seen { end, first, blocks } = seen(&mut lower, nodes, &plan.queries);
     lower.repeat(&blocks, |lower, block| {
         let needed = first.map_or(Expr::int(1), |first| first.at_most(&block));
-        let here = (high - block.clone() * plan.block).minimum(&Expr::int(plan.block));
-        lower.conditional(&needed, |lower| one_block(lower, &plan, &block, &here));
+        let here = (end - block.clone() * plan.block).minimum(&Expr::int(plan.block));
+        lower.conditional(&needed, |lower| one_block(lower, &plan, &past, &block, &here));
     });
-    finish(lower, &plan)
+    vec![finish(lower, &plan, &past)]
 }
 
 /// Threads beyond a head's width would idle. Where nothing hides the time that loads take, a decoded token's few
@@ -77,54 +96,61 @@ fn lanes(caps: &Caps, width: &Expr) -> u32 {
     }
 }
 
-fn begin<'n>(lower: &mut Lower<'_>, nodes: &'n Attend, tile: i64) -> Plan<'n> {
-    let space = lower.region.space.clone();
-    let width = space[2].as_int().expect("the width of a head is a constant");
-    let length = lower.graph.shape(nodes.dot)[2].clone();
+fn begin<'n>(lower: &mut Lower<'_>, nodes: &'n Attend, queries: Vec<[Expr; 2]>) -> Plan<'n> {
+    let tile = queries.len() as i64;
+    let width = width(lower);
     let lanes = lower.b.lanes();
     let block = i64::from(lower.caps.attend_block);
     let vectors = if lanes >= PAGE { 1 } else { (PAGE / lanes).min((8 / tile).max(1)) };
-    let (head, token) = (lower.b.grid(0), lower.b.grid(1) * tile);
     let weights = lower.b.shared(DType::F32, (tile * block) as u32);
-    let values = lower.b.shared(DType::F32, (tile * width) as u32);
+    let unroll = if lower.caps.vector_bytes > 0 { PAGE } else { 1 };
+    Plan { nodes, queries, width, block, lanes, vectors, unroll, weights }
+}
+
+/// The width of a head.
+fn width(lower: &Lower<'_>) -> i64 {
+    lower.region.space[2].as_int().expect("the width of a head is a constant")
+}
+
+fn nothing_yet(lower: &mut Lower<'_>, plan: &Plan<'_>) -> Past {
+    let tile = plan.queries.len() as i64;
+    let values = lower.b.shared(DType::F32, (tile * plan.width) as u32);
     let none = lower.b.float(UNSEEN);
     let zero = lower.b.float(0.0);
     let largest = (0..tile).map(|_| lower.b.cell(none)).collect();
     let total = (0..tile).map(|_| lower.b.cell(zero)).collect();
-    let queries: Vec<[Expr; 2]> = (0..tile).map(|i| [token.clone() + i, head.clone()]).collect();
-    let unroll = if lower.caps.vector_bytes > 0 { PAGE } else { 1 };
-    let plan = Plan {
-        nodes,
-        queries,
-        length,
-        width,
-        block,
-        lanes,
-        vectors,
-        unroll,
-        weights,
-        values,
-        largest,
-        total,
-    };
     for query in 0..tile {
-        along_width(lower, &plan, &mut |lower, d| {
+        along_width(lower, plan, &mut |lower, d| {
             let zero = lower.b.float(0.0);
-            lower.b.store(plan.values, &(Expr::int(query * width) + d.clone()), zero);
+            lower.b.store(values, &(Expr::int(query * plan.width) + d.clone()), zero);
         });
     }
-    plan
+    Past { values, largest, total }
+}
+
+fn seen(lower: &mut Lower<'_>, nodes: &Attend, queries: &[[Expr; 2]]) -> Seen {
+    let length = lower.graph.shape(nodes.dot)[2].clone();
+    let block = i64::from(lower.caps.attend_block);
+    let (low, end) = seen_range(lower, nodes, queries, &length);
+    let blocks = end.clone().div_ceil(block).minimum(&length.div_floor(block));
+    let first = low.map(|low| low.maximum(&Expr::int(0)).div_floor(block));
+    Seen { end, first, blocks }
 }
 
 /// Bounds on the positions that any query of the tile sees: those of the mask's comparisons that are affine
 /// in the position. The lower one only if there is a comparison that gives one.
-fn seen_range(lower: &mut Lower<'_>, plan: &Plan<'_>) -> (Option<Expr>, Expr) {
-    let Op::Index { value, extras } = lower.graph.op(plan.nodes.visible) else {
-        return (None, plan.length.clone());
+fn seen_range(
+    lower: &mut Lower<'_>,
+    nodes: &Attend,
+    queries: &[[Expr; 2]],
+    length: &Expr,
+) -> (Option<Expr>, Expr) {
+    let Op::Index { value, extras } = lower.graph.op(nodes.visible) else {
+        return (None, length.clone());
     };
     let mut low: Option<Expr> = None;
     let mut high: Option<Expr> = None;
-    for [token, head] in &plan.queries {
+    for [token, head] in queries {
         let (mut most, mut least): (Option<Expr>, Option<Expr>) = (None, None);
         for conjunct in value.conjuncts() {
             let Kind::Lt(a, b) = conjunct.kind() else { continue };
@@ -148,13 +174,13 @@ fn seen_range(lower: &mut Lower<'_>, plan: &Plan<'_>) -> (Option<Expr>, Expr) {
                 _ => {}
             }
         }
-        let most = most.unwrap_or(plan.length.clone());
+        let most = most.unwrap_or(length.clone());
         high = Some(high.map_or(most.clone(), |h: Expr| h.maximum(&most)));
         let from = least.unwrap_or(Expr::int(0));
         low = Some(low.map_or(from.clone(), |l: Expr| l.minimum(&from)));
     }
-    let high = high.unwrap_or(plan.length.clone());
-    (low.filter(|low| low.high() > 0), high.minimum(&plan.length))
+    let high = high.unwrap_or(length.clone());
+    (low.filter(|low| low.high() > 0), high.minimum(length))
 }
 
 /// Whether a leaf is the position axis of the mask (the third).
@@ -162,14 +188,21 @@ fn is_position(x: &Expr) -> bool {
     matches!(x.kind(), Kind::Axis { index: 2, .. })
 }
 
-fn one_block(lower: &mut Lower<'_>, plan: &Plan<'_>, block: &Expr, here: &Expr) {
+fn one_block(lower: &mut Lower<'_>, plan: &Plan<'_>, past: &Past, block: &Expr, here: &Expr) {
     let largest = scores(lower, plan, block, here);
     let totals = weights(lower, plan, here, &largest);
     lower.b.barrier();
     let scales: Vec<[ValueId; 2]> = (0..plan.queries.len())
-        .map(|query| join_totals(lower, plan, query, largest[query], totals[query]))
+        .map(|query| {
+            join_totals(lower, [past.largest[query], past.total[query]], largest[query], totals[query])
+        })
         .collect();
-    values(lower, plan, block, here, &scales);
+    values(lower, plan, block, here, &mut |lower, query, d, sum| {
+        let at = Expr::int(query as i64 * plan.width) + d.clone();
+        let before = lower.b.load(past.values, &at);
+        let after = join_values(lower, scales[query], before, sum);
+        lower.b.store(past.values, &at, after);
+    });
     lower.b.barrier();
 }
 
@@ -287,23 +320,27 @@ fn weights(lower: &mut Lower<'_>, plan: &Plan<'_>, here: &Expr, largest: &[Value
 /// are multiplied by.
 fn join_totals(
     lower: &mut Lower<'_>,
-    plan: &Plan<'_>,
-    query: usize,
+    [largest_so_far, total_so_far]: [CellId; 2],
     here: ValueId,
     sum: ValueId,
 ) -> [ValueId; 2] {
-    let before = lower.b.get(plan.largest[query]);
+    let before = lower.b.get(largest_so_far);
     let largest = lower.b.scalar(ScalarOp::Max, &[before, here]);
     let scales = [before, here].map(|from| {
         let difference = lower.b.scalar(ScalarOp::Sub, &[from, largest]);
         lower.b.scalar(ScalarOp::Exp, &[difference])
     });
-    let total = lower.b.get(plan.total[query]);
-    let old = lower.b.scalar(ScalarOp::Mul, &[total, scales[0]]);
-    let total = lower.b.scalar(ScalarOp::Fma, &[sum, scales[1], old]);
-    lower.b.set(plan.total[query], total);
-    lower.b.set(plan.largest[query], largest);
+    let total = lower.b.get(total_so_far);
+    let total = join_values(lower, scales, total, sum);
+    lower.b.set(total_so_far, total);
+    lower.b.set(largest_so_far, largest);
     scales
+}
+
+/// What there was so far and what a block gives, each times its factor.
+fn join_values(lower: &mut Lower<'_>, [old, new]: [ValueId; 2], before: ValueId, here: ValueId) -> ValueId {
+    let before = lower.b.scalar(ScalarOp::Mul, &[before, old]);
+    lower.b.scalar(ScalarOp::Fma, &[here, new, before])
 }
 
 /// Runs `body` for each coordinate of the head's width, lanes side by side.
@@ -316,8 +353,14 @@ fn along_width<'a>(lower: &mut Lower<'a>, plan: &Plan<'_>, body: &mut dyn FnMut(
     });
 }
 
-/// Adds the block's weighted values to those so far.
-fn values<'a>(lower: &mut Lower<'a>, plan: &Plan<'_>, block: &Expr, here: &Expr, scales: &[[ValueId; 2]]) {
+/// Sums the block's weighted values, and gives each query's for each coordinate of the head's width to `give`.
+fn values<'a>(
+    lower: &mut Lower<'a>,
+    plan: &Plan<'_>,
+    block: &Expr,
+    here: &Expr,
+    give: &mut dyn FnMut(&mut Lower<'a>, usize, &Expr, ValueId),
+) {
     let steps = (plan.width + plan.lanes - 1) / plan.lanes;
     lower.repeat(&Expr::int(steps), |lower, step| {
         let d = step * plan.lanes + lower.b.lane();
@@ -344,13 +387,7 @@ fn values<'a>(lower: &mut Lower<'a>, plan: &Plan<'_>, block: &Expr, here: &Expr,
         let inside = d.less_than(&Expr::int(plan.width));
         let sums: Vec<ValueId> = cells.iter().map(|cell| lower.b.get(*cell)).collect();
         lower.conditional(&inside, |lower| {
-            for (query, [old, new]) in scales.iter().enumerate() {
-                let at = Expr::int(query as i64 * plan.width) + d.clone();
-                let before = lower.b.load(plan.values, &at);
-                let before = lower.b.scalar(ScalarOp::Mul, &[before, *old]);
-                let after = lower.b.scalar(ScalarOp::Fma, &[sums[query], *new, before]);
-                lower.b.store(plan.values, &at, after);
-            }
+            sums.iter().enumerate().for_each(|(query, sum)| give(lower, query, &d, *sum));
         });
     });
 }
@@ -378,13 +415,13 @@ fn along_chunks<'a>(
     });
 }
 
-fn finish(mut lower: Lower<'_>, plan: &Plan<'_>) -> Scheduled {
+fn finish(mut lower: Lower<'_>, plan: &Plan<'_>, past: &Past) -> Scheduled {
     for (query, [token, head]) in plan.queries.iter().enumerate() {
-        let total = lower.b.get(plan.total[query]);
+        let total = lower.b.get(past.total[query]);
         lower.bind(plan.nodes.total, total);
         along_width(&mut lower, plan, &mut |lower, d| {
             let at = Expr::int(query as i64 * plan.width) + d.clone();
-            let sum = lower.b.load(plan.values, &at);
+            let sum = lower.b.load(past.values, &at);
             lower.bind(plan.nodes.sum, sum);
             lower.store_roots(3, &[token.clone(), head.clone(), d.clone()], false);
         });

@@ -29,6 +29,8 @@ pub enum Argument {
     Const(Node),
     /// The buffer of a stored node of the canonical graph.
     Value(Node),
+    /// So many bytes for what the kernels of one region hand on to each other; the node is the region's first root.
+    Scratch(Node, Expr),
 }
 
 /// A place in a parameter.
@@ -85,6 +87,17 @@ impl<'a> Lower<'a> {
 
     pub(super) fn finish(self) -> Scheduled {
         Scheduled { kernel: self.b.finish(&self.graph.symbols), arguments: self.arguments }
+    }
+
+    /// Another kernel of the same region.
+    pub(super) fn another(&self) -> Lower<'a> {
+        Lower::new(self.graph, self.stored, self.region, self.caps, self.part.clone())
+    }
+
+    /// The `f32`s that the kernels of the region hand on to each other.
+    pub(super) fn scratch(&mut self, access: Access, len: &Expr) -> Memory {
+        let argument = Argument::Scratch(self.region.roots[0], len.clone() * DType::F32.size() as i64);
+        self.memory(argument, access, DType::F32, len.clone())
     }
 
     /// Says what a node's value is at the place being computed; replaces an earlier answer.
@@ -327,7 +340,7 @@ impl<'a> Lower<'a> {
     }
 
     /// Stores a value; if `alone`, by the first lane only.
-    fn store(&mut self, memory: Memory, at: &Expr, value: ValueId, alone: bool) {
+    pub(super) fn store(&mut self, memory: Memory, at: &Expr, value: ValueId, alone: bool) {
         let first = if alone { self.b.lane().equals(&Expr::int(0)) } else { Expr::int(1) };
         self.conditional(&first, |lower| lower.b.store(memory, at, value));
     }

@@ -6,8 +6,9 @@ use jtllm_ir::{DType, Expr, Node, Tensor};
 
 use super::case::{Case, int};
 
-/// Pages of the cache.
-const PAGES: usize = 24;
+/// Pages of a sequence in most cases, and positions that its two sequences have before the pass.
+const WIDTH: usize = 8;
+const PAST: [usize; 2] = [70, 3];
 
 /// The inputs that say where each row of a pass stands.
 pub(crate) struct Places {
@@ -17,7 +18,11 @@ pub(crate) struct Places {
     slot: Node,
     table: Node,
     pages: Expr,
+    /// How many pages there are.
+    count: usize,
     many: bool,
+    /// Slopes of ALiBi, `[heads]`.
+    pub(crate) slopes: Option<Node>,
 }
 
 /// What those inputs hold.
@@ -29,25 +34,25 @@ struct Values {
 }
 
 impl Values {
-    fn of(tokens: usize) -> Values {
+    fn of(tokens: usize, past: [usize; 2], width: usize) -> Values {
         let many = tokens > 16;
         // Sequence 0 owns rows 0..16 of a chunk, sequence 1 the rest; decoding rows alternate.
         let sequence: Vec<i64> =
             (0..tokens).map(|r| if many { (r >= 16) as i64 } else { r as i64 % 2 }).collect();
-        let past = [70i64, 3];
         let position: Vec<i64> = (0..tokens)
             .map(|r| {
                 let before = sequence[..r].iter().filter(|s| **s == sequence[r]).count() as i64;
-                past[sequence[r] as usize] + before
+                past[sequence[r] as usize] as i64 + before
             })
             .collect();
+        let wide = width as i64;
         let table: Vec<i64> =
-            (0..16 * 8).map(|at| (at * 7 + 5) % 8 + if at / 8 == 1 { 8 } else { 0 }).collect();
+            (0..16 * wide).map(|at| (at * 7 + 5) % wide + if at / wide == 1 { wide } else { 0 }).collect();
         let slot = (0..tokens).map(|r| {
             if r + 1 == tokens && tokens > 1 {
                 return -1;
             }
-            table[(sequence[r] * 8 + position[r] / 16) as usize] * 16 + position[r] % 16
+            table[(sequence[r] * wide + position[r] / 16) as usize] * 16 + position[r] % 16
         });
         let slot: Vec<i64> = slot.collect();
         Values { sequence, position, table, slot }
@@ -57,17 +62,23 @@ impl Values {
 impl Places {
     /// The places of `tokens` rows, of which there are `t`: ragged sequences, pages out of order.
     pub(crate) fn new(case: &mut Case, t: &Expr, tokens: usize) -> Places {
+        Places::behind(case, t, tokens, PAST, WIDTH)
+    }
+
+    /// The same with so many positions before the pass, and pages for a sequence.
+    pub(crate) fn behind(case: &mut Case, t: &Expr, tokens: usize, past: [usize; 2], width: usize) -> Places {
+        let count = 3 * width;
         let p = case.graph.symbol(&Symbol::new("P", 8, 64, 8));
         let pages = case.graph.symbol(&Symbol::new("pages", 1, 1 << 20, 1));
-        case.bindings.symbols.insert("P".to_owned(), 8);
-        case.bindings.symbols.insert("pages".to_owned(), PAGES as i64);
-        let Values { sequence, position, table, slot } = Values::of(tokens);
+        case.bindings.symbols.insert("P".to_owned(), width as i64);
+        case.bindings.symbols.insert("pages".to_owned(), count as i64);
+        let Values { sequence, position, table, slot } = Values::of(tokens, past, width);
         let each = std::slice::from_ref(t);
         let position = case.ints("pos", each, &[tokens], (0, int(4096)), position);
         let sequence = case.ints("seq", each, &[tokens], (0, int(16)), sequence);
         let slot = case.ints("slot", each, &[tokens], (-1, pages.clone() * 16), slot);
-        let table = case.ints("table", &[int(16), p], &[16, 8], (0, pages.clone()), table);
-        Places { position, sequence, slot, table, pages, many: tokens > 16 }
+        let table = case.ints("table", &[int(16), p], &[16, width], (0, pages.clone()), table);
+        Places { position, sequence, slot, table, pages, count, many: tokens > 16, slopes: None }
     }
 
     /// The attention of queries `[T, heads, width]` to what is in the cache, where keys and values
@@ -82,7 +93,9 @@ impl Places {
         let shape = case.graph.shape(k);
         let [heads, width] = [1, 2].map(|axis| shape[axis].as_int().unwrap() as usize);
         let group = case.graph.shape(q)[1].as_int().unwrap() / heads as i64;
-        for (name, shape) in [("keys", [PAGES, heads, width, 16]), ("values", [PAGES, heads, 16, width])] {
+        for (name, shape) in
+            [("keys", [self.count, heads, width, 16]), ("values", [self.count, heads, 16, width])]
+        {
             let values = case.floats(shape.iter().product(), 1.0);
             case.bindings.states.insert(name.to_owned(), Tensor::floats(dtype, &shape, values));
         }
@@ -97,7 +110,7 @@ impl Places {
             sequence: self.sequence,
             extras: &[self.position],
             row: &|t| if self.many { t.div_floor(16) * 16 } else { t },
-            slopes: None,
+            slopes: self.slopes,
             visible: &|c, token, j| {
                 let position = c.extra(1, &[token]);
                 let causal = j.at_most(&position);

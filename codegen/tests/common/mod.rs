@@ -200,7 +200,7 @@ fn initial(
             Op::Const(tensor) => tensor.to_bytes(),
             other => panic!("{other:?} is no constant"),
         },
-        Argument::Value(_) => vec![0xaa; bytes],
+        Argument::Value(_) | Argument::Scratch(..) => vec![0xaa; bytes],
     }
 }
 

@@ -69,12 +69,20 @@ fn attention_of_large_heads_stays_in_registers() {
     for capability in [75, 90] {
         let target = Ptx::new(capability, 99 << 10);
         let mut kernels = Kernels::default();
-        for (width, keys) in [(128, DType::F16), (128, DType::BF16), (64, DType::F32), (256, DType::F16)] {
+        let shapes = [
+            (8, 128, DType::F16),
+            (8, 128, DType::BF16),
+            (8, 64, DType::F32),
+            (8, 256, DType::F16),
+            (16, 128, DType::F16),
+            (14, 64, DType::BF16),
+        ];
+        for (heads, width, keys) in shapes {
             for tokens in [1, 16, 48] {
                 let mut case = Case::new("attention");
                 let t = rows(&mut case.graph, &mut case.bindings, tokens);
                 let places = Places::new(&mut case, &t, tokens);
-                let qkv = [("q", 8), ("k", 2), ("v", 2)].map(|(name, heads)| {
+                let qkv = [("q", heads), ("k", 2), ("v", 2)].map(|(name, heads)| {
                     case.input(name, &[t.clone(), int(heads), int(width)], &[tokens, heads, width])
                 });
                 let y = places.attend(&mut case, qkv, keys, None);
