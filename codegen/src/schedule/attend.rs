@@ -3,7 +3,10 @@
 //! A group takes a tile of queries of one head. The past is cut in blocks at multiples of
 //! `caps.attend_block`; each block gives its own maximum, sum and weighted values, and blocks are joined in
 //! ascending order, whoever computes them. Inside a block lanes run over positions for scores and weights,
-//! and over the head's width for values.
+//! and over the head's width for values. Where matrix units multiply the cache's type, prompts go their way.
+
+mod matrix;
+mod tiles;
 
 use jtllm_ir::expr::Kind;
 use jtllm_ir::{DType, Expr, Monoid, Op, ScalarOp};
@@ -13,6 +16,7 @@ use super::lower::Lower;
 use crate::kernel::{CellId, Memory, ValueId};
 use crate::region::Attend;
 use crate::target::Caps;
+pub(crate) use tiles::Tiles;
 
 /// Queries of a prefill that share one pass over the keys.
 const TILE_QUERIES: i64 = 4;
@@ -48,13 +52,16 @@ struct Plan<'n> {
 }
 
 pub(super) fn schedule(mut lower: Lower<'_>, nodes: &Attend) -> Scheduled {
+    if let Some(tiles) = nodes.narrow.and_then(|_| Tiles::choose(lower.graph, nodes, lower.caps)) {
+        return matrix::schedule(lower, nodes, tiles);
+    }
     let space = lower.region.space.clone();
     let tile = if space[0].as_int().is_some() { 1 } else { TILE_QUERIES };
     let lanes = lanes(lower.caps, &space[2]);
     lower.grid(lanes, [space[1].clone(), space[0].clone().div_floor(tile), Expr::int(1)]);
     let plan = begin(&mut lower, nodes, tile);
 
-    let (low, high) = seen_range(&mut lower, &plan);
+    let (low, high) = seen_range(&mut lower, nodes, &plan.queries, &plan.length);
     let blocks = high.clone().div_ceil(plan.block).minimum(&plan.length.clone().div_floor(plan.block));
     let first = low.map(|low| low.maximum(&Expr::int(0)).div_floor(plan.block));
     lower.repeat(&blocks, |lower, block| {
@@ -118,13 +125,18 @@ fn begin<'n>(lower: &mut Lower<'_>, nodes: &'n Attend, tile: i64) -> Plan<'n> {
 
 /// Bounds on the positions that any query of the tile sees: those of the mask's comparisons that are affine
 /// in the position. The lower one only if there is a comparison that gives one.
-fn seen_range(lower: &mut Lower<'_>, plan: &Plan<'_>) -> (Option<Expr>, Expr) {
-    let Op::Index { value, extras } = lower.graph.op(plan.nodes.visible) else {
-        return (None, plan.length.clone());
+fn seen_range(
+    lower: &mut Lower<'_>,
+    nodes: &Attend,
+    queries: &[[Expr; 2]],
+    length: &Expr,
+) -> (Option<Expr>, Expr) {
+    let Op::Index { value, extras } = lower.graph.op(nodes.visible) else {
+        return (None, length.clone());
     };
     let mut low: Option<Expr> = None;
     let mut high: Option<Expr> = None;
-    for [token, head] in &plan.queries {
+    for [token, head] in queries {
         let (mut most, mut least): (Option<Expr>, Option<Expr>) = (None, None);
         for conjunct in value.conjuncts() {
             let Kind::Lt(a, b) = conjunct.kind() else { continue };
@@ -148,13 +160,13 @@ fn seen_range(lower: &mut Lower<'_>, plan: &Plan<'_>) -> (Option<Expr>, Expr) {
                 _ => {}
             }
         }
-        let most = most.unwrap_or(plan.length.clone());
+        let most = most.unwrap_or(length.clone());
         high = Some(high.map_or(most.clone(), |h: Expr| h.maximum(&most)));
         let from = least.unwrap_or(Expr::int(0));
         low = Some(low.map_or(from.clone(), |l: Expr| l.minimum(&from)));
     }
-    let high = high.unwrap_or(plan.length.clone());
-    (low.filter(|low| low.high() > 0), high.minimum(&plan.length))
+    let high = high.unwrap_or(length.clone());
+    (low.filter(|low| low.high() > 0), high.minimum(length))
 }
 
 /// Whether a leaf is the position axis of the mask (the third).
@@ -270,7 +282,11 @@ fn weights(lower: &mut Lower<'_>, plan: &Plan<'_>, here: &Expr, largest: &[Value
                 let before = lower.b.get(cells[query]);
                 let after = lower.b.scalar(ScalarOp::Add, &[before, weight]);
                 lower.b.set(cells[query], after);
-                lower.b.store(plan.weights, &at, weight);
+                let rounded = plan.nodes.narrow.map_or(weight, |dtype| {
+                    let narrow = lower.b.scalar(ScalarOp::Cast(dtype), &[weight]);
+                    lower.b.scalar(ScalarOp::Cast(DType::F32), &[narrow])
+                });
+                lower.b.store(plan.weights, &at, rounded);
             }
         }
     });
