@@ -193,7 +193,15 @@ fn what_is_malformed_is_refused() {
     refused(&|k| k.lanes = 16);
     let at = || Expr::int(0);
     refused(&|k| k.body.push(Stmt::Spill { sum, memory: Memory::Shared(0), at: at(), stride: 24 }));
-    refused(&|k| k.body.push(Stmt::Fetch { fragment: left, memory: Memory::Param(0), at: at(), stride: 24, turned: false }));
+    refused(&|k| {
+        k.body.push(Stmt::Fetch {
+            fragment: left,
+            memory: Memory::Param(0),
+            at: at(),
+            stride: 24,
+            turned: false,
+        })
+    });
     let copy = |to, from| Stmt::Stage { to, at: at(), from, from_at: at() };
     refused(&|k| k.body.push(copy(Memory::Shared(2), Memory::Param(0))));
     refused(&|k| k.body.push(copy(Memory::Shared(0), Memory::Param(2))));

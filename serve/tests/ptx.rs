@@ -43,7 +43,6 @@ fn add(kernels: &mut Kernels, fixture: Option<&str>, target: &Ptx, keys: DType) 
         }
     };
     let options = LoadOptions {
-        compute: codegen::options::Compute::Auto,
         place: Default::default(),
         backend: Backend::Interp(Box::new(target.caps().clone())),
         threads: 2,

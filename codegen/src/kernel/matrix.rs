@@ -20,7 +20,9 @@ impl Stmt {
     /// The tile of a `Fetch` or `Spill`.
     pub(super) fn tile(&self) -> Option<Tile<'_>> {
         let (fragment, memory, at, stride, turned, stores) = match self {
-            Stmt::Fetch { fragment, memory, at, stride, turned } => (fragment, memory, at, stride, *turned, false),
+            Stmt::Fetch { fragment, memory, at, stride, turned } => {
+                (fragment, memory, at, stride, *turned, false)
+            }
             Stmt::Spill { sum, memory, at, stride } => (sum, memory, at, stride, false, true),
             _ => return None,
         };
@@ -88,7 +90,9 @@ pub(super) fn fault(kernel: &Kernel, stmt: &Stmt) -> Option<String> {
                 let (a, b) = (dtype(left), dtype(right));
                 (a != b).then(|| format!("a product of {a} and {b}"))
             }),
-        Stmt::Spill { sum, memory, .. } | Stmt::Scale { sum, memory, .. } => has(sum, &[Role::Sum]).or_else(|| shared(memory, dtype(sum))),
+        Stmt::Spill { sum, memory, .. } | Stmt::Scale { sum, memory, .. } => {
+            has(sum, &[Role::Sum]).or_else(|| shared(memory, dtype(sum)))
+        }
         Stmt::Stage { to, from, .. } => match from {
             Memory::Param(_) if kernel.memory_exists(*from) && kernel.access(*from) == Some(Access::Read) => {
                 shared(to, kernel.memory_dtype(*from))

@@ -63,18 +63,32 @@ fn large_products_of_every_format_stay_in_registers() {
     kernels.assemble(&ptxas, &target, 90);
 }
 
+/// Widths of heads, what the cache holds, and how many of eight heads have keys of their own.
+const ATTENTION: [(usize, DType, usize); 10] = [
+    (128, DType::F16, 2),
+    (128, DType::BF16, 2),
+    (64, DType::F32, 2),
+    (256, DType::F16, 2),
+    (64, DType::F16, 2),
+    (64, DType::F16, 8),
+    (80, DType::F16, 8),
+    (96, DType::BF16, 4),
+    (128, DType::F16, 8),
+    (256, DType::BF16, 8),
+];
+
 #[test]
 fn attention_of_large_heads_stays_in_registers() {
     let Some(ptxas) = find() else { return };
     for capability in [75, 90] {
         let target = Ptx::new(capability, 99 << 10);
         let mut kernels = Kernels::default();
-        for (width, keys) in [(128, DType::F16), (128, DType::BF16), (64, DType::F32), (256, DType::F16)] {
+        for (width, keys, key_heads) in ATTENTION {
             for tokens in [1, 16, 48] {
                 let mut case = Case::new("attention");
                 let t = rows(&mut case.graph, &mut case.bindings, tokens);
                 let places = Places::new(&mut case, &t, tokens);
-                let qkv = [("q", 8), ("k", 2), ("v", 2)].map(|(name, heads)| {
+                let qkv = [("q", 8), ("k", key_heads), ("v", key_heads)].map(|(name, heads)| {
                     case.input(name, &[t.clone(), int(heads), int(width)], &[tokens, heads, width])
                 });
                 let y = places.attend(&mut case, qkv, keys, None);

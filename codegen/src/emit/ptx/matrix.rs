@@ -121,7 +121,9 @@ impl Emitter<'_> {
     fn load_matrix(&mut self, registers: &[String], memory: Memory, at: &Expr, turned: &str) {
         let address = self.element(memory, at);
         let (count, registers) = (registers.len(), registers.join(", "));
-        self.line(&format!("ldmatrix.sync.aligned.m8n8.x{count}{turned}.shared.b16 {{{registers}}}, {address}"));
+        self.line(&format!(
+            "ldmatrix.sync.aligned.m8n8.x{count}{turned}.shared.b16 {{{registers}}}, {address}"
+        ));
     }
 
     /// Multiplies rows of sums: of each, a lane holds two numbers of a row and two of the row eight further down.

@@ -61,9 +61,8 @@ impl Tiles {
             (length.divisor() % block == 0 && tiles.serve(caps)).then_some(tiles)
         };
         let mut tiles = SHAPES.into_iter().filter(|_| fits).find_map(cut)?;
-        let shared = |count: i64| {
-            heads % count == 0 && same(1, count) && is_same(graph, nodes.visible, 1, count)
-        };
+        let shared =
+            |count: i64| heads % count == 0 && same(1, count) && is_same(graph, nodes.visible, 1, count);
         while !shared(tiles.heads) {
             tiles.heads /= 2;
         }
