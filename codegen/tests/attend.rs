@@ -118,8 +118,8 @@ fn caches_are_copied_as_they_lie() {
     let stages = |stmt: &Stmt| matches!(stmt, Stmt::Stage { .. });
     let case = Shape { heads: 4, width: 128, ..PLAIN }.case();
     let kernel = attention(&compiled(&case.graph, &caps(128))).clone();
-    // Rows of 16 bytes a lane: of 32 queries, of 128 numbers of keys in blocks of 64, of 64 values.
-    assert_eq!(count(&kernel.body, &stages), 4 + 8 + 8, "{kernel}");
+    // Rows of 16 bytes a lane: of 32 queries, of 128 numbers of keys in blocks of 64, first and next, of 64 values.
+    assert_eq!(count(&kernel.body, &stages), 4 + 2 * 8 + 8, "{kernel}");
     // Without such copies lanes bring all, and the result is the same.
     let plain = Caps { stage: false, ..caps(128) };
     let compilation = compiled(&case.graph, &plain);
@@ -261,4 +261,32 @@ fn every_barrier_and_every_wait_is_needed() {
             assert!(named, "{found:?}");
         }
     }
+}
+
+#[test]
+fn what_nobody_sees_may_be_anything() {
+    let case = Shape { tokens: 32, ..PLAIN }.case();
+    let table = case.bindings.inputs["table"].clone();
+    // The pasts of the two sequences, with their 16 rows of the chunk.
+    let seen: Vec<i64> = [(0, 70 + 16), (1, 3 + 16)]
+        .into_iter()
+        .flat_map(|(sequence, length)| (0..length).map(move |at| (sequence, at)))
+        .map(|(sequence, at)| table.get(sequence * 8 + at / 16).int() * 16 + (at % 16) as i64)
+        .collect();
+    let mut stale = case.bindings.clone();
+    for (name, inner) in [("keys", 1), ("values", 64)] {
+        let state = stale.states.get_mut(name).unwrap();
+        let mut numbers = state.to_floats();
+        for (at, number) in numbers.iter_mut().enumerate() {
+            let slot = (at / (2 * 64 * 16) * 16 + at / inner % 16) as i64;
+            if !seen.contains(&slot) {
+                *number = f32::NAN;
+            }
+        }
+        assert!(numbers.iter().any(|x| x.is_nan()) && numbers.iter().any(|x| !x.is_nan()));
+        *state = jtllm_ir::Tensor::floats(DType::F16, &state.shape.clone(), numbers);
+    }
+    let compilation = compiled(&case.graph, &caps(128));
+    let expected = run(&compilation, &caps(128), &mut case.bindings.clone());
+    assert_eq!(run(&compilation, &caps(128), &mut stale), expected);
 }

@@ -6,21 +6,17 @@
 //! round the weights, whose products with values are added to sums that stay with the units and are multiplied anew
 //! where a larger score turns up.
 
-use std::array;
+mod bring;
+mod weigh;
 
-use jtllm_ir::{Expr, Scalar, ScalarOp};
+use jtllm_ir::{DType, Expr};
 
 use super::tiles::{COLUMNS, DEPTH, QUERIES, Tiles};
 use super::{UNSEEN, seen_range};
-use crate::kernel::{CellId, FragmentId, Memory, Role, ValueId, WARP, chunk};
+use crate::kernel::{CellId, FragmentId, Memory, Role, WARP};
 use crate::region::Attend;
 use crate::schedule::Scheduled;
 use crate::schedule::lower::Lower;
-use jtllm_ir::{DType, Node};
-
-/// Scores of a row that a lane computes one after another without a loop, so that their loads are on the way
-/// together.
-const UNROLL: i64 = 4;
 
 /// Fragments of right operands that are loaded before they are multiplied.
 const RIGHTS: usize = 4;
@@ -36,6 +32,15 @@ struct Prompt<'n> {
     /// Of the lane's row: the largest score so far, and the sum of weights.
     largest: CellId,
     total: CellId,
+}
+
+/// A block of the past.
+struct Block {
+    number: Expr,
+    /// How many of its positions anybody sees.
+    here: Expr,
+    is_first: Expr,
+    is_followed: Expr,
 }
 
 struct Memories {
@@ -74,12 +79,20 @@ pub(super) fn schedule(mut lower: Lower<'_>, nodes: &Attend, tiles: Tiles) -> Sc
     let queries: Vec<[Expr; 2]> = (0..QUERIES).map(|i| [token.clone() + i, head.clone()]).collect();
     let (low, high) = seen_range(&mut lower, nodes, &queries, &length);
     let block = prompt.tiles.block;
-    let blocks = high.clone().div_ceil(block).minimum(&length.div_floor(block));
+    let all = length.div_floor(block);
+    let blocks = high.clone().div_ceil(block).minimum(&all);
     let first = low.map(|low| low.maximum(&Expr::int(0)).div_floor(block));
+    let first = first.unwrap_or(Expr::int(0));
     lower.repeat(&blocks, |lower, number| {
-        let needed = first.map_or(Expr::int(1), |first| first.at_most(&number));
-        let here = (high - number.clone() * block).minimum(&Expr::int(block));
-        lower.conditional(&needed, |lower| prompt.block(lower, &number, &here));
+        let next = number.clone() + 1;
+        let block = Block {
+            here: (high - number.clone() * block).minimum(&Expr::int(block)),
+            is_first: number.equals(&first),
+            // The second condition follows from the first, which does not say so.
+            is_followed: next.less_than(&blocks).and(&next.less_than(&all)),
+            number,
+        };
+        lower.conditional(&first.at_most(&block.number), |lower| prompt.block(lower, &block));
     });
     prompt.finish(&mut lower);
     lower.finish()
@@ -113,35 +126,42 @@ impl<'n> Prompt<'n> {
         [warp.clone().div_floor(count) * QUERIES, warp.modulo(count)]
     }
 
-    fn block(&self, lower: &mut Lower<'_>, number: &Expr, here: &Expr) {
-        let staged = lower.caps.stage;
-        let commit = |lower: &mut Lower<'_>| {
-            if staged {
-                lower.b.stage_commit();
-            }
-        };
-        let arrive = |lower: &mut Lower<'_>, pending: u32| {
-            if staged {
-                lower.b.stage_wait(pending);
-            }
-            lower.b.barrier();
-        };
-        self.bring_keys(lower, number);
+    /// Values come while scores are computed, and the next block's keys while these are weighed.
+    fn block(&self, lower: &mut Lower<'_>, block: &Block) {
+        lower.conditional(&block.is_first, |lower| self.bring_keys(lower, &block.number));
         commit(lower);
-        self.bring_values(lower, number, here);
+        self.bring_values(lower, &block.number, &block.here);
         commit(lower);
-        arrive(lower, 1);
+        arrive(lower);
         self.multiply_keys(lower);
         lower.b.barrier();
-        self.mask(lower, number);
+        let next = block.number.clone() + 1;
+        lower.conditional(&block.is_followed, |lower| self.bring_keys(lower, &next));
+        commit(lower);
+        self.mask(lower, &block.number);
         lower.b.barrier();
         self.weigh(lower);
-        arrive(lower, 0);
+        arrive(lower);
         self.add_totals(lower);
         self.multiply_values(lower);
-        // Nobody brings the next block before all are done with this one.
+        // Nobody brings the next block's values before all are done with these.
         lower.b.barrier();
     }
+}
+
+/// Ends a group of copies.
+fn commit(lower: &mut Lower<'_>) {
+    if lower.caps.stage {
+        lower.b.stage_commit();
+    }
+}
+
+/// Waits for all groups of copies but the newest, and for the other lanes.
+fn arrive(lower: &mut Lower<'_>) {
+    if lower.caps.stage {
+        lower.b.stage_wait(1);
+    }
+    lower.b.barrier();
 }
 
 impl Memories {
@@ -176,109 +196,7 @@ impl Fragments {
     }
 }
 
-/// Numbers that a lane brings to shared memory, side by side along an axis of a node.
-struct Chunk<'c> {
-    node: Node,
-    /// The coordinates of number `u`.
-    at: &'c dyn Fn(i64) -> Vec<Expr>,
-    memory: Memory,
-    to: Expr,
-}
-
 impl Prompt<'_> {
-    /// Calls `bring` for each chunk of `rows` rows of `columns` numbers that the lane brings, with the chunk's row
-    /// and first column.
-    fn along<'a>(
-        &self,
-        lower: &mut Lower<'a>,
-        [rows, columns]: [i64; 2],
-        bring: &mut dyn FnMut(&mut Lower<'a>, &Expr, &Expr),
-    ) {
-        let (numbers, lane) = (chunk(self.tiles.dtype), lower.b.lane());
-        let count = columns / numbers;
-        // A power of two, so that which lane brings what is a matter of the lane's number alone.
-        let across = (count as u64).next_power_of_two() as i64;
-        let column = lane.clone().modulo(across);
-        let inside = column.less_than(&Expr::int(count));
-        let down = self.tiles.lanes / across;
-        lower.conditional(&inside, |lower| {
-            for start in (0..rows).step_by(down as usize) {
-                let row = lane.clone().div_floor(across) + start;
-                let within = row.less_than(&Expr::int(rows));
-                lower.conditional(&within, |lower| bring(lower, &row, &(column.clone() * numbers)));
-            }
-        });
-    }
-
-    /// Brings a chunk: as a copy behind the lanes' backs where it lies as it is wanted.
-    fn bring(&self, lower: &mut Lower<'_>, chunk: &Chunk<'_>) {
-        let dtype = self.tiles.dtype;
-        let numbers = crate::kernel::chunk(dtype);
-        let source = |lower: &mut Lower<'_>, u| lower.source(chunk.node, &(chunk.at)(u), dtype);
-        if lower.caps.stage
-            && let Some(first) = source(lower, 0)
-            && let Some(last) = source(lower, numbers - 1)
-            && first.offset.divisor() % numbers == 0
-            && last.offset - first.offset.clone() == Expr::int(numbers - 1)
-        {
-            let from = lower.open(&first);
-            return lower.b.stage(chunk.memory, &chunk.to, from, &first.offset);
-        }
-        let number = |lower: &mut Lower<'_>, u: i64| {
-            let value = lower.value(chunk.node, &(chunk.at)(u));
-            lower.b.scalar(ScalarOp::Cast(dtype), &[value])
-        };
-        // The stores stand together, so that an emitter may make one of them.
-        let values: Vec<ValueId> = (0..numbers).map(|u| number(lower, u)).collect();
-        for (u, value) in (0..).zip(values) {
-            lower.b.store(chunk.memory, &(chunk.to.clone() + u), value);
-        }
-    }
-
-    fn bring_queries(&self, lower: &mut Lower<'_>) {
-        let (tiles, memory) = (&self.tiles, self.memories.queries);
-        self.along(lower, [tiles.rows(), tiles.width], &mut |lower, row, first| {
-            let [token, head] = self.place(row);
-            let at = |u| vec![token.clone(), head.clone(), Expr::int(0), first.clone() + u];
-            let to = row.clone() * tiles.wide() + first.clone();
-            self.bring(lower, &Chunk { node: self.nodes.query, at: &at, memory, to });
-        });
-        if lower.caps.stage {
-            lower.b.stage_commit();
-        }
-    }
-
-    /// Brings all keys of a block's pages: those that nobody sees are masked.
-    fn bring_keys(&self, lower: &mut Lower<'_>, number: &Expr) {
-        let (tiles, memory) = (&self.tiles, self.memories.keys);
-        let [token, head] = &self.start;
-        self.along(lower, [tiles.width, tiles.block], &mut |lower, d, first| {
-            let position = |u| number.clone() * tiles.block + first.clone() + u;
-            let at = |u| vec![token.clone(), head.clone(), position(u), d.clone()];
-            let to = d.clone() * tiles.long() + first.clone();
-            self.bring(lower, &Chunk { node: self.nodes.key, at: &at, memory, to });
-        });
-    }
-
-    /// Brings the values of a block and zeros for those that nobody sees: they are multiplied, and may be anything.
-    fn bring_values(&self, lower: &mut Lower<'_>, number: &Expr, here: &Expr) {
-        let (tiles, memory) = (&self.tiles, self.memories.values);
-        let [token, head] = &self.start;
-        self.along(lower, [tiles.block, tiles.width], &mut |lower, place, first| {
-            let position = number.clone() * tiles.block + place.clone();
-            let at = |u| vec![token.clone(), head.clone(), first.clone() + u, position.clone()];
-            let to = place.clone() * tiles.wide() + first.clone();
-            let (seen, beyond) = (place.less_than(here), here.at_most(place));
-            lower.conditional(&seen, |lower| {
-                self.bring(lower, &Chunk { node: self.nodes.value, at: &at, memory, to: to.clone() });
-            });
-            lower.conditional(&beyond, |lower| {
-                let zero = lower.b.constant(tiles.dtype, Scalar::Float(0.0));
-                (0..chunk(tiles.dtype)).for_each(|u| lower.b.store(memory, &(to.clone() + u), zero));
-            });
-        });
-    }
-
     /// Adds products to sums side by side: `left` is where the warp's rows begin and how far they are apart, `right`
     /// where the columns of a sum begin and how far rows of the depth are apart.
     fn multiply(
@@ -317,92 +235,6 @@ impl Prompt<'_> {
             let at = row.clone() * tiles.score_stride() + column(u);
             lower.b.spill(*sum, memories.scores, &at, tiles.score_stride() as u32);
         }
-    }
-
-    /// Runs `body` for each position of a block that is the lane's, in its row.
-    fn along_row<'a>(&self, lower: &mut Lower<'a>, body: &mut dyn FnMut(&mut Lower<'a>, &Expr)) {
-        let (count, [_, part]) = (self.tiles.lanes_of_row(), self.own(lower));
-        let each = self.tiles.block / count;
-        let unroll = each.min(UNROLL);
-        lower.repeat(&Expr::int(each / unroll), |lower, step| {
-            for u in 0..unroll {
-                body(lower, &((step.clone() * unroll + u) * count + part.clone()));
-            }
-        });
-    }
-
-    /// Makes scores of products, and finds the lane's largest.
-    fn mask(&self, lower: &mut Lower<'_>, number: &Expr) {
-        let (tiles, memory, [row, _]) = (&self.tiles, self.memories.scores, self.own(lower));
-        let [token, head] = self.place(&row);
-        let unseen = lower.b.float(UNSEEN);
-        let largest = lower.b.cell(unseen);
-        self.along_row(lower, &mut |lower, place| {
-            let to = row.clone() * tiles.score_stride() + place.clone();
-            let dot = lower.b.load(memory, &to);
-            lower.bind(self.nodes.dot, dot);
-            let position = number.clone() * tiles.block + place.clone();
-            let at = [token.clone(), head.clone(), position];
-            let score = lower.value(self.nodes.score, &at);
-            let visible = lower.value(self.nodes.visible, &at);
-            let score = lower.b.scalar(ScalarOp::Select, &[visible, score, unseen]);
-            let before = lower.b.get(largest);
-            let after = lower.b.scalar(ScalarOp::Max, &[before, score]);
-            lower.b.set(largest, after);
-            lower.b.store(memory, &to, score);
-        });
-        let (own, lane) = (lower.b.get(largest), lower.b.lane());
-        lower.b.store(self.memories.largest, &lane, own);
-    }
-
-    /// What the lanes of a row left in a memory, joined in ascending order.
-    fn joined(&self, lower: &mut Lower<'_>, memory: Memory, join: ScalarOp) -> ValueId {
-        let (count, [row, _]) = (self.tiles.lanes_of_row(), self.own(lower));
-        let part = |lower: &mut Lower<'_>, part: i64| lower.b.load(memory, &(row.clone() * count + part));
-        let first = part(lower, 0);
-        (1..count).fold(first, |sum, next| {
-            let next = part(lower, next);
-            lower.b.scalar(join, &[sum, next])
-        })
-    }
-
-    /// Turns scores into rounded weights, relative to the largest score so far.
-    fn weigh(&self, lower: &mut Lower<'_>) {
-        let (tiles, memories, [row, _]) = (&self.tiles, &self.memories, self.own(lower));
-        let here = self.joined(lower, memories.largest, ScalarOp::Max);
-        let before = lower.b.get(self.largest);
-        let largest = lower.b.scalar(ScalarOp::Max, &[before, here]);
-        lower.b.set(self.largest, largest);
-        let difference = lower.b.scalar(ScalarOp::Sub, &[before, largest]);
-        let scale = lower.b.scalar(ScalarOp::Exp, &[difference]);
-        let lane = lower.b.lane();
-        lower.b.store(memories.scales, &lane, scale);
-        let [unseen, zero] = [UNSEEN, 0.0].map(|x| lower.b.float(x));
-        let total = lower.b.cell(zero);
-        self.along_row(lower, &mut |lower, place| {
-            let from = row.clone() * tiles.score_stride() + place.clone();
-            let score = lower.b.load(memories.scores, &from);
-            let seen = lower.b.scalar(ScalarOp::Lt, &[unseen, score]);
-            let difference = lower.b.scalar(ScalarOp::Sub, &[score, largest]);
-            let power = lower.b.scalar(ScalarOp::Exp, &[difference]);
-            let weight = lower.b.scalar(ScalarOp::Select, &[seen, power, zero]);
-            let before = lower.b.get(total);
-            let after = lower.b.scalar(ScalarOp::Add, &[before, weight]);
-            lower.b.set(total, after);
-            let weight = lower.b.scalar(ScalarOp::Cast(tiles.dtype), &[weight]);
-            lower.b.store(memories.weights, &(row.clone() * tiles.long() + place.clone()), weight);
-        });
-        let total = lower.b.get(total);
-        lower.b.store(memories.totals, &lane, total);
-    }
-
-    fn add_totals(&self, lower: &mut Lower<'_>) {
-        let here = self.joined(lower, self.memories.totals, ScalarOp::Add);
-        let lane = lower.b.lane();
-        let scale = lower.b.load(self.memories.scales, &lane);
-        let before = lower.b.get(self.total);
-        let total = lower.b.scalar(ScalarOp::Fma, &[before, scale, here]);
-        lower.b.set(self.total, total);
     }
 
     /// Adds a block's weighted values to those so far.
@@ -450,10 +282,8 @@ impl Prompt<'_> {
         let own = tiles.strip() * COLUMNS;
         let across = own * tiles.warps_across();
         let at_once = tiles.lanes / across;
-        let [down, column]: [Expr; 2] = array::from_fn(|part| match part {
-            0 => lower.b.lane().div_floor(across),
-            _ => lower.b.lane().modulo(across),
-        });
+        let lane = lower.b.lane();
+        let (down, column) = (lane.clone().div_floor(across), lane.modulo(across));
         let d = column.clone().div_floor(own) * (tiles.values_across() * COLUMNS)
             + column.clone().modulo(own)
             + number * own;
