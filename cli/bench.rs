@@ -78,6 +78,8 @@ impl Limits {
         let networks = model.networks();
         match (&model.placement().device, networks.as_slice()) {
             (None, _) => Limits::measure(model.options.threads),
+            // The interpreter would take minutes.
+            (Some(_), [one]) if one.device().target().name() == "interp" => Ok(Limits::default()),
             (Some(_), [one]) => {
                 let bandwidth = probe::copy_bandwidth(one.device(), PROBE)?;
                 Ok(Limits { bandwidth: Some(bandwidth), peak: None })

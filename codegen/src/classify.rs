@@ -1,6 +1,6 @@
 //! Recognises contractions and attention in meta-operators.
 
-use jtllm_ir::{Expr, Graph, Monoid, Node, Op, ScalarOp};
+use jtllm_ir::{DType, Expr, Graph, Monoid, Node, Op, ScalarOp};
 
 use crate::access::depends_on;
 use crate::region::{Attend, Blocks, Contraction, Sum};
@@ -130,13 +130,25 @@ pub fn attend(graph: &Graph, root: Node) -> Option<Attend> {
     }
     let (products, axes) = reduction(graph, sum, Monoid::Add)?;
     let &[weight, value] = operands(graph, products, ScalarOp::Mul)? else { return None };
-    if axes != [3] || moved(graph, weight) != Some(weights) {
+    let (spread, narrow) = rounded(graph, moved(graph, weight)?);
+    if axes != [3] || spread != weights {
         return None;
     }
     let dot = dot_below(graph, score)?;
     let (products, axes) = reduction(graph, dot, Monoid::Add)?;
     let &[query, key] = operands(graph, products, ScalarOp::Mul)? else { return None };
-    (axes == [3]).then_some(Attend { root, dot, query, key, score, visible, total, sum, value })
+    (axes == [3]).then_some(Attend { root, dot, query, key, score, visible, total, sum, value, narrow })
+}
+
+/// What is rounded to a type of 16 bits and back, and to which.
+fn rounded(graph: &Graph, node: Node) -> (Node, Option<DType>) {
+    match operands(graph, node, ScalarOp::Cast(DType::F32)) {
+        Some(&[narrow]) => match graph.op(narrow) {
+            Op::Map { op: ScalarOp::Cast(dtype @ (DType::F16 | DType::BF16)), xs } => (xs[0], Some(*dtype)),
+            _ => (node, None),
+        },
+        _ => (node, None),
+    }
 }
 
 /// The one reduction under a score's Maps.

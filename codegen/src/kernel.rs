@@ -22,8 +22,8 @@
 //!
 //! *Matrix units* work by *warp*: [`WARP`] consecutive lanes, the first of them a multiple of that. A
 //! [`Fragment`] is a small tile that a warp holds among its lanes, in an order that the hardware chooses and
-//! nobody looks into: a tile comes from shared memory by `Fetch`, sums go there by `Spill`. An offset of either
-//! is the same for all lanes of a warp.
+//! nobody looks into: a tile comes from shared memory by `Fetch`, sums go there by `Spill`,
+//! and the factors of `Scale` come from there. An offset of each is the same for all lanes of a warp.
 //!
 //! *Asynchronous copies* (`Stage`) fill shared memory behind the lanes' backs. A lane's copies since its last
 //! `StageCommit` are a group; `StageWait` lets the lane see those of its groups that it waits for, and a
@@ -234,7 +234,8 @@ pub enum Stmt {
     Barrier,
     /// Sets a fragment of sums to zero.
     Clear(FragmentId),
-    /// Loads a fragment of an operand: row `r` of the tile begins at `at + r * stride`.
+    /// Loads a fragment of an operand: row `r` of the tile begins at `at + r * stride`. A right one may lie in memory
+    /// as the product reads it, not transposed: then that memory has a row for each of its columns.
     Fetch {
         /// The fragment, a left or right one.
         fragment: FragmentId,
@@ -244,6 +245,8 @@ pub enum Stmt {
         at: Expr,
         /// Elements from one row to the next.
         stride: u32,
+        /// Whether memory has the tile's columns as rows.
+        turned: bool,
     },
     /// `sum += left * transposed right`. The interpreter adds the products one by one, along the depth; hardware
     /// adds the same products in an order and with an inner precision of its own.
@@ -264,6 +267,17 @@ pub enum Stmt {
         /// The first element's offset; the same for all lanes of a warp.
         at: Expr,
         /// Elements from one row to the next.
+        stride: u32,
+    },
+    /// Multiplies row `r` of a fragment of sums by the number at `at + r * stride`.
+    Scale {
+        /// The fragment of sums.
+        sum: FragmentId,
+        /// Shared memory of `f32`.
+        memory: Memory,
+        /// The first factor's offset; the same for all lanes of a warp.
+        at: Expr,
+        /// Elements from one factor to the next.
         stride: u32,
     },
     /// Begins the copy of [`CHUNK_BYTES`] bytes from a parameter to shared memory, one for each lane.

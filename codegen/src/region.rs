@@ -4,7 +4,7 @@ mod print;
 
 use std::collections::HashSet;
 
-use jtllm_ir::{Expr, Node};
+use jtllm_ir::{DType, Expr, Node};
 
 /// One kernel's part of a graph.
 #[derive(Clone, Debug)]
@@ -108,6 +108,8 @@ pub struct Attend {
     pub sum: Node,
     /// The value inside the weighted sum, `[T, heads, width, J]`.
     pub value: Node,
+    /// The type to which weights are rounded before they are multiplied with values, if they are.
+    pub narrow: Option<DType>,
 }
 
 /// A graph cut into kernels.

@@ -5,6 +5,7 @@
 //! 2. In 16-bit compute both operands of a contraction are rounded to that type. A scale is then part
 //!    of what is rounded: sums inside blocks would have to leave the matrix units to be scaled, once a block, for
 //!    an error that is no larger than the left operand's own.
+//! 3. Attention that matrix units can compute has its queries and weights rounded to the cache's type.
 
 mod round;
 
@@ -18,7 +19,9 @@ use crate::target::Caps;
 /// Applies every rewrite wherever it fits.
 pub fn rewrite(graph: &Graph, caps: &Caps, options: &Options) -> Graph {
     each(graph, &mut |graph, node| {
-        round::contraction(graph, node, caps, options.compute).or_else(|| split_blocks(graph, node))
+        round::contraction(graph, node, caps, options.compute)
+            .or_else(|| round::attention(graph, node, caps, options.compute))
+            .or_else(|| split_blocks(graph, node))
     })
 }
 

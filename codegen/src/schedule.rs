@@ -19,6 +19,7 @@ use std::ops::Range;
 use jtllm_ir::graph::axes;
 use jtllm_ir::{Expr, Graph, Layout, Node, Op};
 
+pub(crate) use attend::Tiles;
 pub use lower::Argument;
 
 use crate::access::visit_reads;

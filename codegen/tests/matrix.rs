@@ -151,8 +151,8 @@ fn spilled_sums_are_read_after_a_barrier() {
 fn places_are_checked_when_a_kernel_runs() {
     let places = |place: fn(Expr) -> Expr| {
         broken(move |stmt| match stmt {
-            Stmt::Fetch { fragment, memory, at, stride } => {
-                Some(Stmt::Fetch { fragment, memory, at: place(at), stride })
+            Stmt::Fetch { fragment, memory, at, stride, turned } => {
+                Some(Stmt::Fetch { fragment, memory, at: place(at), stride, turned })
             }
             other => Some(other),
         })
@@ -163,8 +163,8 @@ fn places_are_checked_when_a_kernel_runs() {
     let error = places(|at| at + 800);
     assert!(matches!(error, InterpError::OutOfBounds { offset: 800, .. }), "{error}");
     let error = broken(move |stmt| match stmt {
-        Stmt::Fetch { fragment, memory, at, stride } => {
-            Some(Stmt::Fetch { fragment, memory, at: at + lane() * 8, stride })
+        Stmt::Fetch { fragment, memory, at, stride, turned } => {
+            Some(Stmt::Fetch { fragment, memory, at: at + lane() * 8, stride, turned })
         }
         other => Some(other),
     });
@@ -193,7 +193,15 @@ fn what_is_malformed_is_refused() {
     refused(&|k| k.lanes = 16);
     let at = || Expr::int(0);
     refused(&|k| k.body.push(Stmt::Spill { sum, memory: Memory::Shared(0), at: at(), stride: 24 }));
-    refused(&|k| k.body.push(Stmt::Fetch { fragment: left, memory: Memory::Param(0), at: at(), stride: 24 }));
+    refused(&|k| {
+        k.body.push(Stmt::Fetch {
+            fragment: left,
+            memory: Memory::Param(0),
+            at: at(),
+            stride: 24,
+            turned: false,
+        })
+    });
     let copy = |to, from| Stmt::Stage { to, at: at(), from, from_at: at() };
     refused(&|k| k.body.push(copy(Memory::Shared(2), Memory::Param(0))));
     refused(&|k| k.body.push(copy(Memory::Shared(0), Memory::Param(2))));

@@ -20,6 +20,7 @@ impl Driver {
             return Err(Code::OUT_OF_MEMORY);
         }
         self.used = sum;
+        self.reserved = if settings.pools { self.reserved.max(sum) } else { sum };
         let address = self.memory.reserve(len);
         self.lengths.insert(address, len);
         settings.log(format_args!("alloc {len} {sum}"));
@@ -48,7 +49,8 @@ entries! {
     fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) {
         current()?;
         let memory = Settings::get().memory;
-        put(free, (memory - driver().used) as usize)?;
+        let driver = driver();
+        put(free, (memory - driver.reserved.max(driver.used)) as usize)?;
         put(total, memory as usize)
     }
 
@@ -108,6 +110,21 @@ entries! {
         const RELEASE_THRESHOLD: c_int = 4;
         let known = pool as usize == 0x200 && attribute == RELEASE_THRESHOLD && !value.is_null();
         if known { Ok(()) } else { Err(Code::INVALID_VALUE) }
+    }
+
+    /// What a pool holds, and how much of it is in use.
+    fn cuMemPoolGetAttribute(pool: *mut c_void, attribute: c_int, value: *mut c_void) {
+        const RESERVED_CURRENT: c_int = 5;
+        const USED_CURRENT: c_int = 7;
+        if pool as usize != 0x200 {
+            return Err(Code::INVALID_VALUE);
+        }
+        let driver = driver();
+        match attribute {
+            RESERVED_CURRENT => put(value.cast(), driver.reserved),
+            USED_CURRENT => put(value.cast(), driver.used),
+            _ => Err(Code::INVALID_VALUE),
+        }
     }
 
     /// Page-locked memory of the host.

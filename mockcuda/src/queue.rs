@@ -93,6 +93,8 @@ pub(crate) struct Driver {
     pub(crate) memory: Memory,
     /// Bytes that are allocated, in the order of calls.
     pub(crate) used: u64,
+    /// The most that were allocated at once: with pools, what is given back stays with the program.
+    pub(crate) reserved: u64,
     pub(crate) lengths: HashMap<u64, u64>,
     /// Page-locked host memory.
     pub(crate) locked: HashMap<usize, Vec<u64>>,

@@ -292,7 +292,12 @@ impl Builder {
 
     /// Loads an operand's fragment from shared memory, rows `stride` elements apart.
     pub fn fetch(&mut self, fragment: FragmentId, memory: Memory, at: &Expr, stride: u32) {
-        self.statement(Stmt::Fetch { fragment, memory, at: at.clone(), stride });
+        self.statement(Stmt::Fetch { fragment, memory, at: at.clone(), stride, turned: false });
+    }
+
+    /// Loads a right operand's fragment whose columns are rows in shared memory, `stride` elements apart.
+    pub fn fetch_turned(&mut self, fragment: FragmentId, memory: Memory, at: &Expr, stride: u32) {
+        self.statement(Stmt::Fetch { fragment, memory, at: at.clone(), stride, turned: true });
     }
 
     /// `sum += left * transposed right`.
@@ -303,6 +308,11 @@ impl Builder {
     /// Stores sums to shared memory, rows `stride` elements apart.
     pub fn spill(&mut self, sum: FragmentId, memory: Memory, at: &Expr, stride: u32) {
         self.statement(Stmt::Spill { sum, memory, at: at.clone(), stride });
+    }
+
+    /// Multiplies rows of sums by factors from shared memory, `stride` elements apart.
+    pub fn scale(&mut self, sum: FragmentId, memory: Memory, at: &Expr, stride: u32) {
+        self.statement(Stmt::Scale { sum, memory, at: at.clone(), stride });
     }
 
     /// Begins an asynchronous copy of 16 bytes from `from[from_at]` to `to[at]`.

@@ -10,6 +10,8 @@ pub(super) struct Tile<'s> {
     pub(super) memory: Memory,
     pub(super) at: &'s Expr,
     pub(super) stride: u32,
+    /// Whether memory has its columns as rows.
+    pub(super) turned: bool,
     /// Whether it goes to memory.
     pub(super) stores: bool,
 }
@@ -17,18 +19,23 @@ pub(super) struct Tile<'s> {
 impl Stmt {
     /// The tile of a `Fetch` or `Spill`.
     pub(super) fn tile(&self) -> Option<Tile<'_>> {
-        let (fragment, memory, at, stride, stores) = match self {
-            Stmt::Fetch { fragment, memory, at, stride } => (fragment, memory, at, stride, false),
-            Stmt::Spill { sum, memory, at, stride } => (sum, memory, at, stride, true),
+        let (fragment, memory, at, stride, turned, stores) = match self {
+            Stmt::Fetch { fragment, memory, at, stride, turned } => {
+                (fragment, memory, at, stride, *turned, false)
+            }
+            Stmt::Spill { sum, memory, at, stride } => (sum, memory, at, stride, false, true),
             _ => return None,
         };
-        Some(Tile { fragment: *fragment, memory: *memory, at, stride: *stride, stores })
+        Some(Tile { fragment: *fragment, memory: *memory, at, stride: *stride, turned, stores })
     }
 
     /// The index expressions of a statement of its own, those of inner blocks excluded.
     pub fn exprs(&self) -> Vec<&Expr> {
         match self {
-            Stmt::Store { at, .. } | Stmt::Fetch { at, .. } | Stmt::Spill { at, .. } => vec![at],
+            Stmt::Store { at, .. }
+            | Stmt::Fetch { at, .. }
+            | Stmt::Spill { at, .. }
+            | Stmt::Scale { at, .. } => vec![at],
             Stmt::Stage { at, from_at, .. } => vec![at, from_at],
             Stmt::Loop { extent: x, .. } | Stmt::If { cond: x, .. } => vec![x],
             Stmt::Let(_)
@@ -39,6 +46,14 @@ impl Stmt {
             | Stmt::StageCommit
             | Stmt::StageWait { .. } => Vec::new(),
         }
+    }
+}
+
+impl Tile<'_> {
+    /// Rows in memory and their length, of a fragment of that role.
+    pub(super) fn extents(&self, role: Role) -> [i64; 2] {
+        let [rows, columns] = [role.rows(), role.columns()].map(i64::from);
+        if self.turned { [columns, rows] } else { [rows, columns] }
     }
 }
 
@@ -64,8 +79,9 @@ pub(super) fn fault(kernel: &Kernel, stmt: &Stmt) -> Option<String> {
     let dtype = |fragment: &FragmentId| kernel.fragment(*fragment).map_or(DType::F32, |found| found.dtype);
     match stmt {
         Stmt::Clear(sum) => has(sum, &[Role::Sum]),
-        Stmt::Fetch { fragment, memory, .. } => {
-            has(fragment, &[Role::Left, Role::Right]).or_else(|| shared(memory, dtype(fragment)))
+        Stmt::Fetch { fragment, memory, turned, .. } => {
+            has(fragment, if *turned { &[Role::Right] } else { &[Role::Left, Role::Right] })
+                .or_else(|| shared(memory, dtype(fragment)))
         }
         Stmt::Mma { sum, left, right } => has(sum, &[Role::Sum])
             .or_else(|| has(left, &[Role::Left]))
@@ -74,7 +90,9 @@ pub(super) fn fault(kernel: &Kernel, stmt: &Stmt) -> Option<String> {
                 let (a, b) = (dtype(left), dtype(right));
                 (a != b).then(|| format!("a product of {a} and {b}"))
             }),
-        Stmt::Spill { sum, memory, .. } => has(sum, &[Role::Sum]).or_else(|| shared(memory, dtype(sum))),
+        Stmt::Spill { sum, memory, .. } | Stmt::Scale { sum, memory, .. } => {
+            has(sum, &[Role::Sum]).or_else(|| shared(memory, dtype(sum)))
+        }
         Stmt::Stage { to, from, .. } => match from {
             Memory::Param(_) if kernel.memory_exists(*from) && kernel.access(*from) == Some(Access::Read) => {
                 shared(to, kernel.memory_dtype(*from))

@@ -194,12 +194,15 @@ impl Splitter {
                 Stmt::Loop { axis: *axis, extent: extent.clone(), body: self.block(body, true) }
             }
             Stmt::If { cond, body } => Stmt::If { cond: cond.clone(), body: self.block(body, false) },
-            Stmt::Fetch { fragment, memory, at, stride } => {
+            Stmt::Fetch { fragment, memory, at, stride, turned } => {
                 let at = self.split(at, depth);
-                Stmt::Fetch { fragment: *fragment, memory: *memory, at, stride: *stride }
+                Stmt::Fetch { fragment: *fragment, memory: *memory, at, stride: *stride, turned: *turned }
             }
             Stmt::Spill { sum, memory, at, stride } => {
                 Stmt::Spill { sum: *sum, memory: *memory, at: self.split(at, depth), stride: *stride }
+            }
+            Stmt::Scale { sum, memory, at, stride } => {
+                Stmt::Scale { sum: *sum, memory: *memory, at: self.split(at, depth), stride: *stride }
             }
             Stmt::Stage { to, at, from, from_at } => {
                 let (at, from_at) = (self.split(at, depth), self.split(from_at, depth));

@@ -131,14 +131,18 @@ impl Printer<'_> {
                 }
                 Stmt::Barrier => out.push_str("barrier\n"),
                 Stmt::Clear(sum) => writeln!(out, "clear f{}", sum.0)?,
-                Stmt::Fetch { fragment, memory, at, stride } => {
-                    writeln!(out, "fetch f{} = {memory}[{}] stride {stride}", fragment.0, show(at))?;
+                Stmt::Fetch { fragment, memory, at, stride, turned } => {
+                    let turned = if *turned { " turned" } else { "" };
+                    writeln!(out, "fetch f{} = {memory}[{}] stride {stride}{turned}", fragment.0, show(at))?;
                 }
                 Stmt::Mma { sum, left, right } => {
                     writeln!(out, "mma f{}, f{}, f{}", sum.0, left.0, right.0)?;
                 }
                 Stmt::Spill { sum, memory, at, stride } => {
                     writeln!(out, "spill {memory}[{}] stride {stride} = f{}", show(at), sum.0)?;
+                }
+                Stmt::Scale { sum, memory, at, stride } => {
+                    writeln!(out, "scale f{} by {memory}[{}] stride {stride}", sum.0, show(at))?;
                 }
                 Stmt::Stage { to, at, from, from_at } => {
                     writeln!(out, "stage {to}[{}] = {from}[{}]", show(at), show(from_at))?;

@@ -137,9 +137,9 @@ impl Numbers {
             }
             Stmt::Barrier | Stmt::StageCommit | Stmt::StageWait { .. } => stmt.clone(),
             Stmt::Clear(sum) => Stmt::Clear(self.fragment_id(kernel, *sum)),
-            Stmt::Fetch { fragment, memory, at, stride } => {
+            Stmt::Fetch { fragment, memory, at, stride, turned } => {
                 let (fragment, at) = (self.fragment_id(kernel, *fragment), self.expr(kernel, at));
-                Stmt::Fetch { fragment, memory: *memory, at, stride: *stride }
+                Stmt::Fetch { fragment, memory: *memory, at, stride: *stride, turned: *turned }
             }
             Stmt::Mma { sum, left, right } => {
                 let [sum, left, right] = [sum, left, right].map(|id| self.fragment_id(kernel, *id));
@@ -148,6 +148,10 @@ impl Numbers {
             Stmt::Spill { sum, memory, at, stride } => {
                 let (sum, at) = (self.fragment_id(kernel, *sum), self.expr(kernel, at));
                 Stmt::Spill { sum, memory: *memory, at, stride: *stride }
+            }
+            Stmt::Scale { sum, memory, at, stride } => {
+                let (sum, at) = (self.fragment_id(kernel, *sum), self.expr(kernel, at));
+                Stmt::Scale { sum, memory: *memory, at, stride: *stride }
             }
             Stmt::Stage { to, at, from, from_at } => {
                 let (at, from_at) = (self.expr(kernel, at), self.expr(kernel, from_at));

@@ -1,4 +1,6 @@
-//! Contractions in 16-bit compute: which ones, in which type, and their operands rounded.
+//! Contractions and attention in 16-bit compute: which ones, in which type, and their operands rounded.
+
+use std::collections::HashMap;
 
 use jtllm_ir::graph::{Record, axes};
 use jtllm_ir::{DType, Graph, Monoid, Node, Op, ScalarOp};
@@ -8,6 +10,7 @@ use crate::access::visit_reads;
 use crate::classify;
 use crate::options::Compute;
 use crate::region::Contraction;
+use crate::schedule::Tiles;
 use crate::target::Caps;
 
 /// The sum with both operands rounded, if `node` is a contraction that is computed in 16 bits.
@@ -38,6 +41,30 @@ pub(super) fn contraction(graph: &mut Graph, node: Node, caps: &Caps, compute: C
     let product = graph.map(ScalarOp::Mul, &rounded);
     let last = graph.shape(product).len() - 1;
     Some(graph.reduce(Monoid::Add, product, &[last]))
+}
+
+/// The attention with its queries and its weights rounded to the cache's type, if `node` is one that the target's
+/// matrix units compute.
+pub(super) fn attention(graph: &mut Graph, node: Node, caps: &Caps, compute: Compute) -> Option<Node> {
+    let found = classify::attend(graph, node).filter(|_| compute != Compute::F32)?;
+    let dtype = Tiles::choose(graph, &found, caps)?.dtype;
+    let Op::Reduce { x: products, .. } = *graph.op(found.sum) else { return None };
+    let weights = classify::operands(graph, products, ScalarOp::Mul)?[0];
+    let query = round(graph, found.query, dtype);
+    if query == found.query && found.narrow == Some(dtype) {
+        return None;
+    }
+    let mut interior = classify::attend_interior(graph, &found);
+    interior.sort_unstable();
+    let mut place = HashMap::from([(found.query, query)]);
+    for old in interior {
+        let Record { op, shape, dtype: element } = graph.record(old).clone();
+        let op = op.map_operands(&mut |x| place.get(&x).copied().unwrap_or(x));
+        let new = graph.push(Record { op, shape, dtype: element });
+        let new = if old == weights { round(graph, new, dtype) } else { new };
+        place.insert(old, new);
+    }
+    place.get(&node).copied()
 }
 
 fn is_leaf(graph: &Graph, node: Node) -> bool {

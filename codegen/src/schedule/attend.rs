@@ -3,11 +3,13 @@
 //! A group takes a tile of queries of one head. The past is cut in blocks at multiples of
 //! `caps.attend_block`; each block gives its own maximum, sum and weighted values, and blocks are joined in
 //! ascending order, whoever computes them. Inside a block lanes run over positions for scores and weights,
-//! and over the head's width for values.
+//! and over the head's width for values. Where matrix units multiply the cache's type, prompts go their way.
 //!
 //! Where a group for each query would leave a graphics processor idle, [`split`] gives blocks to groups of their own.
 
+mod matrix;
 mod split;
+mod tiles;
 
 use jtllm_ir::expr::Kind;
 use jtllm_ir::{DType, Expr, Monoid, Op, ScalarOp};
@@ -17,6 +19,7 @@ use super::lower::Lower;
 use crate::kernel::{CellId, Memory, ValueId};
 use crate::region::Attend;
 use crate::target::Caps;
+pub(crate) use tiles::Tiles;
 
 /// Queries of a prefill that share one pass over the keys.
 const TILE_QUERIES: i64 = 4;
@@ -66,6 +69,9 @@ struct Seen {
 pub(super) fn schedule(mut lower: Lower<'_>, nodes: &Attend) -> Vec<Scheduled> {
     if let Some(splits) = split::splits(&lower, nodes) {
         return split::schedule(lower, nodes, &splits);
+    }
+    if let Some(tiles) = nodes.narrow.and_then(|_| Tiles::choose(lower.graph, nodes, lower.caps)) {
+        return vec![matrix::schedule(lower, nodes, tiles)];
     }
     let space = lower.region.space.clone();
     let tile = if space[0].as_int().is_some() { 1 } else { TILE_QUERIES };
@@ -303,7 +309,11 @@ fn weights(lower: &mut Lower<'_>, plan: &Plan<'_>, here: &Expr, largest: &[Value
                 let before = lower.b.get(cells[query]);
                 let after = lower.b.scalar(ScalarOp::Add, &[before, weight]);
                 lower.b.set(cells[query], after);
-                lower.b.store(plan.weights, &at, weight);
+                let rounded = plan.nodes.narrow.map_or(weight, |dtype| {
+                    let narrow = lower.b.scalar(ScalarOp::Cast(dtype), &[weight]);
+                    lower.b.scalar(ScalarOp::Cast(DType::F32), &[narrow])
+                });
+                lower.b.store(plan.weights, &at, rounded);
             }
         }
     });

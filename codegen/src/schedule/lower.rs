@@ -109,6 +109,13 @@ impl<'a> Lower<'a> {
         self.stored.contains(&node) && !self.region.roots.contains(&node)
     }
 
+    /// The state of which a node is a version.
+    fn state(&self, node: Node) -> Argument {
+        let (leaf, _) = self.graph.state_of(node).expect("verify: a write's state is a version of a state");
+        let Op::State { name } = self.graph.op(leaf) else { unreachable!("state_of gives a State leaf") };
+        Argument::State(name.clone())
+    }
+
     /// Whether the region writes what an argument names.
     fn writes(&self, argument: &Argument) -> bool {
         let Argument::State(name) = argument else { return false };
@@ -151,12 +158,7 @@ impl<'a> Lower<'a> {
         match graph.op(node) {
             Op::Weight { name } => self.load_weight(node, name, at),
             Op::Input { name, .. } => self.load(node, Argument::Input(name.clone()), at),
-            Op::State { .. } | Op::Write { .. } => {
-                let (leaf, _) =
-                    graph.state_of(node).expect("verify: a write's state is a version of a state");
-                let Op::State { name } = graph.op(leaf) else { unreachable!("state_of gives a State leaf") };
-                self.load(node, Argument::State(name.clone()), at)
-            }
+            Op::State { .. } | Op::Write { .. } => self.load(node, self.state(node), at),
             Op::Const(tensor) if tensor.shape.is_empty() => self.b.constant(tensor.dtype, tensor.get(0)),
             Op::Const(_) => self.load(node, Argument::Const(node), at),
             Op::Index { value, extras } => {
@@ -245,6 +247,14 @@ impl<'a> Lower<'a> {
             _ if self.is_stored(node) => Argument::Value(node),
             Op::Weight { name } => Argument::Weight(name.clone()),
             Op::Input { name, .. } => Argument::Input(name.clone()),
+            Op::State { .. } | Op::Write { .. } => {
+                let argument = self.state(node);
+                // What the kernel itself changes must be loaded by lanes.
+                if self.writes(&argument) {
+                    return None;
+                }
+                argument
+            }
             Op::View { x, at: inner, ok: None, extras } => {
                 let inner: Vec<Expr> = inner.iter().map(|e| self.resolve(e, at, extras)).collect();
                 return self.source(*x, &inner, dtype);
@@ -331,9 +341,7 @@ impl<'a> Lower<'a> {
             return self.store(memory, &row_major(shape, at), value, alone);
         };
         let value = self.value(*value, at);
-        let (leaf, _) = graph.state_of(root).expect("verify: a write's state is a version of a state");
-        let Op::State { name } = graph.op(leaf) else { unreachable!("state_of gives a State leaf") };
-        let memory = self.memory(Argument::State(name.clone()), Access::Write, graph.dtype(root), len);
+        let memory = self.memory(self.state(root), Access::Write, graph.dtype(root), len);
         let ok = ok.as_ref().map_or(Expr::int(1), |ok| self.resolve(ok, at, extras));
         let place: Vec<Expr> = place.iter().map(|e| self.resolve(e, at, extras)).collect();
         self.conditional(&ok, |lower| lower.store(memory, &row_major(shape, &place), value, alone));

@@ -34,8 +34,7 @@ struct Values {
 }
 
 impl Values {
-    fn of(tokens: usize, past: [usize; 2], width: usize) -> Values {
-        let many = tokens > 16;
+    fn of(tokens: usize, many: bool, past: [usize; 2], width: usize) -> Values {
         // Sequence 0 owns rows 0..16 of a chunk, sequence 1 the rest; decoding rows alternate.
         let sequence: Vec<i64> =
             (0..tokens).map(|r| if many { (r >= 16) as i64 } else { r as i64 % 2 }).collect();
@@ -62,23 +61,38 @@ impl Values {
 impl Places {
     /// The places of `tokens` rows, of which there are `t`: ragged sequences, pages out of order.
     pub(crate) fn new(case: &mut Case, t: &Expr, tokens: usize) -> Places {
-        Places::behind(case, t, tokens, PAST, WIDTH)
+        Places::with(case, t, tokens, tokens > 16, (PAST, WIDTH))
+    }
+
+    /// The same, where `many` says whether the rows are a chunk, of which 16 belong to one sequence each.
+    pub(crate) fn of(case: &mut Case, t: &Expr, tokens: usize, many: bool) -> Places {
+        Places::with(case, t, tokens, many, (PAST, WIDTH))
     }
 
     /// The same with so many positions before the pass, and pages for a sequence.
     pub(crate) fn behind(case: &mut Case, t: &Expr, tokens: usize, past: [usize; 2], width: usize) -> Places {
+        Places::with(case, t, tokens, tokens > 16, (past, width))
+    }
+
+    fn with(
+        case: &mut Case,
+        t: &Expr,
+        tokens: usize,
+        many: bool,
+        (past, width): ([usize; 2], usize),
+    ) -> Places {
         let count = 3 * width;
         let p = case.graph.symbol(&Symbol::new("P", 8, 64, 8));
         let pages = case.graph.symbol(&Symbol::new("pages", 1, 1 << 20, 1));
         case.bindings.symbols.insert("P".to_owned(), width as i64);
         case.bindings.symbols.insert("pages".to_owned(), count as i64);
-        let Values { sequence, position, table, slot } = Values::of(tokens, past, width);
+        let Values { sequence, position, table, slot } = Values::of(tokens, many, past, width);
         let each = std::slice::from_ref(t);
         let position = case.ints("pos", each, &[tokens], (0, int(4096)), position);
         let sequence = case.ints("seq", each, &[tokens], (0, int(16)), sequence);
         let slot = case.ints("slot", each, &[tokens], (-1, pages.clone() * 16), slot);
         let table = case.ints("table", &[int(16), p], &[16, width], (0, pages.clone()), table);
-        Places { position, sequence, slot, table, pages, count, many: tokens > 16, slopes: None }
+        Places { position, sequence, slot, table, pages, count, many, slopes: None }
     }
 
     /// The attention of queries `[T, heads, width]` to what is in the cache, where keys and values

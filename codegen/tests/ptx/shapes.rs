@@ -63,26 +63,34 @@ fn large_products_of_every_format_stay_in_registers() {
     kernels.assemble(&ptxas, &target, 90);
 }
 
+/// Heads, their width, what the cache holds, and how many heads have keys of their own.
+const ATTENTION: [(usize, usize, DType, usize); 12] = [
+    (8, 128, DType::F16, 2),
+    (8, 128, DType::BF16, 2),
+    (8, 64, DType::F32, 2),
+    (8, 256, DType::F16, 2),
+    (8, 64, DType::F16, 2),
+    (8, 64, DType::F16, 8),
+    (8, 80, DType::F16, 8),
+    (8, 96, DType::BF16, 4),
+    (8, 128, DType::F16, 8),
+    (8, 256, DType::BF16, 8),
+    (16, 128, DType::F16, 2),
+    (14, 64, DType::BF16, 2),
+];
+
 #[test]
 fn attention_of_large_heads_stays_in_registers() {
     let Some(ptxas) = find() else { return };
     for capability in [75, 90] {
         let target = Ptx::new(capability, 99 << 10);
         let mut kernels = Kernels::default();
-        let shapes = [
-            (8, 128, DType::F16),
-            (8, 128, DType::BF16),
-            (8, 64, DType::F32),
-            (8, 256, DType::F16),
-            (16, 128, DType::F16),
-            (14, 64, DType::BF16),
-        ];
-        for (heads, width, keys) in shapes {
+        for (heads, width, keys, key_heads) in ATTENTION {
             for tokens in [1, 16, 48] {
                 let mut case = Case::new("attention");
                 let t = rows(&mut case.graph, &mut case.bindings, tokens);
                 let places = Places::new(&mut case, &t, tokens);
-                let qkv = [("q", heads), ("k", 2), ("v", 2)].map(|(name, heads)| {
+                let qkv = [("q", heads), ("k", key_heads), ("v", key_heads)].map(|(name, heads)| {
                     case.input(name, &[t.clone(), int(heads), int(width)], &[tokens, heads, width])
                 });
                 let y = places.attend(&mut case, qkv, keys, None);

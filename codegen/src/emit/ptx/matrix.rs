@@ -30,8 +30,11 @@ impl Emitter<'_> {
                     self.line(&format!("mov.f32 {register}, 0f00000000"));
                 }
             }
-            Stmt::Fetch { fragment, memory, at, stride } => {
+            Stmt::Fetch { fragment, memory, at, stride, turned: false } => {
                 return self.fetch(*fragment, (*memory, at, *stride), after);
+            }
+            Stmt::Fetch { fragment, memory, at, stride, turned: true } => {
+                return self.fetch_turned(*fragment, (*memory, at, *stride), after);
             }
             Stmt::Mma { sum, left, right } => self.multiply(*sum, *left, *right),
             Stmt::Spill { sum, memory, at, stride } => {
@@ -44,6 +47,7 @@ impl Emitter<'_> {
                     self.line(&format!("st.shared.v2.f32 {address}, {{{}}}", pair.join(", ")));
                 }
             }
+            Stmt::Scale { sum, memory, at, stride } => self.scale(*sum, (*memory, at, *stride)),
             Stmt::Stage { to, at, from, from_at } => {
                 self.needs(80);
                 let (to, from) = (self.element(*to, at), self.element(*from, from_at));
@@ -83,28 +87,67 @@ impl Emitter<'_> {
             lane.clone().modulo(16) * stride + lane.div_floor(16) * 8
         } else {
             let mut place = lane.clone().modulo(8) * stride + lane.clone().div_floor(8).modulo(2) * 8;
-            if let Some((partner, apart)) = self.partner((memory, at, stride), after) {
+            if let Some((partner, apart)) = self.partner((memory, at, stride, false), after) {
                 registers.extend(self.fragments[partner.0 as usize].clone());
                 place = place + lane.div_floor(16) * apart;
                 rest = &after[1..];
             }
             place
         };
-        let address = self.element(memory, &(at.clone() + place));
-        let (count, registers) = (registers.len(), registers.join(", "));
-        self.line(&format!("ldmatrix.sync.aligned.m8n8.x{count}.shared.b16 {{{registers}}}, {address}"));
+        self.load_matrix(&registers, memory, &(at.clone() + place), "");
         rest
+    }
+
+    /// The same of a right fragment whose columns are rows in memory: the load turns each eighth.
+    fn fetch_turned<'s>(
+        &mut self,
+        fragment: FragmentId,
+        (memory, at, stride): (Memory, &Expr, u32),
+        after: &'s [Stmt],
+    ) -> &'s [Stmt] {
+        self.needs(75);
+        let (lane, stride) = (self.lane_of_warp(), i64::from(stride));
+        let mut registers = self.fragments[fragment.0 as usize].clone();
+        let mut place = lane.clone().modulo(16) * stride;
+        let partner = self.partner((memory, at, stride, true), after);
+        if let Some((partner, apart)) = partner {
+            registers.extend(self.fragments[partner.0 as usize].clone());
+            place = place + lane.div_floor(16) * apart;
+        }
+        self.load_matrix(&registers, memory, &(at.clone() + place), ".trans");
+        &after[usize::from(partner.is_some())..]
+    }
+
+    fn load_matrix(&mut self, registers: &[String], memory: Memory, at: &Expr, turned: &str) {
+        let address = self.element(memory, at);
+        let (count, registers) = (registers.len(), registers.join(", "));
+        self.line(&format!(
+            "ldmatrix.sync.aligned.m8n8.x{count}{turned}.shared.b16 {{{registers}}}, {address}"
+        ));
+    }
+
+    /// Multiplies rows of sums: of each, a lane holds two numbers of a row and two of the row eight further down.
+    fn scale(&mut self, sum: FragmentId, (memory, at, stride): (Memory, &Expr, u32)) {
+        let row = self.lane_of_warp().div_floor(4);
+        let sums = self.fragments[sum.0 as usize].clone();
+        for (half, pair) in sums.chunks(2).enumerate() {
+            let at = at.clone() + (row.clone() + half as i64 * 8) * i64::from(stride);
+            let address = self.element(memory, &at);
+            let factor = self.register(Class::Float);
+            self.line(&format!("ld.shared.f32 {factor}, {address}"));
+            pair.iter().for_each(|sum| self.line(&format!("mul.rn.f32 {sum}, {sum}, {factor}")));
+        }
     }
 
     /// The right fragment that the next statement loads from the same memory, and how far apart they lie.
     fn partner(
         &self,
-        (memory, at, stride): (Memory, &Expr, i64),
+        (memory, at, stride, turns): (Memory, &Expr, i64, bool),
         after: &[Stmt],
     ) -> Option<(FragmentId, i64)> {
         match after.first()? {
-            Stmt::Fetch { fragment, memory: other, at: next, stride: step }
-                if *other == memory
+            Stmt::Fetch { fragment, memory: other, at: next, stride: step, turned }
+                if (*other, *turned) == (memory, turns)
                     && i64::from(*step) == stride
                     && self.kernel.fragments[fragment.0 as usize].role == Role::Right =>
             {

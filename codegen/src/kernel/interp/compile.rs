@@ -7,6 +7,7 @@ use jtllm_ir::{DType, Expr, Monoid, ScalarOp};
 
 use super::InterpError;
 use super::index::{Action, Place, Step};
+use super::matrix::TileManner;
 use super::scalar::{Types, to_register};
 use crate::kernel::{
     Access, Fragment, GRID_AXIS, Kernel, LANE_AXIS, Memory, Shared, Stmt, Value, ValueId, ValueRecord,
@@ -33,7 +34,8 @@ pub(super) enum Node {
     If { cond: Place, varying: bool, body: Vec<Node> },
     Barrier,
     Clear { sum: usize },
-    Tile { fragment: usize, memory: Memory, at: Place, stride: u32, stores: bool },
+    Tile { fragment: usize, memory: Memory, at: Place, stride: u32, manner: TileManner },
+    Scale { sum: usize, memory: Memory, at: Place, stride: u32 },
     Mma { sum: usize, left: usize, right: usize },
     Stage { to: Memory, at: Place, from: Memory, from_at: Place },
     StageCommit,
@@ -267,15 +269,20 @@ impl Compiler<'_> {
     /// What warps do together.
     fn warps(&mut self, stmt: &Stmt, out: &mut Vec<Node>) -> Result<Node, InterpError> {
         if let Some(tile) = stmt.tile() {
-            let (memory, stride, stores) = (tile.memory, tile.stride, tile.stores);
             let at = self.expr(tile.at, out)?;
-            return Ok(Node::Tile { fragment: tile.fragment.0 as usize, memory, at, stride, stores });
+            let (memory, stride) = (tile.memory, tile.stride);
+            let manner = TileManner { turned: tile.turned, stores: tile.stores };
+            return Ok(Node::Tile { fragment: tile.fragment.0 as usize, memory, at, stride, manner });
         }
         Ok(match stmt {
             Stmt::Clear(sum) => Node::Clear { sum: sum.0 as usize },
             Stmt::Mma { sum, left, right } => {
                 let [sum, left, right] = [sum, left, right].map(|fragment| fragment.0 as usize);
                 Node::Mma { sum, left, right }
+            }
+            Stmt::Scale { sum, memory, at, stride } => {
+                let at = self.expr(at, out)?;
+                Node::Scale { sum: sum.0 as usize, memory: *memory, at, stride: *stride }
             }
             Stmt::StageWait { pending } => Node::StageWait { pending: *pending as usize },
             _ => Node::StageCommit,

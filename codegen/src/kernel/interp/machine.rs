@@ -195,9 +195,10 @@ impl Machine<'_, '_, '_> {
                 }
             }
             Node::Clear { sum } => self.fragments.clear(*sum),
-            Node::Tile { fragment, memory, at, stride, stores } => {
-                self.tile(*fragment, *memory, *at, *stride, *stores)?;
+            Node::Tile { fragment, memory, at, stride, manner } => {
+                self.tile(*fragment, *memory, *at, *stride, *manner)?;
             }
+            Node::Scale { sum, memory, at, stride } => self.scale(*sum, *memory, *at, *stride)?,
             Node::Mma { sum, left, right } => self.fragments.multiply(*sum, *left, *right),
             Node::Stage { to, at, from, from_at } => self.stage((*to, *at), (*from, *from_at))?,
             Node::StageCommit => self.staging.commit(),

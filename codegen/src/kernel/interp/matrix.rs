@@ -58,6 +58,15 @@ struct Copy {
     bytes: [u8; CHUNK_BYTES],
 }
 
+/// How a tile moves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TileManner {
+    /// Whether memory has the tile's columns as rows.
+    pub(super) turned: bool,
+    /// Whether it goes to memory.
+    pub(super) stores: bool,
+}
+
 /// Copies on their way.
 #[derive(Default)]
 pub(super) struct Staging {
@@ -79,7 +88,7 @@ impl Machine<'_, '_, '_> {
         memory: Memory,
         at: Place,
         stride: u32,
-        stores: bool,
+        TileManner { turned, stores }: TileManner,
     ) -> Result<(), InterpError> {
         let Memory::Shared(shared) = memory else {
             return Err(InterpError::Malformed { what: format!("a tile in {memory}") });
@@ -89,14 +98,46 @@ impl Machine<'_, '_, '_> {
         let (rows, columns) = (role.rows() as usize, role.columns() as usize);
         for warp in 0..self.fragments.warps {
             let first = self.agreed(memory, at, warp)?;
-            for (row, numbers) in
-                tile[warp * rows * columns..][..rows * columns].chunks_mut(columns).enumerate()
-            {
-                let start = first.wrapping_add(row as i64 * i64::from(stride));
-                self.row((shared, start), warp as u32 * WARP, numbers, stores)?;
+            let numbers = &mut tile[warp * rows * columns..][..rows * columns];
+            let mut column = vec![0.0; rows];
+            for line in 0..if turned { columns } else { rows } {
+                let start = first.wrapping_add(line as i64 * i64::from(stride));
+                if turned {
+                    self.row((shared, start), warp as u32 * WARP, &mut column, stores)?;
+                    let places = numbers.iter_mut().skip(line).step_by(columns);
+                    places.zip(&column).for_each(|(number, read)| *number = *read);
+                } else {
+                    let row = &mut numbers[line * columns..][..columns];
+                    self.row((shared, start), warp as u32 * WARP, row, stores)?;
+                }
             }
         }
         self.fragments.tiles[fragment] = tile;
+        Ok(())
+    }
+
+    /// Multiplies the rows of sums, warp by warp.
+    pub(super) fn scale(
+        &mut self,
+        sum: usize,
+        memory: Memory,
+        at: Place,
+        stride: u32,
+    ) -> Result<(), InterpError> {
+        let Memory::Shared(shared) = memory else {
+            return Err(InterpError::Malformed { what: format!("factors in {memory}") });
+        };
+        let (rows, columns) = (Role::Sum.rows() as usize, Role::Sum.columns() as usize);
+        for warp in 0..self.fragments.warps {
+            let first = self.agreed(memory, at, warp)?;
+            for row in 0..rows {
+                let mut factor = [0.0];
+                let place = first.wrapping_add(row as i64 * i64::from(stride));
+                self.elements((shared, place), warp as u32 * WARP, &mut factor, false)?;
+                let sums = &mut self.fragments.tiles[sum][(warp * rows + row) * columns..][..columns];
+                sums.iter_mut().for_each(|sum| *sum *= factor[0]);
+            }
+        }
         Ok(())
     }
 
@@ -110,7 +151,7 @@ impl Machine<'_, '_, '_> {
         }
     }
 
-    /// Moves a row of a tile; lane `lane` and the next one stand for all of the warp.
+    /// Moves a row of a tile.
     fn row(
         &mut self,
         (shared, start): (u16, i64),
@@ -118,9 +159,20 @@ impl Machine<'_, '_, '_> {
         numbers: &mut [f32],
         stores: bool,
     ) -> Result<(), InterpError> {
+        self.aligned(Memory::Shared(shared), start, lane)?;
+        self.elements((shared, start), lane, numbers, stores)
+    }
+
+    /// Moves elements side by side; lane `lane` and the next one stand for all of the warp.
+    fn elements(
+        &mut self,
+        (shared, start): (u16, i64),
+        lane: u32,
+        numbers: &mut [f32],
+        stores: bool,
+    ) -> Result<(), InterpError> {
         let memory = Memory::Shared(shared);
-        let dtype = self.aligned(memory, start, lane)?;
-        let (_, len) = self.facts(memory);
+        let (dtype, len) = self.facts(memory);
         let group = self.group;
         for (place, number) in (start..).zip(numbers) {
             let offset = self.in_bounds(memory, place, len, lane as usize)?;

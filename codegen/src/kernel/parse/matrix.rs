@@ -44,7 +44,8 @@ impl Parser<'_> {
                 let fragment = self.fragment(context)?;
                 self.demand("=")?;
                 let (memory, at) = self.element(context)?;
-                Stmt::Fetch { fragment, memory, at, stride: self.stride()? }
+                let stride = self.stride()?;
+                Stmt::Fetch { fragment, memory, at, stride, turned: self.take("turned") }
             }
             "mma" => {
                 let sum = self.fragment(context)?;
@@ -58,6 +59,12 @@ impl Parser<'_> {
                 let stride = self.stride()?;
                 self.demand("=")?;
                 Stmt::Spill { sum: self.fragment(context)?, memory, at, stride }
+            }
+            "scale" => {
+                let sum = self.fragment(context)?;
+                self.demand("by")?;
+                let (memory, at) = self.element(context)?;
+                Stmt::Scale { sum, memory, at, stride: self.stride()? }
             }
             "stage" => {
                 let (to, at) = self.element(context)?;

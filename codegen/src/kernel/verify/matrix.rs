@@ -7,7 +7,7 @@ use jtllm_ir::{DType, Expr};
 use super::bounds::Lane;
 use super::{Check, text};
 use crate::kernel::matrix::{Tile, chunk, fault, fragment_fault};
-use crate::kernel::{FragmentId, Memory, Stmt, WARP};
+use crate::kernel::{FragmentId, Memory, Role, Stmt, WARP};
 use crate::target::Caps;
 
 impl Check<'_> {
@@ -50,6 +50,12 @@ impl Check<'_> {
                 self.together(&place);
                 self.fragments[sum.0 as usize] = true;
             }
+            Stmt::Scale { sum, memory, at, stride } => {
+                self.together(&place);
+                self.filled(&place, *sum);
+                self.span(&place, *memory, at, i64::from(Role::Sum.rows() - 1) * i64::from(*stride) + 1);
+                self.belongs_to_warps(&place, &self.inlined(at));
+            }
             Stmt::Mma { sum, left, right } => {
                 self.together(&place);
                 [sum, left, right].into_iter().for_each(|fragment| self.filled(&place, *fragment));
@@ -73,19 +79,25 @@ impl Check<'_> {
             false => self.fragments[tile.fragment.0 as usize] = true,
         }
         let Some(fragment) = self.kernel.fragment(tile.fragment) else { return };
-        let (rows, columns) = (i64::from(fragment.role.rows()), i64::from(fragment.role.columns()));
+        let [rows, columns] = tile.extents(fragment.role);
         let stride = i64::from(tile.stride);
         self.span(place, tile.memory, tile.at, (rows - 1) * stride + columns);
         let at = self.inlined(tile.at);
         self.begins(place, &at, fragment.dtype);
         self.begins(place, &Expr::int(stride), fragment.dtype);
-        match self.places_of_warps(&at) {
-            None => self.fault(place, "a tile's place is the same for all lanes of a warp", text(&at)),
-            Some(places) if tile.stores && (stride < columns || meet(&places, rows, columns, stride)) => {
-                self.fault(place, "no two lanes store to one element", text(&at));
-            }
-            Some(_) => {}
+        let places = self.belongs_to_warps(place, &at).filter(|_| tile.stores);
+        if places.is_some_and(|places| stride < columns || meet(&places, rows, columns, stride)) {
+            self.fault(place, "no two lanes store to one element", text(&at));
         }
+    }
+
+    /// That an offset is the same for all lanes of a warp; gives what [`Check::places_of_warps`] does.
+    fn belongs_to_warps(&mut self, place: &str, at: &Expr) -> Option<Vec<i64>> {
+        let places = self.places_of_warps(at);
+        if places.is_none() {
+            self.fault(place, "a tile's place is the same for all lanes of a warp", text(at));
+        }
+        places
     }
 
     /// That an offset is a multiple of 16 bytes.
@@ -156,6 +168,7 @@ fn place(stmt: &Stmt) -> String {
         Stmt::Fetch { fragment, memory, at, .. } => format!("fetch f{} = {memory}[{}]", fragment.0, text(at)),
         Stmt::Mma { sum, left, right } => format!("mma f{}, f{}, f{}", sum.0, left.0, right.0),
         Stmt::Spill { sum, memory, at, .. } => format!("spill {memory}[{}] = f{}", text(at), sum.0),
+        Stmt::Scale { sum, memory, at, .. } => format!("scale f{} by {memory}[{}]", sum.0, text(at)),
         Stmt::Stage { to, at, from, from_at } => {
             format!("stage {to}[{}] = {from}[{}]", text(at), text(from_at))
         }

@@ -99,6 +99,7 @@ const FUNCTIONS: &[&str] = &[
     "cuMemFreeAsync",
     "cuDeviceGetDefaultMemPool",
     "cuMemPoolSetAttribute",
+    "cuMemPoolGetAttribute",
     "cuMemHostAlloc",
     "cuMemFreeHost",
     "cuMemsetD8Async",
