@@ -182,6 +182,39 @@ fn a_kernel_that_fails_and_a_device_that_is_lost_end_the_run() {
     assert!(text.contains("CUDA_ERROR_DEVICE_UNAVAILABLE"), "{text}");
 }
 
+/// With the backend left open, the processor goes on where the device stopped, and the answer is the same.
+#[test]
+fn what_a_lost_device_began_the_processor_ends() {
+    let arguments = ["run", "-p", FRANCE, "--temp", "0"];
+    let expected = answer(&arguments);
+    for faults in [("MOCKCUDA_LOST", "5"), ("MOCKCUDA_LOST", "60"), ("MOCKCUDA_LAUNCH_FAILS", "90")] {
+        let output = on(&Driver::new(&[faults]), &arguments);
+        let told = stderr(&output);
+        assert!(output.status.success(), "{faults:?}: {told}");
+        assert_eq!(stdout(&output), expected, "{faults:?}: {told}");
+        assert!(told.contains("on the processor") && told.contains("CUDA_ERROR"), "{faults:?}: {told}");
+    }
+    let output = on(&Driver::new(&[("MOCKCUDA_DRIVER_VERSION", "11040")]), &arguments);
+    assert_eq!(stdout(&output), expected);
+    assert!(stderr(&output).contains("on the processor") && stderr(&output).contains("CUDA 11.4"));
+}
+
+/// A library that has NVIDIA's name and nothing else of it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_strange_library_is_no_driver() {
+    let folder = tempfile::tempdir().unwrap();
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let mut libraries = maps.lines().filter_map(|line| line.split_whitespace().nth(5));
+    let library = libraries.find(|path| path.contains("libgcc_s") || path.contains("libm.so")).unwrap();
+    std::fs::copy(library, folder.path().join("libcuda.so")).unwrap();
+    let mut command = jtllm(&RUN);
+    let output = command.env("LD_LIBRARY_PATH", folder.path()).output().unwrap();
+    let told = stderr(&output);
+    assert_eq!(output.status.code(), Some(7), "{told}");
+    assert!(told.contains("too old") && !told.contains("panicked"), "{told}");
+}
+
 #[test]
 fn what_the_drivers_compiler_says_is_in_the_error() {
     driver::inside("what_the_drivers_compiler_says_is_in_the_error", FOUND, tape::a_text_is_refused);

@@ -208,10 +208,9 @@ fn rounded_operands_stay_near_the_references_on_every_backend() {
 }
 
 /// The logits of a sequence's last token when `count` sequences are decoded together, on `threads` threads.
-fn batched(name: &str, prompts: &[Vec<u32>], threads: usize) -> Vec<Vec<f32>> {
+fn batched(name: &str, prompts: &[Vec<u32>], backend: Backend, threads: usize) -> Vec<Vec<f32>> {
     let checkpoint = Checkpoint::open(&folder(name)).unwrap();
-    let mut model =
-        Model::load(checkpoint, options(Backend::Cpu, threads), KernelCache::off("a test")).unwrap();
+    let mut model = Model::load(checkpoint, options(backend, threads), KernelCache::off("a test")).unwrap();
     let mut pages = PageTable::new(model.pages(), 16);
     for (sequence, prompt) in prompts.iter().enumerate() {
         pages.reserve(sequence, prompt.len()).unwrap();
@@ -260,7 +259,7 @@ fn a_row_has_the_same_bits_in_any_company() {
         let mut engine = engine(name, Backend::Cpu);
         let chunked: Vec<Vec<f32>> = prompts.iter().map(|p| engine.feed(p, false).unwrap()).collect();
         for (count, threads) in [(1, 1), (1, 2), (2, 1), (3, 2), (16, 1), (16, 2)] {
-            let together = batched(name, &prompts[..count], threads);
+            let together = batched(name, &prompts[..count], Backend::Cpu, threads);
             for sequence in 0..count {
                 let same = chunked[sequence]
                     .iter()
@@ -269,5 +268,23 @@ fn a_row_has_the_same_bits_in_any_company() {
                 assert!(same, "{name}: sequence {sequence} of {count} on {threads} threads");
             }
         }
+    }
+}
+
+/// Two sequences of different lengths at once, on whatever graphics adapter is here.
+#[test]
+fn ragged_batches_agree_on_an_adapter() {
+    if jtllm_runtime::device::wgpu::adapters().is_empty() {
+        println!("skipped: no graphics adapter");
+        return;
+    }
+    let prompts: Vec<Vec<u32>> =
+        (0..2).map(|s| (0..3 + s * 5).map(|i| (i * 7 + s * 3) % 250).collect()).collect();
+    let expected = batched("llama2-gqa-tiny", &prompts, Backend::Cpu, 2);
+    let found = batched("llama2-gqa-tiny", &prompts, Backend::Wgpu, 1);
+    for (found, expected) in found.iter().zip(&expected) {
+        let scale = expected.iter().fold(1.0f32, |most, x| most.max(x.abs()));
+        let error = largest_difference(found, expected);
+        assert!(error < 1e-5 * scale, "{error} of {scale}");
     }
 }
