@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use jtllm_codegen::options::{Compute, Options};
 use jtllm_codegen::schedule::Argument;
 use jtllm_codegen::{Compilation, Step};
 use jtllm_ir::interp::Bindings;
@@ -65,7 +66,9 @@ fn conform(subject: &Subject, cases: Vec<Case>) {
             case.tolerance *= LOOSER;
         }
         let expected = case.expected();
-        let compilation = common::compiled(&case.graph, subject.device.target().caps());
+        // What matrix units round is compared with the interpreter of PTX, in `hardware`.
+        let exact = Options { compute: Compute::F32 };
+        let compilation = common::compiled_as(&case.graph, subject.device.target().caps(), &exact);
         let mut bindings = case.bindings.clone();
         let found = run(&compilation, &*subject.device, &mut bindings);
         case.compare(subject.name, &expected, (&found, &bindings), difference);
