@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that wants a real NVIDIA GPU, in one command and one table.
 #
-#   benches/gpu.sh pack DIR          here: builds what is carried to the machine, into DIR (about 60 MB)
+#   benches/gpu.sh pack DIR          here: builds what is carried to the machine, into DIR
 #   benches/gpu.sh run DIR [SCRATCH] there, in a checkout: needs the driver and DIR; with python3 and torch it compares
 #                                    with PyTorch.
 #                                    SCRATCH (default: a temporary folder) takes up to 14 GB of random weights at a time.
