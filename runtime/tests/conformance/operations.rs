@@ -56,7 +56,10 @@ fn conform(subject: &Subject, op: ScalarOp, operands: &[DType]) {
     let result = op.result(operands).unwrap();
     let columns = samples(operands);
     let count = columns[0].len();
-    let kernel = kernel(op, operands, result, count, true);
+    // Elements of a vector, or a few threads.
+    let caps = device.target().caps();
+    let lanes = if caps.threads { 4 } else { caps.lanes };
+    let kernel = kernel(op, operands, result, count, (lanes, true));
     let artifact = device.target().emit(&kernel).unwrap();
     let program = device.load(&[(&kernel, artifact)]).unwrap().remove(0);
     let mut args = Vec::new();

@@ -1,0 +1,1 @@
+//! Kernels that press where the emitter is weakest.
