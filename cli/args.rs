@@ -74,13 +74,16 @@ pub(crate) enum BackendName {
 /// Which numbers matrix products multiply; sums are float32 whatever they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ComputeName {
-    /// f32, but 16 bits for prompts where a GPU has matrix units and weights are not f32
+    /// f32, but int8 for packed weights on processors, and 16 bits for prompts where a GPU has matrix units and weights
+    /// are not f32
     Auto,
     F32,
     /// Both operands rounded to bfloat16
     Bf16,
     /// Both operands rounded to half precision
     F16,
+    /// Packed weights as they are, what they are multiplied with as bytes with a scale for each 32
+    Int8,
 }
 
 /// Where a model runs.

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Which numbers contractions multiply. Sums are `f32` whatever they are, and so is all else. Attention takes no
 /// other type than the cache's, and that only where matrix units compute it and `f32` is not asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Compute {
     /// `f32`, but on targets with matrix units the type of the weights for many rows at a time, if that has 16
     /// bits, and `bf16` for packed weights; and for attention of many rows that of the cache, if that has 16 bits. On

@@ -20,6 +20,7 @@ use jtllm_ir::graph::axes;
 use jtllm_ir::{Expr, Graph, Layout, Node, Op};
 
 pub(crate) use attend::Tiles;
+pub(crate) use gemm::narrow_type;
 pub use lower::Argument;
 
 use crate::access::visit_reads;

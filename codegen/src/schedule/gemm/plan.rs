@@ -114,7 +114,7 @@ fn operand_type(lower: &Lower<'_>, contraction: &Contraction) -> Option<DType> {
 }
 
 /// The 16-bit type of which a node is the `f32`, whatever moves it.
-pub(in crate::schedule) fn narrow_type(graph: &Graph, node: Node) -> Option<DType> {
+pub(crate) fn narrow_type(graph: &Graph, node: Node) -> Option<DType> {
     match graph.op(node) {
         Op::View { x, .. } => narrow_type(graph, *x),
         Op::Map { op: ScalarOp::Cast(DType::F32), xs } => {
