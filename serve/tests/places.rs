@@ -112,7 +112,7 @@ fn nowhere() -> Way {
 
 fn options(backend: Backend, layers: Layers) -> LoadOptions {
     LoadOptions {
-        compute: jtllm_runtime::codegen::options::Compute::Auto,
+        compute: jtllm_runtime::codegen::options::Compute::F32,
         backend,
         place: Place { device: None, layers, required: false },
         threads: 1,

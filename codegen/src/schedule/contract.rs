@@ -5,13 +5,13 @@
 //! Else lanes run over the depth, and one `LaneReduce` ends each sum. Either way the order of additions
 //! depends on the depth and the lanes, not on the tile.
 
-use jtllm_ir::{Expr, Node, Op, ScalarOp};
+use jtllm_ir::{DType, Expr, Node, Op, Scalar, ScalarOp};
 
 use super::lower::Lower;
 use super::{Scheduled, layout};
 use crate::access::{read_coordinates, spans, visit_reads};
 use crate::kernel::{CellId, ValueId};
-use crate::region::{Contraction, Sum};
+use crate::region::{Contraction, Product, Sum};
 
 /// Products that are written out one after another inside the innermost loop, if no format asks for more.
 const UNROLL: i64 = 4;
@@ -162,10 +162,14 @@ fn is_padded(lower: &Lower<'_>, contraction: &Contraction) -> bool {
         padded &= interleaved || !at.iter().any(by_column);
     };
     for sum in &contraction.sums {
-        let scale = sum.blocks.as_ref().map(|blocks| blocks.scale);
-        for node in [Some(sum.right), scale].into_iter().flatten() {
+        let (each, inner) = sum.blocks.as_ref().map(|blocks| (blocks.each, blocks.inner)).unzip();
+        for node in [Some(sum.right), each].into_iter().flatten() {
             let at = jtllm_ir::graph::axes(lower.graph.shape(node));
-            visit_reads(lower.graph, node, &at, &stop, &mut visit);
+            visit_reads(lower.graph, node, &at, &stop, &mut |node, at| {
+                if Some(node) != inner {
+                    visit(node, at);
+                }
+            });
         }
     }
     padded
@@ -201,14 +205,12 @@ fn along_depth(lower: &mut Lower<'_>, sum: &Sum, places: &[Vec<Vec<Expr>>], cell
     };
     let levels = levels(lower, sum, sum.depth);
     lower.repeat(&Expr::int(blocks.count), |lower, block| {
-        let zero = lower.b.float(0.0);
-        let parts: Vec<Vec<CellId>> =
-            cells.iter().map(|row| row.iter().map(|_| lower.b.cell(zero)).collect()).collect();
+        let parts = parts(lower, sum, cells);
         serial(lower, &levels, sum.depth, Expr::int(0), &mut |lower, ks| {
             let ks: Vec<Vec<Expr>> = ks.iter().map(|k| vec![block.clone(), k.clone()]).collect();
             multiply(lower, sum, places, &parts, &ks);
         });
-        scale(lower, sum, places, &parts, cells, &block);
+        add_blocks(lower, sum, places, &parts, cells, &block);
     });
 }
 
@@ -258,6 +260,10 @@ struct Chunk {
 /// One word, or as many as the target loads at once, if they lie side by side. All lanes take part in a chunk
 /// before one takes more, and blocks are made of whole chunks.
 fn chunk(lower: &Lower<'_>, sum: &Sum) -> Chunk {
+    // What is added for a block need not be a multiple of its sum: then a block is not shared out.
+    if sum.blocks.as_ref().is_some_and(|blocks| blocks.scale(lower.graph).is_none()) {
+        return Chunk { word: sum.depth, words: 1 };
+    }
     let packed = packed(lower, sum);
     let word = levels(lower, sum, sum.depth).last().copied().filter(|_| packed).unwrap_or(1);
     let total = sum.depth * sum.blocks.as_ref().map_or(1, |blocks| blocks.count);
@@ -311,9 +317,7 @@ fn across_depth(lower: &mut Lower<'_>, sum: &Sum, places: &[Vec<Vec<Expr>>], cel
                 multiply(lower, sum, places, cells, &ks);
             });
         }
-        let zero = lower.b.float(0.0);
-        let parts: Vec<Vec<CellId>> =
-            cells.iter().map(|row| row.iter().map(|_| lower.b.cell(zero)).collect()).collect();
+        let parts = parts(lower, sum, cells);
         let block = first.clone().div_floor(sum.depth);
         lower.repeat(&Expr::int(turns), |lower, turn| {
             let first = first.clone() + turn * word;
@@ -322,7 +326,7 @@ fn across_depth(lower: &mut Lower<'_>, sum: &Sum, places: &[Vec<Vec<Expr>>], cel
                 .collect();
             multiply(lower, sum, places, &parts, &ks);
         });
-        scale(lower, sum, places, &parts, cells, &block);
+        add_blocks(lower, sum, places, &parts, cells, &block);
     };
     let whole = Expr::int(chunks / lanes);
     if chunks >= lanes {
@@ -379,19 +383,32 @@ fn multiply_one(
         .iter()
         .map(|at| lower.value(sum.right, &[at.as_slice(), k].concat()))
         .collect();
+    let product = match sum.product {
+        Product::Floats => ScalarOp::Fma,
+        Product::Bytes => ScalarOp::Dot4,
+    };
     for (row, cells) in places.iter().zip(cells) {
         let left = lower.value(sum.left, &[row[0].as_slice(), k].concat());
         for (right, cell) in right.iter().zip(&cells[columns.clone()]) {
             let before = lower.b.get(*cell);
             // The weight first: it is used up here, and two-address machines overwrite the first operand.
-            let after = lower.b.scalar(ScalarOp::Fma, &[*right, left, before]);
+            let after = lower.b.scalar(product, &[*right, left, before]);
             lower.b.set(*cell, after);
         }
     }
 }
 
-/// Adds each block's sum, times the block's factor.
-fn scale(
+/// Zeros for the sums inside a block.
+fn parts(lower: &mut Lower<'_>, sum: &Sum, cells: &[Vec<CellId>]) -> Vec<Vec<CellId>> {
+    let zero = match sum.product {
+        Product::Floats => lower.b.float(0.0),
+        Product::Bytes => lower.b.constant(DType::I32, Scalar::Int(0)),
+    };
+    cells.iter().map(|row| row.iter().map(|_| lower.b.cell(zero)).collect()).collect()
+}
+
+/// Adds what each block's sum becomes.
+fn add_blocks(
     lower: &mut Lower<'_>,
     sum: &Sum,
     places: &[Vec<Vec<Expr>>],
@@ -402,11 +419,30 @@ fn scale(
     let Some(blocks) = &sum.blocks else { return };
     for (r, row) in places.iter().enumerate() {
         for (c, at) in row.iter().enumerate() {
-            let factor = lower.value(blocks.scale, &[at.as_slice(), std::slice::from_ref(block)].concat());
             let part = lower.b.get(parts[r][c]);
+            lower.bind(blocks.inner, part);
             let before = lower.b.get(cells[r][c]);
-            let after = lower.b.scalar(ScalarOp::Fma, &[part, factor, before]);
+            let at = [at.as_slice(), std::slice::from_ref(block)].concat();
+            let after = add(lower, blocks.each, &at, before);
             lower.b.set(cells[r][c], after);
+        }
+    }
+}
+
+/// `before` and the value of a node, summand by summand; products are fused.
+fn add(lower: &mut Lower<'_>, node: Node, at: &[Expr], before: ValueId) -> ValueId {
+    match lower.graph.op(node) {
+        Op::Map { op: ScalarOp::Add, xs } => {
+            let before = add(lower, xs[0], at, before);
+            add(lower, xs[1], at, before)
+        }
+        Op::Map { op: ScalarOp::Mul, xs } => {
+            let (a, b) = (lower.value(xs[0], at), lower.value(xs[1], at));
+            lower.b.scalar(ScalarOp::Fma, &[a, b, before])
+        }
+        _ => {
+            let value = lower.value(node, at);
+            lower.b.scalar(ScalarOp::Add, &[before, value])
         }
     }
 }

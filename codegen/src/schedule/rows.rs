@@ -1,7 +1,7 @@
 //! One group a row: each reduction is a pass of the lanes over the row, then come the elements that need
 //! its result.
 
-use jtllm_ir::{Expr, Monoid, Node, Op, ScalarOp};
+use jtllm_ir::{Expr, Graph, Monoid, Node, Op, ScalarOp};
 
 use super::lower::Lower;
 use super::{Scheduled, along, unflatten};
@@ -23,11 +23,21 @@ pub(super) fn schedule(mut lower: Lower<'_>) -> Scheduled {
         reduce_row(&mut lower, *reduce, &at, &row);
     }
     lower.store_roots(space.len(), &at, true);
-    let full = space.len() + row.len();
-    if lower.region.roots.iter().any(|root| rank(&lower, *root) == full) {
-        along_row(&mut lower, &row, |lower, place| {
+    let mut rows: Vec<&[Expr]> = Vec::new();
+    for root in &lower.region.roots {
+        let row = &shape(lower.graph, *root)[space.len()..];
+        if !row.is_empty() && !rows.contains(&row) {
+            rows.push(row);
+        }
+    }
+    for row in rows {
+        along_row(&mut lower, row, |lower, place| {
             let at = [at.as_slice(), place].concat();
-            lower.store_roots(full, &at, false);
+            for root in &lower.region.roots {
+                if shape(lower.graph, *root).get(space.len()..) == Some(row) {
+                    lower.store_root(*root, &at, false);
+                }
+            }
         });
     }
     lower.finish()
@@ -41,10 +51,11 @@ fn row_shape(lower: &Lower<'_>, reduce: Node) -> Vec<Expr> {
     lower.graph.shape(*x)[axes[0]..].to_vec()
 }
 
-fn rank(lower: &Lower<'_>, root: Node) -> usize {
-    match lower.graph.op(root) {
-        Op::Write { value, .. } => lower.graph.shape(*value).len(),
-        _ => lower.graph.shape(root).len(),
+/// The shape of what is stored.
+fn shape(graph: &Graph, root: Node) -> &[Expr] {
+    match graph.op(root) {
+        Op::Write { value, .. } => graph.shape(*value),
+        _ => graph.shape(root),
     }
 }
 

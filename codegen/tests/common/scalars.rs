@@ -141,10 +141,7 @@ pub(crate) fn all() -> Vec<(ScalarOp, Vec<DType>)> {
     let mut all = Vec::new();
     for op in operations() {
         for dtype in DType::ALL {
-            let mut operands = vec![dtype; op.row().arity];
-            if op == ScalarOp::Select {
-                operands[0] = DType::Bool;
-            }
+            let operands = op.operands(dtype);
             if op.result(&operands).is_ok() {
                 all.push((op, operands));
             }
