@@ -92,7 +92,7 @@ pub(crate) fn place(
 
 /// Says so where threads were asked for and none computes.
 pub(crate) fn remark_threads(model: &Model, asked: Option<u16>) {
-    let (Some(asked), None) = (asked, model.placement().threads) else { return };
+    let (Some(asked), None) = (asked, model.placement().processor) else { return };
     let why = match model.options.backend {
         Backend::Graph | Backend::Interp(_) => "the interpreter has one".to_owned(),
         _ => format!("the model is {}", model.placement()),

@@ -50,24 +50,32 @@ const VERSION: u32 = 1;
 /// The target `cpu-x64`.
 pub struct X64 {
     level: Level,
+    has_dot: bool,
     caps: Caps,
     limits: Limits,
 }
 
 impl X64 {
-    /// The widest level of the processor that this program runs on.
+    /// A level, for the processor that this program runs on.
     ///
     /// # Errors
-    /// It has none of them.
-    pub fn host() -> Result<X64, EmitError> {
-        let here = Level::ALL.iter().find(|(level, _)| level.is_here());
-        here.map(|(level, _)| X64::level(*level))
-            .ok_or(EmitError::Missing { what: "AVX2 with FMA and F16C", target: "this processor" })
+    /// It has not got it.
+    pub fn here(level: Level) -> Result<X64, EmitError> {
+        match level.is_here() {
+            true => Ok(X64::level(level)),
+            false => Err(EmitError::Missing { what: level.needs(), target: "this processor" }),
+        }
     }
 
-    /// A level, whether this processor has it or not: code can be looked at anywhere.
+    /// A level, whether this processor has it or not: code can be looked at anywhere. What a level may have beside is
+    /// used where this processor has it.
     pub fn level(level: Level) -> X64 {
-        X64 { level, caps: caps(level), limits: Limits::of(level) }
+        X64 { level, has_dot: level.has_dot_here(), caps: caps(level), limits: Limits::of(level) }
+    }
+
+    /// The same for processors without an instruction for products of bytes.
+    pub fn without_dot(self) -> X64 {
+        X64 { has_dot: false, ..self }
     }
 
     /// The same with no more than `most` registers of each class, at least 6: for tests of what happens when there
@@ -118,7 +126,8 @@ impl Target for X64 {
     }
 
     fn variant(&self) -> String {
-        format!("x64 {VERSION} {}", self.level.name())
+        let dot = if self.has_dot { " vnni" } else { "" };
+        format!("x64 {VERSION} {}{dot}", self.level.name())
     }
 
     fn caps(&self) -> &Caps {
@@ -127,7 +136,7 @@ impl Target for X64 {
 
     fn emit(&self, kernel: &Kernel) -> Result<Artifact, EmitError> {
         self.check(kernel)?;
-        let mut code = select::select(kernel, self.level);
+        let mut code = select::select(kernel, self.level, self.has_dot);
         code.prune();
         let places = allocate(&mut code, self.level, self.limits);
         let bytes = encode::encode(&code, &places, self.level)

@@ -22,6 +22,14 @@ impl Level {
         if self == Level::Avx512 { "avx512" } else { "avx2" }
     }
 
+    /// What a processor needs for it.
+    pub fn needs(self) -> &'static str {
+        match self {
+            Level::Avx512 => "AVX-512 F, BW, DQ and VL",
+            Level::Avx2 => "AVX2, FMA and F16C",
+        }
+    }
+
     /// Elements of a vector.
     pub fn lanes(self) -> usize {
         if self == Level::Avx512 { 16 } else { 8 }
@@ -42,6 +50,19 @@ impl Level {
         }
         // Windows passes arguments in other registers.
         #[cfg(not(all(target_arch = "x86_64", unix)))]
+        false
+    }
+
+    /// Whether this processor has an instruction for [`ScalarOp::Dot4`](jtllm_ir::ScalarOp::Dot4) at the level.
+    pub(super) fn has_dot_here(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            match self {
+                Level::Avx2 => std::is_x86_feature_detected!("avxvnni"),
+                Level::Avx512 => std::is_x86_feature_detected!("avx512vnni"),
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
         false
     }
 
@@ -69,6 +90,13 @@ pub(super) enum Op {
     Fma132,
     Fma213,
     Fma231,
+    /// Four products of bytes, those of the second signed, added to the first.
+    Dot4,
+    /// Two products of signed words, added.
+    MulWords,
+    ShlWord,
+    ShrWord,
+    SarWord,
     /// To an integer, by the way that the immediate names.
     Round,
     And,
@@ -135,6 +163,11 @@ const TABLE: &[Row] = &[
     Row(Op::Fma132, VEX_Vfmadd132ps_ymm_ymm_ymmm256, EVEX_Vfmadd132ps_zmm_k1z_zmm_zmmm512b32_er, Element),
     Row(Op::Fma213, VEX_Vfmadd213ps_ymm_ymm_ymmm256, EVEX_Vfmadd213ps_zmm_k1z_zmm_zmmm512b32_er, Element),
     Row(Op::Fma231, VEX_Vfmadd231ps_ymm_ymm_ymmm256, EVEX_Vfmadd231ps_zmm_k1z_zmm_zmmm512b32_er, Element),
+    Row(Op::Dot4, VEX_Vpdpbusd_ymm_ymm_ymmm256, EVEX_Vpdpbusd_zmm_k1z_zmm_zmmm512b32, Element),
+    Row(Op::MulWords, VEX_Vpmaddwd_ymm_ymm_ymmm256, EVEX_Vpmaddwd_zmm_k1z_zmm_zmmm512, Whole),
+    Row(Op::ShlWord, VEX_Vpsllw_ymm_ymm_imm8, EVEX_Vpsllw_zmm_k1z_zmmm512_imm8, No),
+    Row(Op::ShrWord, VEX_Vpsrlw_ymm_ymm_imm8, EVEX_Vpsrlw_zmm_k1z_zmmm512_imm8, No),
+    Row(Op::SarWord, VEX_Vpsraw_ymm_ymm_imm8, EVEX_Vpsraw_zmm_k1z_zmmm512_imm8, No),
     Row(Op::Round, VEX_Vroundps_ymm_ymmm256_imm8, EVEX_Vrndscaleps_zmm_k1z_zmmm512b32_imm8_sae, No),
     Row(Op::And, VEX_Vpand_ymm_ymm_ymmm256, EVEX_Vpandd_zmm_k1z_zmm_zmmm512b32, Element),
     Row(Op::Or, VEX_Vpor_ymm_ymm_ymmm256, EVEX_Vpord_zmm_k1z_zmm_zmmm512b32, Element),

@@ -39,6 +39,7 @@ impl Selector<'_> {
         }
         let result = match op {
             ScalarOp::Fma => return self.fma(operands, target),
+            ScalarOp::Dot4 if self.has_dot => return self.dot(operands, target),
             ScalarOp::Select => {
                 let xs: Vec<Reg> = operands.iter().map(|x| self.lanes_of(*x)).collect();
                 let to = target.unwrap_or_else(|| self.code.new_reg(self.code.class(xs[1])));
@@ -162,6 +163,37 @@ impl Selector<'_> {
         to
     }
 
+    /// Products of bytes added to the last operand's register, or to a copy of it.
+    fn dot(&mut self, xs: &[ValueId], target: Option<Reg>) -> Reg {
+        let (unsigned, sum) = (self.lanes_of(xs[0]), self.lanes_of(xs[2]));
+        let signed = self.operand(xs[1]);
+        // A target that is a factor may not be overwritten before it is read.
+        let apart = target.filter(|to| *to == sum || (*to != unsigned && signed != self.whole(*to)));
+        let result = self.fused(Op::Dot4, sum, apart, [self.whole(unsigned), signed]);
+        match target {
+            Some(target) if target != result => {
+                self.push(Item::Copy { to: target, from: result });
+                target
+            }
+            _ => result,
+        }
+    }
+
+    /// The same without the instruction: bytes as words, the even ones and the odd ones. No sum of two products of
+    /// bytes is cut off in 32 bits.
+    fn dot_of_words(&mut self, unsigned: Reg, signed: Reg, sum: Reg) -> Reg {
+        let low = self.word(0x00ff_00ff);
+        let even = self.binary(Op::And, unsigned, low);
+        let odd = self.with(Op::ShrWord, unsigned, 8);
+        let signed_odd = self.with(Op::SarWord, signed, 8);
+        let signed_even = self.with(Op::ShlWord, signed, 8);
+        let signed_even = self.with(Op::SarWord, signed_even, 8);
+        let even = self.binary(Op::MulWords, even, signed_even);
+        let odd = self.binary(Op::MulWords, odd, signed_odd);
+        let products = self.binary(Op::AddInt, even, odd);
+        self.binary(Op::AddInt, sum, products)
+    }
+
     /// An operation on registers that hold values of type `dtype`.
     pub(super) fn apply(&mut self, op: ScalarOp, dtype: DType, xs: &[Reg]) -> Reg {
         if let Some((op, _)) = direct(op, dtype) {
@@ -228,6 +260,7 @@ impl Selector<'_> {
                 let equal = self.equal(x, xs[1]);
                 self.not(equal)
             }
+            ScalarOp::Dot4 => self.dot_of_words(x, xs[1], xs[2]),
             ScalarOp::Div | ScalarOp::Rem => self.divided(signed, op == ScalarOp::Rem, x, xs[1]),
             _ => unreachable!("{} of integers is turned down before a kernel is emitted", op.name()),
         }

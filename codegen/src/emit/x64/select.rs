@@ -84,6 +84,8 @@ pub(super) struct Mask {
 pub(super) struct Selector<'k> {
     pub(super) kernel: &'k Kernel,
     pub(super) level: Level,
+    /// Whether there is an instruction for `Dot4`.
+    pub(super) has_dot: bool,
     pub(super) varying: Varying,
     pub(super) uses: Uses,
     pub(super) code: Code64,
@@ -104,12 +106,13 @@ pub(super) struct Selector<'k> {
 }
 
 /// The kernel as machine operations.
-pub(super) fn select(kernel: &Kernel, level: Level) -> Code64 {
+pub(super) fn select(kernel: &Kernel, level: Level, has_dot: bool) -> Code64 {
     let uses = Uses::of(kernel);
     let left = (0..kernel.values.len()).map(|value| uses.count(ValueId(value as u32))).collect();
     let mut selector = Selector {
         kernel,
         level,
+        has_dot,
         varying: kernel.varying(),
         uses,
         code: Code64::default(),
