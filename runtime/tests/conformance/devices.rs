@@ -59,6 +59,12 @@ pub(crate) fn mock_driver() -> Option<PathBuf> {
     library.exists().then_some(library)
 }
 
+/// How many lanes a kernel without schedules has: the elements of a vector, or a few threads.
+pub(crate) fn plain_lanes(device: &dyn Device) -> u32 {
+    let caps = device.target().caps();
+    if caps.threads { 4 } else { caps.lanes }
+}
+
 /// The device of that name, if it is here.
 pub(crate) fn device(name: &str) -> Option<&'static Subject> {
     SUBJECTS.iter().find(|subject| subject.name == name)
