@@ -27,6 +27,7 @@ mod convert;
 mod encode;
 mod index;
 mod isa;
+mod join;
 mod lanes;
 mod live;
 mod machine;

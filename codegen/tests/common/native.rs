@@ -58,6 +58,15 @@ impl Native {
     /// Runs some groups.
     pub(crate) fn run_groups(&self, params: &mut [Vec<u8>], symbols: &[i32], first: u64, end: u64) {
         let pointers: Vec<*mut u8> = params.iter_mut().map(|bytes| bytes.as_mut_ptr()).collect();
+        self.call(&pointers, symbols, first, end);
+    }
+
+    /// Runs all groups on memory that the caller vouches for.
+    pub(crate) fn run_at(&self, params: &[*mut u8], symbols: &[i32]) {
+        self.call(params, symbols, 0, self.groups(symbols));
+    }
+
+    fn call(&self, pointers: &[*mut u8], symbols: &[i32], first: u64, end: u64) {
         // SAFETY: the bytes are a function of this type that the emitter made for this processor, in
         // executable memory; it touches only the buffers, which the tests make large enough.
         let entry: Entry = unsafe { std::mem::transmute(self.code.as_ptr()) };

@@ -225,7 +225,7 @@ impl Selector<'_> {
         let held = self.held[value.0 as usize].expect("verified kernels define values before their use");
         let register = match held.place {
             Place::General(register) => return register,
-            Place::Lanes(_) | Place::Later => self.lanes_of(value),
+            Place::Lanes(_) | Place::Slot(_) | Place::Later => self.lanes_of(value),
         };
         let dtype = self.kernel.record(value).dtype;
         self.know(Known::General(value), held.depth, |selector| {

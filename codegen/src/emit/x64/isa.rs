@@ -122,9 +122,9 @@ pub(super) enum Op {
     Sar,
     /// Bytes of each 16, by the indices of the second.
     Bytes,
-    /// Elements of each four, by the immediate.
-    Within,
-    /// Fours of elements, by the immediate.
+    /// Two elements of each four of the first, then two of the second, by the immediate.
+    OfBoth,
+    /// Fours of elements, by the immediate: the lower ones of the first, the upper ones of the second.
     Fours,
     FloatOfSigned,
     FloatOfUnsigned,
@@ -188,7 +188,7 @@ const TABLE: &[Row] = &[
     Row(Op::Shr, VEX_Vpsrld_ymm_ymm_imm8, EVEX_Vpsrld_zmm_k1z_zmmm512b32_imm8, No),
     Row(Op::Sar, VEX_Vpsrad_ymm_ymm_imm8, EVEX_Vpsrad_zmm_k1z_zmmm512b32_imm8, No),
     Row(Op::Bytes, VEX_Vpshufb_ymm_ymm_ymmm256, EVEX_Vpshufb_zmm_k1z_zmm_zmmm512, Whole),
-    Row(Op::Within, VEX_Vpshufd_ymm_ymmm256_imm8, EVEX_Vpshufd_zmm_k1z_zmmm512b32_imm8, No),
+    Row(Op::OfBoth, VEX_Vshufps_ymm_ymm_ymmm256_imm8, EVEX_Vshufps_zmm_k1z_zmm_zmmm512b32_imm8, No),
     Row(Op::Fours, INVALID, EVEX_Vshuff32x4_zmm_k1z_zmm_zmmm512b32_imm8, No),
     Row(Op::FloatOfSigned, VEX_Vcvtdq2ps_ymm_ymmm256, EVEX_Vcvtdq2ps_zmm_k1z_zmmm512b32_er, Element),
     Row(Op::FloatOfUnsigned, INVALID, EVEX_Vcvtudq2ps_zmm_k1z_zmmm512b32_er, Element),

@@ -349,6 +349,10 @@ impl Selector<'_> {
         if let Some(Place::General(register)) = self.held[value.0 as usize].map(|held| held.place) {
             return self.store_general(dtype, address, register);
         }
+        if let (4, Some(slot)) = (dtype.size(), self.slot_of(value)) {
+            let word = self.general_from(Code::Mov_r32_rm32, slot);
+            return self.store_general(dtype, address, word);
+        }
         let words = self.stored_words(dtype, value);
         let low = Operand::Reg(words, View::X);
         let (store, word) = match self.level {

@@ -1,7 +1,7 @@
 //! Vectors and masks: one operation, constants, spreading, choosing, joining lanes.
 
 use iced_x86::Code;
-use jtllm_ir::{DType, Expr, Monoid, Scalar};
+use jtllm_ir::{DType, Expr, Scalar};
 
 use super::isa::{Level, Op};
 use super::machine::{Access, Address, Base, Class, Item, Label, Operand, Operation, Reg, View};
@@ -104,6 +104,10 @@ impl Selector<'_> {
         let held = self.held[value.0 as usize].expect("verified kernels define values before their use");
         match held.place {
             Place::Lanes(register) => register,
+            Place::Slot(slot) => {
+                let place = Operand::Memory(Address::of(Base::Frame(slot)));
+                self.vector(Op::BroadcastMemory, &[place])
+            }
             Place::Later => match &record.value {
                 Value::Load { memory, at } => self.load(*memory, at, None),
                 _ => unreachable!("only loads wait for their use"),
@@ -308,32 +312,6 @@ impl Selector<'_> {
         let operands = [Operand::Reg(mask, view), Operand::Reg(mask, view)];
         let test = Item::Operation(Operation::new(code, Access::Read, &operands));
         vec![test, Item::Branch(Code::Je_rel32_64, label)]
-    }
-
-    /// The lanes of a value joined, in the order of [`lane_tree`](crate::kernel::lane_tree): each step joins a lane
-    /// with the one half as far away; what lane 0 gets is the result.
-    pub(super) fn lane_reduce(&mut self, monoid: Monoid, value: ValueId) -> Reg {
-        let dtype = self.kernel.record(value).dtype;
-        let mut joined = self.lanes_of(value);
-        if self.kernel.lanes == 1 {
-            return joined;
-        }
-        let swap = |selector: &mut Self, op, x: Reg, order| {
-            let operands = [selector.whole(x), selector.whole(x), Operand::Immediate(order)];
-            selector.vector(op, &operands)
-        };
-        let steps: &[(Op, i64)] = match self.level {
-            Level::Avx512 => &[(Op::Fours, 0x4e), (Op::Fours, 0xb1), (Op::Within, 0x4e), (Op::Within, 0xb1)],
-            Level::Avx2 => &[(Op::Halves, 0x01), (Op::Within, 0x4e), (Op::Within, 0xb1)],
-        };
-        for (op, order) in steps {
-            let upper = match op {
-                Op::Within => self.with(*op, joined, *order),
-                _ => swap(self, *op, joined, *order),
-            };
-            joined = self.apply(monoid.scalar(), dtype, &[joined, upper]);
-        }
-        self.vector(Op::Broadcast, &[Operand::Reg(joined, View::X)])
     }
 
     /// Where the lanes of a value lie in the frame, a word each.

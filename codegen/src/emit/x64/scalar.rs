@@ -54,8 +54,8 @@ impl Selector<'_> {
                 }
             },
             ScalarOp::And if self.byte(operands).is_some() => {
-                let (word, byte) = self.byte(operands).expect("it has been found just now");
-                self.select_byte(word, byte)
+                let (word, places) = self.byte(operands).expect("it has been found just now");
+                self.select_byte(word, places)
             }
             _ => match direct(op, last) {
                 Some((op, commutes)) => return self.direct(op, commutes, operands, target),
@@ -79,6 +79,9 @@ impl Selector<'_> {
 
     /// A value as the last operand of an operation: memory, where it is loaded for that.
     pub(super) fn operand(&mut self, value: ValueId) -> Operand {
+        if let (Level::Avx512, Some(slot)) = (self.level, self.slot_of(value)) {
+            return Operand::Memory(Address { broadcast: true, ..slot });
+        }
         if let (true, Value::Load { memory, at }) = (self.is_later(value), &self.kernel.record(value).value) {
             if let Some(first) = self.neighbours(at) {
                 return Operand::Memory(self.element(*memory, &first));
@@ -305,26 +308,31 @@ impl Selector<'_> {
         }
     }
 
-    /// `x >> 8 n & 255`: the word, and which of its bytes.
+    /// `x >> 8 n & 255` or `x << 8 n & 255 << 24`: the word, and where its bytes go.
     fn byte(&self, operands: &[ValueId]) -> Option<(ValueId, u32)> {
         let [x, mask] = *operands else { return None };
-        if self.constant_of(mask)? != 0xff || self.kernel.record(x).dtype != DType::U32 {
+        let Value::Scalar(shift, xs) = &self.kernel.record(x).value else { return None };
+        if self.kernel.record(x).dtype != DType::U32 {
             return None;
         }
-        match &self.kernel.record(x).value {
-            Value::Scalar(ScalarOp::Shr, xs) => {
-                let distance = self.constant_of(xs[1])?;
-                [8, 16].contains(&distance).then_some((xs[0], distance as u32 / 8))
-            }
-            _ => None,
-        }
+        let bytes = match self.constant_of(*xs.get(1)?)? {
+            distance @ (8 | 16 | 24) => distance as u32 / 8,
+            _ => return None,
+        };
+        // An index with its highest bit set gives a zero byte.
+        let places = match (shift, self.constant_of(mask)?) {
+            (ScalarOp::Shr, 0xff) => 0x8080_8000 | bytes,
+            (ScalarOp::Shl, 0xff00_0000) => 0x0080_8080 | (3 - bytes) << 24,
+            _ => return None,
+        };
+        Some((xs[0], places))
     }
 
     /// One byte of each element: one instruction where there would be a shift and a mask.
-    fn select_byte(&mut self, word: ValueId, byte: u32) -> Reg {
-        // An index with its highest bit set gives a zero byte.
-        let places: Vec<u32> =
-            (0..self.level.lanes() as u32).map(|lane| 0x8080_8000 | (lane % 4 * 4 + byte)).collect();
+    fn select_byte(&mut self, word: ValueId, places: u32) -> Reg {
+        let place = if places & 0x80 == 0 { 1 } else { 1 << 24 };
+        let each = |lane: u32| places + lane % 4 * 4 * place;
+        let places: Vec<u32> = (0..self.level.lanes() as u32).map(each).collect();
         let places = self.constant(&places);
         let word = self.lanes_of(word);
         self.binary(Op::Bytes, word, places)

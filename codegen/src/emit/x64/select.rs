@@ -68,6 +68,8 @@ pub(super) enum Place {
     Lanes(Reg),
     /// An integer, the same for all lanes.
     General(Reg),
+    /// A word of the frame, the same for all lanes.
+    Slot(u32),
     /// Computed where it is used: once, in the same block.
     Later,
 }
@@ -76,8 +78,6 @@ pub(super) enum Place {
 #[derive(Clone)]
 pub(super) struct Mask {
     pub(super) register: Reg,
-    /// Its condition.
-    pub(super) conditions: Vec<Expr>,
 }
 
 /// One function under construction.
@@ -368,9 +368,28 @@ impl<'k> Selector<'k> {
             }
             Value::Load { memory, at } => Place::Lanes(self.load(*memory, at, target)),
             Value::Scalar(op, operands) => Place::Lanes(self.operation(*op, operands, target)),
-            Value::LaneReduce(monoid, operand) => Place::Lanes(self.lane_reduce(*monoid, *operand)),
+            Value::LaneReduce(monoid, _) => {
+                // It may have been joined with the one before.
+                if self.held[value.0 as usize].is_none() {
+                    self.join(*monoid, value, rest);
+                }
+                return;
+            }
         };
-        if let (Place::Lanes(register), None) = (place, target)
+        match target {
+            Some(_) => self.held[value.0 as usize] = Some(Held { place, depth: self.depth() }),
+            None => self.hold(value, place),
+        }
+    }
+
+    /// A value is the content of a cell.
+    pub(super) fn share_cell(&mut self, value: ValueId, cell: CellId) {
+        self.hold(value, Place::Lanes(self.cells[cell.0 as usize]));
+    }
+
+    /// Notes where a value is; in a cell's register it is only as long as that does not change.
+    pub(super) fn hold(&mut self, value: ValueId, place: Place) {
+        if let Place::Lanes(register) = place
             && let Some(cell) = self.cells.iter().position(|cell| *cell == register)
         {
             self.aliases.entry(CellId(cell as u32)).or_default().push(value);
@@ -515,14 +534,15 @@ impl<'k> Selector<'k> {
         }
         let outer = self.mask.take();
         let mut register = self.lane_mask(cond);
-        let mut conditions = vec![cond.clone()];
         if let Some(outer) = &outer {
             register = self.both(outer.register, register);
-            conditions.extend(outer.conditions.clone());
         }
         let after = self.new_label();
-        let entry = self.branch_unless_any(register, after);
-        self.mask = Some(Mask { register, conditions });
+        // Where it is known that some lane takes part, nobody looks.
+        let known =
+            outer.is_none() && self.fixed(cond).is_some_and(|each| each.iter().any(|lane| *lane != 0));
+        let entry = if known { Vec::new() } else { self.branch_unless_any(register, after) };
+        self.mask = Some(Mask { register });
         self.conditional(entry, after, body);
         self.mask = outer;
     }
