@@ -23,6 +23,8 @@
 //! loads and stores do the same.
 
 mod allocate;
+mod cells;
+mod control;
 mod convert;
 mod encode;
 mod index;

@@ -90,21 +90,17 @@ impl Selector<'_> {
             DType::I8 => Op::WidenSignedByte,
             DType::U8 | DType::Bool => Op::WidenUnsignedByte,
         };
-        let loaded = match (self.mask.clone(), self.level) {
+        let loaded = match (self.mask, self.level) {
             (None, _) => self.vector(op, &[memory]),
             (Some(mask), Level::Avx2) => {
-                let operands = [self.whole(mask.register), memory];
+                let operands = [self.whole(mask), memory];
                 self.make(Class::Vector, Code::VEX_Vmaskmovps_ymm_ymm_m256, View::Y, &operands)
             }
             (Some(mask), Level::Avx512) => {
                 let to = self.new_vector();
                 let operation =
                     Operation::new(op.code(self.level).0, Access::Write, &[self.whole(to), memory]);
-                self.push(Item::Operation(Operation {
-                    mask: Some(mask.register),
-                    zeroing: true,
-                    ..operation
-                }));
+                self.push(Item::Operation(Operation { mask: Some(mask), zeroing: true, ..operation }));
                 to
             }
         };
@@ -167,8 +163,8 @@ impl Selector<'_> {
 
     /// The lanes that take part, in a register that may be used up.
     fn spent_mask(&mut self) -> Reg {
-        let mask = match &self.mask {
-            Some(mask) => mask.register,
+        let mask = match self.mask {
+            Some(mask) => mask,
             None => self.same_truth(true),
         };
         self.copy(mask)
@@ -215,7 +211,7 @@ impl Selector<'_> {
 
     /// Runs `access` for each lane that takes part; what it needs has been computed before.
     fn each_lane(&mut self, mut access: impl FnMut(&mut Self, usize)) {
-        let mask = self.mask.as_ref().map(|mask| mask.register);
+        let mask = self.mask;
         let bits = mask.map(|mask| match self.level {
             Level::Avx2 => {
                 self.general(Code::VEX_Vmovmskps_r32_ymm, View::Double, &[Operand::Reg(mask, View::Y)])
@@ -383,7 +379,7 @@ impl Selector<'_> {
             DType::BF16 => (Code::EVEX_Vpmovdw_ymmm256_k1z_zmm, &[memory, whole]),
             DType::I8 | DType::U8 | DType::Bool => (Code::EVEX_Vpmovdb_xmmm128_k1z_zmm, &[memory, whole]),
         };
-        let mask = self.mask.as_ref().map(|mask| mask.register);
+        let mask = self.mask;
         self.push(Item::Operation(Operation { mask, ..Operation::new(code, Access::Read, operands) }));
     }
 
@@ -391,7 +387,7 @@ impl Selector<'_> {
     fn store_packed(&mut self, dtype: DType, memory: Operand, register: Reg) {
         let whole = self.whole(register);
         match dtype {
-            DType::F32 | DType::I32 | DType::U32 => match self.mask.as_ref().map(|mask| mask.register) {
+            DType::F32 | DType::I32 | DType::U32 => match self.mask {
                 None => self.effect(Op::Store.code(self.level).0, &[memory, whole]),
                 Some(mask) => {
                     let mask = self.whole(mask);

@@ -3,15 +3,12 @@
 use std::collections::HashMap;
 
 use iced_x86::Code;
-use jtllm_ir::expr::Kind;
-use jtllm_ir::{DType, Expr, ScalarOp, Symbol};
+use jtllm_ir::{DType, Expr, Symbol};
 
 use super::isa::Level;
-use super::machine::{
-    ARGUMENTS, Access, Address, Base, Class, Code64, Division, Item, Label, Operand, Operation, Reg, View,
-};
+use super::machine::{Access, Class, Code64, Item, Label, Operand, Operation, Reg, View};
 use super::uses::{Uses, values_of};
-use crate::kernel::{CellId, GRID_AXIS, Kernel, Memory, Stmt, Value, ValueId, Varying};
+use crate::kernel::{CellId, Kernel, Memory, Stmt, Value, ValueId, Varying};
 
 /// What has been computed and need not be computed again.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -74,12 +71,6 @@ pub(super) enum Place {
     Later,
 }
 
-/// The lanes that take part in the statements being selected, where not all do.
-#[derive(Clone)]
-pub(super) struct Mask {
-    pub(super) register: Reg,
-}
-
 /// One function under construction.
 pub(super) struct Selector<'k> {
     pub(super) kernel: &'k Kernel,
@@ -90,16 +81,17 @@ pub(super) struct Selector<'k> {
     pub(super) uses: Uses,
     pub(super) code: Code64,
     pub(super) held: Vec<Option<Held>>,
-    pub(super) mask: Option<Mask>,
+    /// The lanes that take part in the statements being selected, where not all do.
+    pub(super) mask: Option<Reg>,
     pub(super) axes: HashMap<u16, (Reg, usize)>,
     pub(super) symbols: HashMap<Symbol, Reg>,
     pub(super) memories: HashMap<Memory, Reg>,
     pub(super) scopes: Vec<Scope>,
-    cells: Vec<Reg>,
+    pub(super) cells: Vec<Reg>,
     /// Values that are the content of a cell, and share its register as long as it keeps that.
-    aliases: HashMap<CellId, Vec<ValueId>>,
+    pub(super) aliases: HashMap<CellId, Vec<ValueId>>,
     /// How often each value will still be mentioned.
-    left: Vec<u32>,
+    pub(super) left: Vec<u32>,
     /// To which scope operations are added.
     place: usize,
     labels: u32,
@@ -175,78 +167,19 @@ impl<'k> Selector<'k> {
         Label(self.labels - 1)
     }
 
-    fn open(&mut self, repeated: bool) {
+    pub(super) fn open(&mut self, repeated: bool) {
         self.scopes.push(Scope::new(repeated));
         self.place = self.depth();
     }
 
     /// Ends a block: what comes before it, `entry`, its operations, what each turn adds, and `exit`.
-    fn close(&mut self, entry: Vec<Item>, exit: Vec<Item>) {
+    pub(super) fn close(&mut self, entry: Vec<Item>, exit: Vec<Item>) {
         let scope = self.scopes.pop().expect("a block was opened");
         self.place = self.depth();
         let steps: Vec<Item> = scope.steps.iter().map(|(reg, step)| add(*reg, *step)).collect();
         let code = &mut self.scopes[self.place].code;
         for part in [scope.before, entry, scope.code, steps, exit] {
             code.extend(part);
-        }
-    }
-
-    /// The entry: addresses, symbols and cells; then a loop over the groups asked for.
-    fn groups(&mut self) {
-        let [params, symbols, first, end] = [0, 1, 2, 3].map(|at| {
-            let argument = Address::of(Base::Frame(ARGUMENTS + 8 * at));
-            self.general_from(Code::Mov_r64_rm64, argument)
-        });
-        self.bind(params, symbols);
-        // Directions of a single group have no axis.
-        let wide: Vec<usize> = (0..3).filter(|d| self.kernel.grid[*d].as_int() != Some(1)).collect();
-        let extents: Vec<Reg> = wide.iter().map(|d| self.grid_extent(*d)).collect();
-        let flat = self.copy(first);
-        let here = match wide.len() {
-            0 | 1 => vec![flat; wide.len()],
-            _ => self.coordinates(first, &extents),
-        };
-        let (head, exit) = (self.new_label(), self.new_label());
-        self.open(true);
-        for (direction, at) in wide.iter().zip(&here) {
-            self.axes.insert(GRID_AXIS + *direction as u16, (*at, 1));
-        }
-        let kernel = self.kernel;
-        self.block(&kernel.body);
-        self.push(add(flat, 1));
-        if wide.len() > 1 {
-            self.following(&here, &extents);
-        }
-        let compare = compare(flat, Operand::Reg(end, View::Quad));
-        let entry =
-            vec![compare, Item::Branch(Code::Jae_rel32_64, exit), Item::Label { label: head, head: true }];
-        let again =
-            vec![compare, Item::Branch(Code::Jb_rel32_64, head), Item::Label { label: exit, head: false }];
-        self.close(entry, again);
-    }
-
-    /// Loads what the caller passes in memory, and gives registers and places to what a group has.
-    fn bind(&mut self, params: Reg, symbols: Reg) {
-        for number in 0..self.kernel.params.len() {
-            let from = Address::of(Base::Reg(params)).plus(8 * number as i32);
-            let address = self.general_from(Code::Mov_r64_rm64, from);
-            self.memories.insert(Memory::Param(number as u16), address);
-        }
-        for (symbol, slot) in &self.kernel.symbols {
-            let from = Address::of(Base::Reg(symbols)).plus(4 * *slot as i32);
-            let value = self.general_from(Code::Movsxd_r64_rm32, from);
-            self.symbols.insert(symbol.clone(), value);
-        }
-        for (number, shared) in self.kernel.shared.iter().enumerate() {
-            let bytes = shared.len * shared.dtype.size() as u32;
-            let place = self.code.frame.take(bytes.max(1), 64);
-            let address = self.general_from(Code::Lea_r64_m, Address::of(Base::Frame(place)));
-            self.memories.insert(Memory::Shared(number as u16), address);
-        }
-        for dtype in &self.kernel.cells {
-            let class = self.class_of(*dtype);
-            let cell = self.code.new_reg(class);
-            self.cells.push(cell);
         }
     }
 
@@ -258,44 +191,7 @@ impl<'k> Selector<'k> {
         }
     }
 
-    /// The number of groups along a direction, as a divisor: at least 1.
-    fn grid_extent(&mut self, direction: usize) -> Reg {
-        let extent = self.kernel.grid[direction].maximum(&Expr::int(1));
-        self.index(&extent)
-    }
-
-    /// The coordinates of a group by its number.
-    fn coordinates(&mut self, flat: Reg, extents: &[Reg]) -> Vec<Reg> {
-        let mut rest = self.copy(flat);
-        let mut coordinates = Vec::new();
-        for extent in &extents[..extents.len() - 1] {
-            let divide = |selector: &mut Self, remainder| {
-                let to = selector.code.new_reg(Class::General);
-                let division = Division { to, dividend: rest, divisor: *extent, signed: false, remainder };
-                selector.push(Item::Divide(division));
-                to
-            };
-            coordinates.push(divide(self, true));
-            rest = divide(self, false);
-        }
-        coordinates.push(rest);
-        coordinates
-    }
-
-    /// Makes the coordinates those of the following group.
-    fn following(&mut self, here: &[Reg], extents: &[Reg]) {
-        let done = self.new_label();
-        for (at, extent) in here.iter().zip(extents).take(here.len() - 1) {
-            self.push(add(*at, 1));
-            self.push(compare(*at, Operand::Reg(*extent, View::Quad)));
-            self.push(Item::Branch(Code::Jb_rel32_64, done));
-            self.push(immediate(*at, 0));
-        }
-        self.push(add(*here.last().expect("a grid has several directions here"), 1));
-        self.push(Item::Label { label: done, head: false });
-    }
-
-    fn block(&mut self, body: &'k [Stmt]) {
+    pub(super) fn block(&mut self, body: &'k [Stmt]) {
         for (at, stmt) in body.iter().enumerate() {
             match stmt {
                 Stmt::Let(value) => self.define(*value, &body[at + 1..]),
@@ -332,7 +228,7 @@ impl<'k> Selector<'k> {
         found
     }
 
-    fn operands(&self, value: ValueId) -> Vec<ValueId> {
+    pub(super) fn operands(&self, value: ValueId) -> Vec<ValueId> {
         match &self.kernel.record(value).value {
             Value::Index(x) | Value::Load { at: x, .. } => values_of(x),
             Value::Scalar(_, xs) => xs.clone(),
@@ -382,197 +278,14 @@ impl<'k> Selector<'k> {
         }
     }
 
-    /// A value is the content of a cell.
-    pub(super) fn share_cell(&mut self, value: ValueId, cell: CellId) {
-        self.hold(value, Place::Lanes(self.cells[cell.0 as usize]));
-    }
-
-    /// Notes where a value is; in a cell's register it is only as long as that does not change.
-    pub(super) fn hold(&mut self, value: ValueId, place: Place) {
-        if let Place::Lanes(register) = place
-            && let Some(cell) = self.cells.iter().position(|cell| *cell == register)
-        {
-            self.aliases.entry(CellId(cell as u32)).or_default().push(value);
-        }
-        self.held[value.0 as usize] = Some(Held { place, depth: self.depth() });
-    }
-
-    /// Whether a value is computed by the operation that uses it.
-    fn waits(&self, value: ValueId) -> bool {
-        if !self.uses.once_nearby(value) {
-            return false;
-        }
-        let record = self.kernel.record(value);
-        match &record.value {
-            Value::Load { memory, at } => {
-                let fixed = self.kernel.access(*memory) == Some(crate::kernel::Access::Read);
-                let plain = !self.varying.expr(at) || (self.mask.is_none() && self.neighbours(at).is_some());
-                fixed && plain && record.dtype.size() == 4 && self.uses.made_for(value).is_none()
-            }
-            Value::Scalar(ScalarOp::Cast(to), xs) => {
-                let from = self.kernel.record(xs[0]).dtype;
-                self.uses.is_stored(value) && to.size() == 2 && from != *to && from != DType::Bool
-            }
-            _ => false,
-        }
-    }
-
-    /// The register of the cell to which a value is set, if it may be computed there: nothing in between looks at the
-    /// cell.
-    fn target(&mut self, value: ValueId, rest: &[Stmt]) -> Option<Reg> {
-        let cell = self.uses.made_for(value)?;
-        let class = self.class_of(self.kernel.record(value).dtype);
-        let computed = matches!(self.kernel.record(value).value, Value::Load { .. } | Value::Scalar(..));
-        if self.mask.is_some() || class != Class::Vector || !computed || self.is_renaming(value) {
-            return None;
-        }
-        for stmt in rest {
-            match stmt {
-                Stmt::Set(other, set) if *set == value => {
-                    debug_assert!(*other == cell, "a value that is used once is set once");
-                    self.keep_aliases(cell, &self.operands(value));
-                    return Some(self.cells[cell.0 as usize]);
-                }
-                Stmt::Set(other, _) if *other == cell => return None,
-                Stmt::Let(other) if matches!(self.kernel.record(*other).value, Value::Cell(c) if c == cell) =>
-                {
-                    return None;
-                }
-                Stmt::Loop { .. } | Stmt::If { .. } => return None,
-                _ => {}
-            }
-        }
-        None
-    }
-
-    /// Whether a value is its operand, read as another type.
-    fn is_renaming(&self, value: ValueId) -> bool {
-        match &self.kernel.record(value).value {
-            Value::Scalar(op, xs) => self.is_same_register(*op, xs),
-            _ => false,
-        }
-    }
-
-    /// Copies what shares a cell's register and is still wanted, beside what `spent` mentions, before it changes.
-    fn keep_aliases(&mut self, cell: CellId, spent: &[ValueId]) {
-        let register = self.cells[cell.0 as usize];
-        for value in self.aliases.remove(&cell).unwrap_or_default() {
-            let spent = spent.iter().filter(|other| **other == value).count() as u32;
-            if self.left[value.0 as usize] > spent {
-                let copy = self.copy(register);
-                let here = self.held.iter_mut().flatten().filter(|held| held.place == Place::Lanes(register));
-                here.for_each(|held| held.place = Place::Lanes(copy));
-                return;
-            }
-        }
-    }
-
-    fn set(&mut self, cell: CellId, value: ValueId) {
-        let register = self.cells[cell.0 as usize];
-        if let Some(Held { place: Place::Lanes(held), .. }) = self.held[value.0 as usize]
-            && held == register
-        {
-            return;
-        }
-        self.keep_aliases(cell, &[value]);
-        let new = self.lanes_of(value);
-        match self.mask.clone() {
-            None => self.push(Item::Copy { to: register, from: new }),
-            Some(mask) => self.choose_to(register, mask.register, new, register),
-        }
-    }
-
-    fn repeat(&mut self, axis: u16, extent: &'k Expr, body: &'k [Stmt]) {
-        for cell in self.uses.set_in(body) {
-            self.keep_aliases(cell, &[]);
-        }
-        let count = match self.small(extent) {
-            Some(count) => Operand::Immediate(count),
-            None => Operand::Reg(self.index(extent), View::Quad),
-        };
-        let at = self.code.new_reg(Class::General);
-        let (head, exit) = (self.new_label(), self.new_label());
-        self.open(true);
-        let depth = self.depth();
-        self.scopes[depth].before.push(immediate(at, 0));
-        self.axes.insert(axis, (at, depth));
-        self.block(body);
-        self.scopes[depth].steps.push((at, 1));
-        let mut entry = Vec::new();
-        if extent.low() <= 0 {
-            entry.extend([compare(at, count), Item::Branch(Code::Jge_rel32_64, exit)]);
-        }
-        entry.push(Item::Label { label: head, head: true });
-        let again = vec![
-            compare(at, count),
-            Item::Branch(Code::Jl_rel32_64, head),
-            Item::Label { label: exit, head: false },
-        ];
-        self.close(entry, again);
-    }
-
-    fn when(&mut self, cond: &'k Expr, body: &'k [Stmt]) {
-        let after = self.new_label();
-        let entry = self.branch_unless(cond, after);
-        self.conditional(entry, after, body);
-    }
-
-    /// Runs the body unless `entry` leaves for `after`.
-    fn conditional(&mut self, entry: Vec<Item>, after: Label, body: &'k [Stmt]) {
-        for cell in self.uses.set_in(body) {
-            self.keep_aliases(cell, &[]);
-        }
-        self.open(false);
-        self.block(body);
-        self.close(entry, vec![Item::Label { label: after, head: false }]);
-    }
-
-    /// Runs the body for the lanes for which the condition holds, if there are any.
-    fn masked(&mut self, cond: &'k Expr, body: &'k [Stmt]) {
-        for cell in self.uses.set_in(body) {
-            self.keep_aliases(cell, &[]);
-        }
-        let outer = self.mask.take();
-        let mut register = self.lane_mask(cond);
-        if let Some(outer) = &outer {
-            register = self.both(outer.register, register);
-        }
-        let after = self.new_label();
-        // Where it is known that some lane takes part, nobody looks.
-        let known =
-            outer.is_none() && self.fixed(cond).is_some_and(|each| each.iter().any(|lane| *lane != 0));
-        let entry = if known { Vec::new() } else { self.branch_unless_any(register, after) };
-        self.mask = Some(Mask { register });
-        self.conditional(entry, after, body);
-        self.mask = outer;
-    }
-
     /// An integer constant that fits an instruction.
     pub(super) fn small(&self, x: &Expr) -> Option<i64> {
         x.as_int().filter(|value| i32::try_from(*value).is_ok())
     }
-
-    /// Compares and branches that go to `label` if a condition, the same for all lanes, does not hold.
-    fn branch_unless(&mut self, cond: &Expr, label: Label) -> Vec<Item> {
-        let unless = |selector: &mut Self, a: &Expr, b: &Expr, code| {
-            let a = selector.index(a);
-            let b = match selector.small(b) {
-                Some(value) => Operand::Immediate(value),
-                None => Operand::Reg(selector.index(b), View::Quad),
-            };
-            vec![compare(a, b), Item::Branch(code, label)]
-        };
-        match cond.kind() {
-            Kind::Lt(a, b) => unless(self, a, b, Code::Jge_rel32_64),
-            Kind::Eq(a, b) => unless(self, a, b, Code::Jne_rel32_64),
-            Kind::And(parts) => parts.iter().flat_map(|part| self.branch_unless(part, label)).collect(),
-            _ => unless(self, cond, &Expr::int(0), Code::Je_rel32_64),
-        }
-    }
 }
 
 /// Adds a constant in place.
-fn add(reg: Reg, value: i32) -> Item {
+pub(super) fn add(reg: Reg, value: i32) -> Item {
     let operands = [Operand::Reg(reg, View::Quad), Operand::Immediate(i64::from(value))];
     Item::Operation(Operation::new(Code::Add_rm64_imm32, Access::Update, &operands))
 }
