@@ -4,7 +4,7 @@ use std::fmt;
 
 use jtllm_ir::{DType, ScalarOp};
 
-use crate::kernel::{Kernel, Stmt};
+use crate::kernel::{Kernel, Stmt, Value};
 
 /// Matrix units: which numbers they multiply. Their sums are `f32`, their warps [`crate::kernel::WARP`] lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -169,15 +169,11 @@ impl fmt::Display for EmitError {
 impl std::error::Error for EmitError {}
 
 /// Whether a target can bind what a kernel binds: how many buffers, and how much of each, as far as sizes are known
-/// before a pass.
+/// before a pass. Emitters count on it; nobody else checks it.
 ///
 /// # Errors
 /// It cannot; what it has and what is needed.
 pub fn fits(kernel: &Kernel, caps: &Caps) -> Result<(), EmitError> {
-    let limit = |what, need: u64, have: u64| match need <= have {
-        true => Ok(()),
-        false => Err(EmitError::Limit { what, need, have }),
-    };
     limit("buffers at a time", kernel.params.len() as u64, u64::from(caps.max_bindings))?;
     for param in &kernel.params {
         let len = param.len.as_int().and_then(|len| u64::try_from(len).ok()).unwrap_or(0);
@@ -197,8 +193,30 @@ pub trait Target: Send + Sync {
     /// What the target can do.
     fn caps(&self) -> &Caps;
 
-    /// The kernel as bytes. The kernel has been verified against [`Target::caps`].
+    /// The kernel as bytes. The kernel [`fits`] [`Target::caps`] and has been verified against them.
     fn emit(&self, kernel: &Kernel) -> Result<Artifact, EmitError>;
+}
+
+/// Refuses more of something than there is.
+pub(crate) fn limit(what: &'static str, need: u64, have: u64) -> Result<(), EmitError> {
+    if need <= have { Ok(()) } else { Err(EmitError::Limit { what, need, have }) }
+}
+
+/// Refuses operations for which a target has no code.
+pub(crate) fn operations(
+    kernel: &Kernel,
+    target: &'static str,
+    is_supported: impl Fn(ScalarOp) -> bool,
+) -> Result<(), EmitError> {
+    for record in &kernel.values {
+        if let Value::Scalar(op, operands) = &record.value
+            && !is_supported(*op)
+        {
+            let dtype = operands.first().map_or(DType::F32, |x| kernel.record(*x).dtype);
+            return Err(EmitError::Unsupported { op: *op, dtype, target });
+        }
+    }
+    Ok(())
 }
 
 /// Refuses what a target without matrix units and asynchronous copies cannot do.

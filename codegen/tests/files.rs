@@ -28,7 +28,7 @@ use jtllm_codegen::options::{Compute, Options};
 use jtllm_codegen::partition::partition;
 use jtllm_codegen::rewrite::rewrite;
 use jtllm_codegen::schedule::{Argument, Scheduled, schedule};
-use jtllm_codegen::target::{Caps, Target};
+use jtllm_codegen::target::{Caps, Target, fits};
 use jtllm_ir::Graph;
 use jtllm_ir::print::line;
 
@@ -132,6 +132,7 @@ fn emitted(input: &str, target: &dyn Target) -> String {
     let mut text = String::new();
     for kernel in kernels {
         assert_eq!(faults(&kernel, target.caps()), "ok\n", "{kernel}");
+        fits(&kernel, target.caps()).unwrap();
         let emitted = String::from_utf8(target.emit(&kernel).unwrap().bytes).unwrap();
         write!(text, "// {}\n{emitted}", kernel.name).unwrap();
     }

@@ -6,9 +6,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use jtllm_codegen::kernel::Kernel;
-use jtllm_codegen::kernel::verify::verify;
 use jtllm_codegen::options::Options;
-use jtllm_codegen::target::{Artifact, fits};
+use jtllm_codegen::target::Artifact;
 use jtllm_codegen::{Compilation, compile};
 use jtllm_ir::cut::CARRIED;
 use jtllm_ir::graph::element_count;
@@ -19,6 +18,7 @@ use crate::cache::KernelCache;
 use crate::device::{Device, Mem, Program, Span};
 use crate::error::{DeviceError, Error};
 use crate::plan::{Bindings, Plan, Sizes, bytes_of};
+use crate::program::artifact;
 use crate::trace::Trace;
 use crate::weights::{Locate, Wanted, Weights};
 pub(crate) use inputs::Inputs;
@@ -334,20 +334,8 @@ impl Network {
         let first = |at: &usize| keys[..*at].iter().all(|key| *key != keys[*at]);
         let missing: Vec<usize> =
             (0..keys.len()).filter(|at| !self.programs.contains_key(&keys[*at])).filter(first).collect();
-        let cache = &self.cache;
-        let emit = |at: &usize| -> Result<(Artifact, bool), Error> {
-            let kernel = &compilation.kernels[*at];
-            if let Some(bytes) = cache.get(keys[*at]) {
-                return Ok((Artifact { bytes }, true));
-            }
-            let faulty = |faults: String| Error::Graph { graph: format!("kernel {}", kernel.name), faults };
-            fits(kernel, target.caps())?;
-            verify(kernel, target.caps()).map_err(|faults| faulty(lines(&faults)))?;
-            let artifact = target.emit(kernel)?;
-            // A kernel that cannot be kept is compiled again next time; the cache's status says why.
-            let _not_kept = cache.put(keys[*at], &artifact.bytes);
-            Ok((artifact, false))
-        };
+        let cache = &*self.cache;
+        let emit = |at: &usize| artifact(target, Some((cache, keys[*at])), &compilation.kernels[*at]);
         let artifacts: Vec<(Artifact, bool)> = missing.par_iter().map(emit).collect::<Result<_, _>>()?;
         self.compiled.cached += artifacts.iter().filter(|(_, cached)| *cached).count();
         self.compiled.emitted += artifacts.iter().filter(|(_, cached)| !*cached).count();

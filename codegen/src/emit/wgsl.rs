@@ -26,11 +26,10 @@ mod function;
 mod index;
 mod operation;
 
-use jtllm_ir::DType;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
-use crate::kernel::{Kernel, Value};
-use crate::target::{Artifact, Caps, EmitError, Target, plain_only};
+use crate::kernel::Kernel;
+use crate::target::{Artifact, Caps, EmitError, Target, limit, operations, plain_only};
 
 /// Groups that one direction of a launch may have.
 pub const GROUPS_MAX: u32 = 65535;
@@ -100,23 +99,10 @@ impl Wgsl {
 
     fn check(&self, kernel: &Kernel) -> Result<(), EmitError> {
         plain_only(kernel, self.name())?;
-        let limit = |what, need: u64, have: u64| match need <= have {
-            true => Ok(()),
-            false => Err(EmitError::Limit { what, need, have }),
-        };
         limit("lanes", u64::from(kernel.lanes), u64::from(self.caps.lanes))?;
         let shared = kernel.shared.iter().map(|shared| u64::from(shared.len) * 4);
         limit("bytes of shared memory", shared.sum(), u64::from(self.caps.shared_bytes))?;
-        limit("bindings", kernel.params.len() as u64, u64::from(self.caps.max_bindings))?;
-        for record in &kernel.values {
-            if let Value::Scalar(op, operands) = &record.value
-                && !operation::is_supported(*op)
-            {
-                let dtype = operands.first().map_or(DType::F32, |x| kernel.record(*x).dtype);
-                return Err(EmitError::Unsupported { op: *op, dtype, target: self.name() });
-            }
-        }
-        Ok(())
+        operations(kernel, self.name(), operation::is_supported)
     }
 }
 
