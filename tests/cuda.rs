@@ -227,6 +227,12 @@ fn recorded_launches_compute_what_single_ones_do() {
 }
 
 #[test]
+fn sessions_that_share_out_their_past_have_the_bits_of_those_that_do_not() {
+    let name = "sessions_that_share_out_their_past_have_the_bits_of_those_that_do_not";
+    driver::inside(name, FOUND, tape::a_past_is_shared_out);
+}
+
+#[test]
 fn a_decoded_token_is_one_launch_of_a_graph() {
     driver::inside("a_decoded_token_is_one_launch_of_a_graph", FOUND, tape::launches_are_few);
 }

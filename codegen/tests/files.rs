@@ -79,7 +79,7 @@ fn rewritten(text: &str, words: &[&str]) -> (Graph, Caps) {
     let compute = Compute::ALL.into_iter().find(|compute| words.last() == Some(&compute.name()));
     let words = if compute.is_some() { &words[..words.len() - 1] } else { words };
     let caps = if words.is_empty() { Caps::vector(8) } else { caps(words) };
-    let options = Options { compute: compute.unwrap_or_default() };
+    let options = Options { compute: compute.unwrap_or_default(), ..Options::default() };
     (sound(rewrite(&canon(&graph(text)).graph, &caps, &options)), caps)
 }
 
@@ -88,12 +88,13 @@ fn canonical_again(graph: &Graph) -> Graph {
     sound(canon(graph).graph)
 }
 
-/// The kernels of a graph's regions, as they leave the schedule.
-fn scheduled(graph: &Graph, caps: &Caps) -> String {
+/// The kernels of a graph's regions, as they leave the schedule; `positions` is what a session says of its past.
+fn scheduled(graph: &Graph, caps: &Caps, positions: Option<u32>) -> String {
+    let options = Options { positions, ..Options::default() };
     let partition = partition(graph);
     let mut text = String::new();
     for region in &partition.regions {
-        for scheduled in schedule(graph, &partition.stored, region, caps) {
+        for scheduled in schedule(graph, &partition.stored, region, caps, &options) {
             write_scheduled(&mut text, graph, &scheduled, caps);
         }
     }
@@ -149,9 +150,13 @@ fn outcome(test: &str, input: &str) -> String {
             let graph = canonical_again(&rewritten(input, words).0);
             partition(&graph).display(&graph).to_string()
         }
+        ["schedule", words @ .., "positions", count] => {
+            let (graph, caps) = rewritten(input, words);
+            scheduled(&canonical_again(&graph), &caps, Some(count.parse().unwrap()))
+        }
         ["schedule", words @ ..] => {
             let (graph, caps) = rewritten(input, words);
-            scheduled(&canonical_again(&graph), &caps)
+            scheduled(&canonical_again(&graph), &caps, None)
         }
         ["print"] => match parse(input) {
             Ok(kernel) => {

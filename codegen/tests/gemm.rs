@@ -220,7 +220,8 @@ fn a_compute_type_rounds_operands_on_every_target() {
                     _ => linear_case(Format::find(format).unwrap(), [tokens, 64, 96]),
                 };
                 for caps in [Caps::vector(8), Caps::threads(32), caps(128)] {
-                    let compilation = compiled_as(&case.graph, &caps, &Options { compute });
+                    let compilation =
+                        compiled_as(&case.graph, &caps, &Options { compute, ..Options::default() });
                     let found = run(&compilation, &caps, &mut case.bindings.clone());
                     let same = jtllm_ir::interp::run(&compilation.graph, &mut case.bindings.clone()).unwrap();
                     let exact = jtllm_ir::interp::run(&case.graph, &mut case.bindings.clone()).unwrap();
@@ -237,7 +238,7 @@ fn a_compute_type_rounds_operands_on_every_target() {
 #[test]
 fn float32_is_the_same_with_and_without_matrix_units() {
     let case = block_case(Format::find("q4_0").unwrap(), 48);
-    let options = Options { compute: Compute::F32 };
+    let options = Options { compute: Compute::F32, ..Options::default() };
     let [with, without] = [caps(128), Caps::threads(128)].map(|caps| {
         let compilation = compiled_as(&case.graph, &caps, &options);
         assert_eq!(uses_matrix(&compilation), 0);

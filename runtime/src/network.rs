@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use crate::cache::KernelCache;
 use crate::device::{Device, Mem, Program, Span};
 use crate::error::{DeviceError, Error};
-use crate::plan::{Bindings, Plan, Sizes, bytes_of};
+use crate::plan::{Bindings, Plan, Sizes, bytes_of, positions};
 use crate::program::artifact;
 use crate::trace::Trace;
 use crate::weights::{Locate, Wanted, Weights};
@@ -254,7 +254,8 @@ impl Network {
         let graph = self.graphs.graph(part, bucket)?;
         let faulty = |faults: String| Error::Graph { graph: graph.name.clone(), faults };
         jtllm_ir::verify::verify(&graph).map_err(|faults| faulty(lines(&faults)))?;
-        Ok(compile(&graph, self.device.target().caps(), &self.options))
+        let options = Options { positions: positions(&self.sizes(&[])), ..self.options };
+        Ok(compile(&graph, self.device.target().caps(), &options))
     }
 
     /// Makes the plan of a compiled part.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use jtllm_codegen::Compilation;
 use jtllm_codegen::canon::Gather;
 use jtllm_codegen::schedule::Argument;
+use jtllm_ir::build::PAGE;
 use jtllm_ir::expr::{Environment, Kind, Symbol};
 use jtllm_ir::graph::element_count;
 use jtllm_ir::{DType, Expr, Node, Op};
@@ -96,6 +97,11 @@ impl Environment for Values<'_> {
 /// The bytes of a tensor when sizes are at their limits.
 pub(crate) fn bytes_of(shape: &[Expr], dtype: DType, limits: &Sizes) -> u64 {
     element_count(shape).evaluate(&Values(limits)).max(0) as u64 * dtype.size() as u64
+}
+
+/// The positions that a row of the table of pages has room for.
+pub(crate) fn positions(sizes: &Sizes) -> Option<u32> {
+    u32::try_from(*sizes.get("P")? * PAGE).ok()
 }
 
 /// An expression without the sizes that are known.

@@ -19,18 +19,25 @@ fn model() -> Model {
 }
 
 fn model_on(backend: Backend, compute: Compute) -> Model {
-    let checkpoint = Checkpoint::open(std::path::Path::new(&fixture("llama2-gqa-tiny"))).unwrap();
-    let options = LoadOptions {
-        backend,
+    model_as(LoadOptions { backend, compute, ..options() })
+}
+
+fn options() -> LoadOptions {
+    LoadOptions {
+        backend: Backend::Cuda,
         place: Default::default(),
         threads: 1,
         context: 64,
-        compute,
+        compute: Compute::F32,
         keys: DType::F32,
         values: DType::F32,
         taps: false,
         sequences: 1,
-    };
+    }
+}
+
+fn model_as(options: LoadOptions) -> Model {
+    let checkpoint = Checkpoint::open(std::path::Path::new(&fixture("llama2-gqa-tiny"))).unwrap();
     Model::load(checkpoint, options, KernelCache::off("a test")).unwrap()
 }
 
@@ -69,6 +76,18 @@ pub(crate) fn tokens_are_equal() {
     let lines = log();
     // The body and the head.
     assert_eq!(count(&lines, "graph "), 2 * 41);
+}
+
+/// A session of many blocks shares out its past, each layer in one more launch; one of few does not.
+pub(crate) fn a_past_is_shared_out() {
+    let [mut few, mut many] = [64, 512].map(|context| model_as(LoadOptions { context, ..options() }));
+    for position in 0..=17 {
+        let batch = decode(position);
+        assert_eq!(many.pass(&batch, None).unwrap(), few.pass(&batch, None).unwrap(), "position {position}");
+    }
+    let [few, many] = [few, many]
+        .map(|model| model.network().unwrap().plan(Part::Body, Bucket::Fixed(1)).unwrap().step_count());
+    assert_eq!(many, few + 3);
 }
 
 pub(crate) fn launches_are_few() {

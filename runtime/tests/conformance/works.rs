@@ -67,7 +67,7 @@ fn conform(subject: &Subject, cases: Vec<Case>) {
         }
         let expected = case.expected();
         // What matrix units round is compared with the interpreter of PTX, in `hardware`.
-        let exact = Options { compute: Compute::F32 };
+        let exact = Options { compute: Compute::F32, ..Options::default() };
         let compilation = common::compiled_as(&case.graph, subject.device.target().caps(), &exact);
         let mut bindings = case.bindings.clone();
         let found = run(&compilation, &*subject.device, &mut bindings);
