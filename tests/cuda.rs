@@ -3,6 +3,8 @@
 
 #[path = "cuda/driver.rs"]
 mod driver;
+#[path = "fixtures/list.rs"]
+mod list;
 #[path = "cli/support.rs"]
 mod support;
 #[path = "cuda/tape.rs"]
@@ -62,17 +64,9 @@ fn each<T: Send>(items: Vec<T>, check: impl Fn(T) + Sync) {
     });
 }
 
-fn models() -> Vec<String> {
-    let folders = std::fs::read_dir(root().join("tests/fixtures")).unwrap();
-    let folders: Vec<PathBuf> = folders.map(|entry| entry.unwrap().path()).collect();
-    let models = folders.iter().filter(|folder| folder.join("golden.safetensors").exists());
-    models.map(|folder| folder.file_name().unwrap().to_str().unwrap().to_owned()).collect()
-}
-
 #[test]
 fn every_model_passes() {
-    let mut all = models();
-    assert!(all.len() >= 27);
+    let mut all = list::all();
     all.retain(|name| !LONG.contains(&name.as_str()));
     // Those that take longest begin first.
     all.sort();
