@@ -28,11 +28,17 @@ impl Matrix {
     }
 }
 
+/// Fewer lanes than this do not fill tiles that are worth a barrier a step.
+pub const TILE_LANES_MIN: u32 = 64;
+
 /// What a target can do, and the parameters that schedules take from it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Caps {
     /// Lanes of a group: the width of a vector register, or threads of a group; a power of two.
     pub lanes: u32,
+    /// Lanes of a group that multiplies tiles of many rows out of shared memory; 0: many rows are multiplied as few are.
+    /// They may be more than `lanes`.
+    pub tile_lanes: u32,
     /// Whether lanes are threads with memory of their own group (else a vector register, in step).
     pub threads: bool,
     /// Bytes of memory that a group's lanes may share.
@@ -67,6 +73,7 @@ impl Caps {
     pub fn vector(lanes: u32) -> Caps {
         Caps {
             lanes,
+            tile_lanes: 0,
             threads: false,
             // A stack array of a group stays in the first-level cache.
             shared_bytes: 64 << 10,
@@ -88,6 +95,7 @@ impl Caps {
     pub fn threads(lanes: u32) -> Caps {
         Caps {
             lanes,
+            tile_lanes: if lanes >= TILE_LANES_MIN { lanes } else { 0 },
             threads: true,
             shared_bytes: 48 << 10,
             max_bindings: 64,

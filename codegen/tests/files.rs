@@ -167,6 +167,10 @@ fn outcome(test: &str, input: &str) -> String {
         },
         ["ptx", capability] => emitted(input, &Ptx::new(capability.parse().unwrap(), 99 << 10)),
         ["wgsl"] => emitted(input, &Wgsl::least()),
+        ["wgsl", "subgroup", size, "tiles"] => emitted(
+            input,
+            &Wgsl::new(256, 16 << 10, 8, 128 << 20, Some(size.parse().unwrap())).with_tiles(256),
+        ),
         ["wgsl", "subgroup", size] => emitted(
             input,
             &Wgsl::new(256, 16 << 10, 8, 128 << 20, Some(size.parse().unwrap())).for_browsers(),

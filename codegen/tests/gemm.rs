@@ -118,9 +118,18 @@ fn lanes_multiply_tiles_where_there_are_no_units() {
         assert!(is_tiled(&compilation));
         assert!(stages(&compilation.kernels[0].body) > 0, "float32 is copied as it is");
     }
-    // Few lanes go on as they did.
+    // Few lanes go on as they did, unless tiles have groups of their own: then the bits are those of any such groups.
     let case = linear_case(Format::find("q4_0").unwrap(), [48, 130, 96]);
     assert!(!is_tiled(&check(&case, &Caps::threads(32), ORDER)));
+    let own = [8, 32].map(|lanes| Caps { tile_lanes: 64, ..Caps::threads(lanes) });
+    let bits = own.map(|caps| {
+        let compilation = check(&case, &caps, ORDER);
+        assert!(is_tiled(&compilation));
+        assert_eq!(compilation.kernels[0].lanes, 64);
+        run(&compilation, &caps, &mut case.bindings.clone())["y"].iter().map(|x| x.to_bits()).collect()
+    });
+    let [few, many]: [Vec<u32>; 2] = bits;
+    assert_eq!(few, many);
 }
 
 #[test]

@@ -115,7 +115,7 @@ impl Check<'_> {
         }
         let lanes = match caps.matrix {
             Some(matrix) if !kernel.fragments.is_empty() => matrix.lanes,
-            _ => caps.lanes,
+            _ => caps.lanes.max(caps.tile_lanes),
         };
         self.limit("lanes", "a group has as many lanes as the target", kernel.lanes.into(), lanes.into());
         let shared: u64 = kernel.shared.iter().map(|s| u64::from(s.len) * s.dtype.size() as u64).sum();

@@ -232,6 +232,7 @@ pub(crate) fn all_caps() -> Vec<(&'static str, Caps)> {
         ("vector 16", Caps::vector(16)),
         ("threads 32", Caps::threads(32)),
         ("threads 128", Caps::threads(128)),
+        ("threads 32, tiles by 64", Caps { tile_lanes: 64, ..Caps::threads(32) }),
         ("threads 32, 16 bytes each", Caps { vector_bytes: 16, ..Caps::threads(32) }),
     ]
 }

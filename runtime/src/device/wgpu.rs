@@ -182,7 +182,7 @@ impl Adapter {
         device.set_device_lost_callback(move |reason, why| {
             lock(&heard).get_or_insert(format!("the device is lost ({reason:?}): {why}"));
         });
-        let target = target(&limits, subgroup);
+        let target = target(&limits, subgroup, is_software);
         let opened = Adapter {
             device,
             queue,
@@ -300,14 +300,16 @@ impl Adapter {
 }
 
 /// What the emitter may count on.
-fn target(limits: &Limits, subgroup: Option<u32>) -> Wgsl {
-    Wgsl::new(
-        limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
+fn target(limits: &Limits, subgroup: Option<u32>, is_software: bool) -> Wgsl {
+    let lanes = limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x);
+    let target = Wgsl::new(
+        lanes,
         limits.max_compute_workgroup_storage_size,
         limits.max_storage_buffers_per_shader_stage,
         limits.max_storage_buffer_binding_size,
         subgroup,
-    )
+    );
+    if is_software { target } else { target.with_tiles(lanes) }
 }
 
 /// Binding 0 is the symbol block, the others are buffers.
