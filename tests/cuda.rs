@@ -10,12 +10,11 @@ mod support;
 #[path = "cuda/tape.rs"]
 mod tape;
 
-use std::path::PathBuf;
 use std::process::Output;
 use std::sync::Mutex;
 
 use driver::{Driver, FOUND};
-use support::{FRANCE, answer, fixture, jtllm, root, stderr, stdout};
+use support::{FRANCE, answer, fixture, jtllm, stderr, stdout};
 
 /// Checkpoints whose prompts take the interpreter longer than all others together.
 const LONG: [&str; 2] = ["internlm2-dynamic-tiny", "llava-next-1.6-tiny"];
@@ -218,6 +217,29 @@ fn what_the_drivers_compiler_says_is_in_the_error() {
 fn recorded_launches_compute_what_single_ones_do() {
     let name = "recorded_launches_compute_what_single_ones_do";
     driver::inside(name, FOUND, tape::tokens_are_equal);
+}
+
+#[test]
+fn a_refused_recording_becomes_single_launches() {
+    for point in ["1", "2", "3", "4"] {
+        let name = "a_refused_recording_becomes_single_launches";
+        driver::inside(name, &[("MOCKCUDA_NO_CAPTURE", point)], tape::without_recordings);
+    }
+}
+
+#[test]
+fn a_refused_recording_is_said_once() {
+    let refused = Driver::new(&[("MOCKCUDA_NO_CAPTURE", "1")]);
+    let arguments = ["run", "-p", FRANCE, "--temp", "0", "-n", "3", "--backend", "cuda"];
+    let output = on(&refused, &arguments);
+    let told = stderr(&output);
+    assert!(output.status.success(), "{told}");
+    assert_eq!(told.matches("records no graph: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED").count(), 1, "{told}");
+}
+
+#[test]
+fn a_recording_ends_with_an_error_or_a_panic_inside_of_it() {
+    driver::inside("a_recording_ends_with_an_error_or_a_panic_inside_of_it", FOUND, tape::recordings_end);
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub(crate) struct Settings {
     pub(crate) alloc_fails: Option<u64>,
     pub(crate) launch_fails: Option<u64>,
     pub(crate) lost: Option<u64>,
+    pub(crate) no_capture: Option<u64>,
     log: Option<File>,
 }
 
@@ -36,6 +37,7 @@ impl Settings {
             alloc_fails: number("MOCKCUDA_ALLOC_FAILS"),
             launch_fails: number("MOCKCUDA_LAUNCH_FAILS"),
             lost: number("MOCKCUDA_LOST"),
+            no_capture: number("MOCKCUDA_NO_CAPTURE"),
             log: std::env::var_os("MOCKCUDA_LOG").map(|path| {
                 let file = File::options().append(true).create(true).open(&path);
                 file.unwrap_or_else(|error| panic!("MOCKCUDA_LOG {}: {error}", path.display()))

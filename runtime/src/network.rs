@@ -578,6 +578,11 @@ impl Network {
         Ok(logits)
     }
 
+    /// Why the device would not record what the last passes launched: told once, and for one plan of all.
+    pub fn refusal(&self) -> Option<String> {
+        self.plans.values().filter_map(Plan::refusal).last()
+    }
+
     /// Puts the hidden vectors of the last body where heads read them.
     fn hand_over(&mut self, body: Bucket) -> Result<(), Error> {
         let plan = &self.plans[&(Part::Body, body)];

@@ -13,7 +13,7 @@ use jtllm_ir::graph::element_count;
 use jtllm_ir::{DType, Expr, Node, Op};
 use jtllm_swap::Space;
 
-use crate::device::{Device, Mem, Program, Span, Tape};
+use crate::device::{Device, Mem, Program, Recorded, Span, Tape};
 use crate::error::Error;
 use crate::trace::Trace;
 use crate::weights::Weights;
@@ -56,6 +56,8 @@ enum Recording {
     NotTried,
     /// The device records nothing, or launches depend on the sizes of a pass.
     Impossible,
+    /// The device refused, for this reason, which nobody has been told.
+    Refused(String),
     /// They can be replayed.
     Done(Box<dyn Tape>),
 }
@@ -252,13 +254,29 @@ impl Plan {
                     };
                     self.steps.iter().try_for_each(launch)
                 })?,
-                false => None,
+                false => Recorded::Never,
             };
-            *tape = recorded.map_or(Recording::Impossible, Recording::Done);
+            *tape = match recorded {
+                Recorded::Tape(tape) => Recording::Done(tape),
+                Recorded::Never => Recording::Impossible,
+                Recorded::Refused(why) => Recording::Refused(why),
+            };
         }
         match &*tape {
             Recording::Done(tape) => tape.replay().map(|()| true).map_err(Error::from),
             _ => Ok(false),
+        }
+    }
+
+    /// Why the device would not record the launches: told once.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        let mut tape = self.tape.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *tape, Recording::Impossible) {
+            Recording::Refused(why) => Some(why),
+            other => {
+                *tape = other;
+                None
+            }
         }
     }
 

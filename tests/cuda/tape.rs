@@ -1,12 +1,16 @@
 //! What runs inside of a process that finds the mock driver.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+
 use jtllm_models::Checkpoint;
+use jtllm_runtime::DeviceError;
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::kernel::parse;
 use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Artifact;
-use jtllm_runtime::device::Device;
 use jtllm_runtime::device::cuda::Cuda;
+use jtllm_runtime::device::{Device, Recorded};
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Batch, Bucket, Part, Row};
 use jtllm_runtime::trace::Trace;
@@ -37,7 +41,11 @@ fn options() -> LoadOptions {
 }
 
 fn model_as(options: LoadOptions) -> Model {
-    let checkpoint = Checkpoint::open(std::path::Path::new(&fixture("llama2-gqa-tiny"))).unwrap();
+    model_of("llama2-gqa-tiny", options)
+}
+
+fn model_of(name: &str, options: LoadOptions) -> Model {
+    let checkpoint = Checkpoint::open(std::path::Path::new(&fixture(name))).unwrap();
     Model::load(checkpoint, options, KernelCache::off("a test")).unwrap()
 }
 
@@ -105,6 +113,47 @@ pub(crate) fn launches_are_few() {
     // All kernels run all the same.
     assert_eq!(count(&after, "kernel "), steps);
     assert_eq!(count(&after, "module "), 0);
+}
+
+/// Whatever point the driver refuses at.
+pub(crate) fn without_recordings() {
+    let mut model = model();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = told.clone();
+    model.tell(Box::new(move |what| heard.lock().unwrap().push(what.to_owned())));
+    let mut single = self::model();
+    for position in 0..3 {
+        let found = model.pass(&decode(position), None).unwrap();
+        assert_eq!(found, single.pass(&decode(position), Some(&mut Trace::default())).unwrap());
+    }
+    let told = told.lock().unwrap();
+    let [told] = told.as_slice() else { panic!("it is said once: {told:?}") };
+    for part in ["records no graph: ", "CUDA_ERROR", "launched one by one"] {
+        assert!(told.contains(part), "{told}");
+    }
+    assert_eq!(count(&log(), "graph "), 0);
+}
+
+/// What happens inside of a recording ends it, even if it is a panic.
+pub(crate) fn recordings_end() {
+    let device = Cuda::open(0).unwrap();
+    let before = device.alloc(256).unwrap().span();
+    let failing = || DeviceError::Run { device: "a test".to_owned(), why: "the third step".to_owned() };
+    for _ in 0..2 {
+        let recorded = device.record(&mut || Err(failing())).unwrap();
+        assert!(matches!(recorded, Recorded::Refused(why) if why.contains("the third step")));
+        let panics = || device.record(&mut || panic!("a planted fault")).map(|_| ());
+        assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
+        // Nothing of this is allowed inside of a recording, nor by the driver while it captures.
+        device.write(&before, &[7; 256]).unwrap();
+        let after = device.alloc(256).unwrap().span();
+        device.copy(&after, &before).unwrap();
+        let mut bytes = [0; 256];
+        device.read(&after, &mut bytes).unwrap();
+        assert_eq!(bytes, [7; 256]);
+        device.finish().unwrap();
+    }
+    assert!(matches!(device.record(&mut || Ok(())).unwrap(), Recorded::Tape(_)));
 }
 
 pub(crate) fn a_text_is_refused() {

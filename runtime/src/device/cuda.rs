@@ -19,7 +19,7 @@ use jtllm_codegen::kernel::Kernel;
 use jtllm_codegen::target::{Artifact, Target};
 use rayon::prelude::*;
 
-use super::{Bytes, Device, DeviceError, DeviceInfo, Mem, Program, Span, Tape};
+use super::{Bytes, Device, DeviceError, DeviceInfo, Mem, Program, Recorded, Span};
 pub use driver::{CAPABILITY_LEAST, DRIVER_LEAST, NoCuda};
 use driver::{Context, words};
 use module::Loaded;
@@ -292,12 +292,12 @@ impl Device for Cuda {
         done.map_err(|error| self.core.failed("a copy on the device", error))
     }
 
-    fn record(
-        &self,
-        steps: &mut dyn FnMut() -> Result<(), DeviceError>,
-    ) -> Result<Option<Box<dyn Tape>>, DeviceError> {
+    fn record(&self, steps: &mut dyn FnMut() -> Result<(), DeviceError>) -> Result<Recorded, DeviceError> {
         self.core.outside("a recording")?;
-        Ok(Some(Box::new(Graph::record(&self.core, steps)?)))
+        Ok(match Graph::record(&self.core, steps) {
+            Ok(graph) => Recorded::Tape(Box::new(graph)),
+            Err(why) => Recorded::Refused(format!("{} records no graph: {why}", self.core.name)),
+        })
     }
 
     fn load(&self, kernels: &[(&Kernel, Artifact)]) -> Result<Vec<Program>, DeviceError> {
