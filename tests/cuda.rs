@@ -220,6 +220,13 @@ fn recorded_launches_compute_what_single_ones_do() {
 }
 
 #[test]
+fn a_model_attends_to_a_cache_of_16_bits_by_matrix_units() {
+    let level = [("MOCKCUDA_CAPABILITY", "80")];
+    let name = "a_model_attends_to_a_cache_of_16_bits_by_matrix_units";
+    driver::inside(name, &level, tape::prompts_attend_by_matrix_units);
+}
+
+#[test]
 fn a_refused_recording_becomes_single_launches() {
     for point in ["1", "2", "3", "4"] {
         let name = "a_refused_recording_becomes_single_launches";

@@ -9,6 +9,7 @@ use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::kernel::parse;
 use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Artifact;
+use jtllm_runtime::codegen::{Compilation, Step};
 use jtllm_runtime::device::cuda::Cuda;
 use jtllm_runtime::device::{Device, Recorded};
 use jtllm_runtime::ir::DType;
@@ -194,6 +195,42 @@ pub(crate) fn matrix_units_agree() {
         let scale = logits.iter().fold(0f32, |scale, x| scale.max(x.abs()));
         for (found, expected) in found_logits.iter().zip(&logits) {
             assert!((found - expected).abs() <= 1e-5 * scale, "{compute}: {found}, expected {expected}");
+        }
+    }
+}
+
+/// What rounding queries and weights of attention to the cache's type may make of logits through three layers, relative to
+/// the largest: `f16` has 11 significant bits, `bf16` has 8.
+const ATTENTION: [(DType, f32); 2] = [(DType::F16, 2e-3), (DType::BF16, 2e-2)];
+
+/// A whole model whose prompt attends to a cache of 16 bits by matrix units, and the processor with the same cache.
+pub(crate) fn prompts_attend_by_matrix_units() {
+    for (cache, tolerance) in ATTENTION {
+        let [mut found, mut expected] = [Backend::Cuda, Backend::Cpu].map(|backend| {
+            let options =
+                LoadOptions { backend, compute: Compute::Auto, keys: cache, values: cache, ..options() };
+            // Heads as wide as units multiply, four of them for one head of keys.
+            model_of("mistral-swa-tiny", options)
+        });
+        // The prompt, and two tokens that are decoded behind it.
+        let passes = [prompt(), decode(20), decode(21)];
+        let [found_logits, logits] = [&mut found, &mut expected].map(|model| {
+            passes.iter().map(|batch| model.pass(batch, None).unwrap()).collect::<Vec<Vec<f32>>>()
+        });
+        let plan = found.network().unwrap().plan(Part::Body, Bucket::Many).unwrap();
+        let attends = |step: &&Step| {
+            let Compilation { kernels, partition, .. } = &*plan.compilation;
+            partition.regions[step.region].work.name() == "attend"
+                && !kernels[step.kernel].fragments.is_empty()
+        };
+        assert_eq!(plan.compilation.steps.iter().filter(attends).count(), 3);
+        for (pass, (found, expected)) in found_logits.iter().zip(&logits).enumerate() {
+            let scale = expected.iter().fold(0f32, |scale, x| scale.max(x.abs()));
+            let error = found.iter().zip(expected).fold(0f32, |most, (x, y)| most.max((x - y).abs())) / scale;
+            println!("{cache} cache, pass {pass}: {error}");
+            assert!(error <= tolerance, "{cache} cache, pass {pass}: {error}");
+            // Something was rounded: the lanes' schedule would come much nearer.
+            assert!(pass > 0 || error > 1e-5, "{cache} cache: {error}");
         }
     }
 }
