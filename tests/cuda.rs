@@ -175,6 +175,24 @@ fn a_kernel_that_fails_and_a_device_that_is_lost_end_the_run() {
     assert!(text.contains("CUDA_ERROR_DEVICE_UNAVAILABLE"), "{text}");
 }
 
+/// A newer driver may have errors of which nobody here has heard; no name of ours stands for their numbers.
+#[test]
+fn an_error_that_is_new_is_told_by_its_number() {
+    let driver = Driver::new(&[("MOCKCUDA_LAUNCH_FAILS", "60"), ("MOCKCUDA_FAILURE", "4711")]);
+    let text = refused(&driver, &RUN);
+    assert!(
+        text.contains("PTX interpreter") && text.contains("error 4711, which this driver does not"),
+        "{text}"
+    );
+    // Results that are an enum's must be among its values, or anything may happen.
+    for file in
+        ["cuda.rs", "cuda/calls.rs", "cuda/driver.rs", "cuda/order.rs", "cuda/tape.rs", "cuda/module.rs"]
+    {
+        let source = std::fs::read_to_string(support::root().join("runtime/src/device").join(file)).unwrap();
+        assert!(!source.contains("driver::result") && !source.contains("CUresult"), "{file}");
+    }
+}
+
 /// With the backend left open, the processor goes on where the device stopped, and the answer is the same.
 #[test]
 fn what_a_lost_device_began_the_processor_ends() {

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
-use super::driver::words;
+use super::calls::{self, DriverError, made, words};
 use super::module::Loaded;
 use super::{Core, Memory};
 use crate::device::Tape;
@@ -46,7 +45,7 @@ impl Capture<'_> {
         let stream = streams.compute.0;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives as long as the device.
-        unsafe { result::stream::begin_capture(stream, mode) }?;
+        unsafe { calls::cuStreamBeginCapture_v2(stream, mode) }?;
         drop(streams);
         *core.recording() = Some(Uses::default());
         Ok(Capture { core, stream, ended: false })
@@ -57,7 +56,7 @@ impl Capture<'_> {
         self.ended = true;
         let uses = self.core.recording().take().unwrap_or_default();
         // SAFETY: the capture was begun, and ends once.
-        (unsafe { result::stream::end_capture(self.stream) }, uses)
+        (unsafe { made(|to| calls::cuStreamEndCapture(self.stream, to)) }, uses)
     }
 }
 
@@ -70,7 +69,7 @@ impl Drop for Capture<'_> {
             && !graph.is_null()
         {
             // SAFETY: the graph was just made, and nobody else knows of it.
-            let _gone = unsafe { result::graph::destroy(graph) };
+            let _gone = unsafe { calls::cuGraphDestroy(graph) };
         }
     }
 }
@@ -89,8 +88,8 @@ impl Graph {
         let graph = graph.map_err(words)?;
         // SAFETY: the graph was just made, and is not needed once it is instantiated.
         let executable = unsafe {
-            let executable = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
-            let _gone = result::graph::destroy(graph);
+            let executable = made(|to| calls::cuGraphInstantiateWithFlags(to, graph, 0));
+            let _gone = calls::cuGraphDestroy(graph);
             executable
         };
         Ok(Graph { core: core.clone(), executable: executable.map_err(words)?, uses })
@@ -104,7 +103,7 @@ impl Tape for Graph {
         let mut streams = self.core.streams();
         streams.before_launch(self.uses.memories.iter().map(|memory| &memory.touched)).map_err(failed)?;
         // SAFETY: the graph, its programs and its memories live as long as this value.
-        unsafe { result::graph::launch(self.executable, streams.compute.0) }.map_err(failed)
+        unsafe { calls::cuGraphLaunch(self.executable, streams.compute.0) }.map_err(failed)
     }
 }
 
@@ -112,7 +111,7 @@ impl Drop for Graph {
     fn drop(&mut self) {
         if self.core.context.bind().is_ok() {
             // SAFETY: it was instantiated once; the driver waits for launches of it.
-            let _gone = unsafe { result::graph::exec_destroy(self.executable) };
+            let _gone = unsafe { calls::cuGraphExecDestroy(self.executable) };
         }
     }
 }
