@@ -3,7 +3,7 @@
 //! `cudarc` declares results as an enum of the codes that one version of CUDA had, and a value that is none of an enum's
 //! must not exist: a newer driver with a new code would make this program's behaviour undefined. So the functions are
 //! looked up and called here; types, constants and the library come from `cudarc`.
-#![allow(non_snake_case)] // Functions have the driver's own names.
+#![allow(non_snake_case, clippy::too_many_arguments)] // Functions are as the driver has them.
 
 use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_ulonglong, c_void};
 use std::sync::OnceLock;
