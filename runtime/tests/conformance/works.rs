@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jtllm_codegen::options::{Compute, Options};
 use jtllm_codegen::schedule::Argument;
+use jtllm_codegen::target::Target;
 use jtllm_codegen::{Compilation, Step};
 use jtllm_ir::interp::Bindings;
 use jtllm_runtime::device::wgpu::{Adapter, Choice};
@@ -18,8 +19,12 @@ use crate::devices::{Subject, for_each_device};
 /// device is not exact.
 const LOOSER: f32 = 4.0;
 
-fn run(compilation: &Compilation, device: &dyn Device, bindings: &mut Bindings) -> Outputs {
-    let target = device.target();
+fn run(
+    compilation: &Compilation,
+    device: &dyn Device,
+    target: &dyn Target,
+    bindings: &mut Bindings,
+) -> Outputs {
     let kernels: Vec<_> = compilation.kernels.iter().map(|k| (k, target.emit(k).unwrap())).collect();
     let programs = device.load(&kernels).unwrap();
     let mut memories = common::memories(compilation, target.caps(), bindings);
@@ -61,16 +66,22 @@ fn launch(
 }
 
 fn conform(subject: &Subject, cases: Vec<Case>) {
+    conform_as(subject, subject.device.target(), cases);
+}
+
+/// Compares a device for which kernels are made by this target.
+pub(crate) fn conform_as(subject: &Subject, target: &dyn Target, cases: Vec<Case>) {
+    let device = &*subject.device;
     for mut case in cases {
         if !subject.is_exact {
             case.tolerance *= LOOSER;
         }
         let expected = case.expected();
         // What matrix units round is compared with the interpreter of PTX, in `hardware`.
-        let exact = Options { compute: Compute::F32 };
-        let compilation = common::compiled_as(&case.graph, subject.device.target().caps(), &exact);
+        let exact = Options { compute: Compute::F32, ..Options::default() };
+        let compilation = common::compiled_as(&case.graph, target.caps(), &exact);
         let mut bindings = case.bindings.clone();
-        let found = run(&compilation, &*subject.device, &mut bindings);
+        let found = run(&compilation, device, target, &mut bindings);
         case.compare(subject.name, &expected, (&found, &bindings), difference);
     }
 }
