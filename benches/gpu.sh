@@ -11,13 +11,21 @@
 # 3. decode and prefill of a model in the shape of LLaMA-7B, beside the copy bandwidth and the matrix peak
 #    that this machine reaches, and beside PyTorch on the same shapes.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 usage() {
     sed -n 's/^# \{0,1\}//; 2,13p' "$0" >&2
     exit 2
 }
 [ $# -ge 2 ] || usage
-dir=$2
+# Folders are told from where the caller stands.
+absolute() {
+    case $1 in
+        /*) echo "$1" ;;
+        *) echo "$here/$1" ;;
+    esac
+}
+dir=$(absolute "$2")
 
 pack() {
     mkdir -p "$dir"
@@ -25,7 +33,8 @@ pack() {
     cargo build --release --package xtask
     suite=$(cargo test --release --package jtllm-runtime --test conformance --no-run --message-format=json |
         sed -n 's/.*"executable":"\([^"]*conformance[^"]*\)".*/\1/p' | tail -n 1)
-    cp target/release/jtllm target/release/xtask "$dir/"
+    built=${CARGO_TARGET_DIR:-target}/release
+    cp "$built/jtllm" "$built/xtask" "$dir/"
     cp "$suite" "$dir/conformance"
     strip "$dir/jtllm" "$dir/xtask" "$dir/conformance"
     ls -l "$dir"
@@ -43,6 +52,18 @@ field() {
 
 share() {
     awk -v a="${1:-0}" -v b="${2:-0}" 'BEGIN { if (b > 0) printf "%.2f", a / b; else printf "-" }'
+}
+
+# Ends here, before anything is computed, unless this machine has what is measured.
+check() {
+    for tool in jtllm xtask conformance; do
+        [ -x "$dir/$tool" ] || { echo "$dir has no $tool: benches/gpu.sh pack $dir makes it" >&2; exit 1; }
+    done
+    if ! why=$("$dir/jtllm" run --backend cuda -p Hi -n 1 2>&1 > /dev/null); then
+        echo "$why" >&2
+        echo "nothing was measured: this machine has no CUDA GPU that can be used" >&2
+        exit 1
+    fi
 }
 
 conform() {
@@ -86,9 +107,14 @@ measure() {
 case $1 in
     pack) pack ;;
     run)
-        scratch=${3:-$(mktemp -d)}
+        check
+        if [ $# -ge 3 ]; then
+            scratch=$(absolute "$3")
+        else
+            scratch=$(mktemp -d)
+            trap 'rm -rf "$scratch"' EXIT
+        fi
         mkdir -p "$scratch"
-        [ $# -ge 3 ] || trap 'rm -rf "$scratch"' EXIT
         nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv || true
         conform
         measure

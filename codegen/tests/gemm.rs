@@ -118,9 +118,18 @@ fn lanes_multiply_tiles_where_there_are_no_units() {
         assert!(is_tiled(&compilation));
         assert!(stages(&compilation.kernels[0].body) > 0, "float32 is copied as it is");
     }
-    // Few lanes go on as they did.
+    // Few lanes go on as they did, unless tiles have groups of their own: then the bits are those of any such groups.
     let case = linear_case(Format::find("q4_0").unwrap(), [48, 130, 96]);
     assert!(!is_tiled(&check(&case, &Caps::threads(32), ORDER)));
+    let own = [8, 32].map(|lanes| Caps { tile_lanes: 64, ..Caps::threads(lanes) });
+    let bits = own.map(|caps| {
+        let compilation = check(&case, &caps, ORDER);
+        assert!(is_tiled(&compilation));
+        assert_eq!(compilation.kernels[0].lanes, 64);
+        run(&compilation, &caps, &mut case.bindings.clone())["y"].iter().map(|x| x.to_bits()).collect()
+    });
+    let [few, many]: [Vec<u32>; 2] = bits;
+    assert_eq!(few, many);
 }
 
 #[test]
@@ -220,7 +229,8 @@ fn a_compute_type_rounds_operands_on_every_target() {
                     _ => linear_case(Format::find(format).unwrap(), [tokens, 64, 96]),
                 };
                 for caps in [Caps::vector(8), Caps::threads(32), caps(128)] {
-                    let compilation = compiled_as(&case.graph, &caps, &Options { compute });
+                    let compilation =
+                        compiled_as(&case.graph, &caps, &Options { compute, ..Options::default() });
                     let found = run(&compilation, &caps, &mut case.bindings.clone());
                     let same = jtllm_ir::interp::run(&compilation.graph, &mut case.bindings.clone()).unwrap();
                     let exact = jtllm_ir::interp::run(&case.graph, &mut case.bindings.clone()).unwrap();
@@ -237,7 +247,7 @@ fn a_compute_type_rounds_operands_on_every_target() {
 #[test]
 fn float32_is_the_same_with_and_without_matrix_units() {
     let case = block_case(Format::find("q4_0").unwrap(), 48);
-    let options = Options { compute: Compute::F32 };
+    let options = Options { compute: Compute::F32, ..Options::default() };
     let [with, without] = [caps(128), Caps::threads(128)].map(|caps| {
         let compilation = compiled_as(&case.graph, &caps, &options);
         assert_eq!(uses_matrix(&compilation), 0);

@@ -42,7 +42,7 @@ impl Parts {
     }
 
     fn choices(&self) -> Options {
-        Options { compute: self.options.compute }
+        Options { compute: self.options.compute, ..Options::default() }
     }
 
     /// Where the options want the model.
@@ -151,7 +151,7 @@ impl Parts {
     }
 
     fn need(&self, device: &dyn Device) -> Result<Need, EngineError> {
-        Ok(Need::of(&*self.graphs, device.target().caps(), self.positions())?)
+        Ok(Need::of(&*self.graphs, device.target().caps(), self.positions(), self.options.sequences)?)
     }
 
     fn whole(&self, backend: &'static str, device: Arc<dyn Device>) -> Seat {

@@ -33,7 +33,7 @@ const FIXTURES: [Option<&str>; 9] = [
 ];
 
 /// The kernels of a model's parts, scheduled for a target.
-fn add(kernels: &mut Kernels, fixture: Option<&str>, target: &Ptx, keys: DType) {
+fn add(kernels: &mut Kernels, fixture: Option<&str>, target: &Ptx, keys: DType, context: usize) {
     let checkpoint = match fixture {
         None => Checkpoint::demo().unwrap(),
         Some(name) => {
@@ -46,7 +46,7 @@ fn add(kernels: &mut Kernels, fixture: Option<&str>, target: &Ptx, keys: DType) 
         place: Default::default(),
         backend: Backend::Interp(Box::new(target.caps().clone())),
         threads: 2,
-        context: 256,
+        context,
         keys,
         values: keys,
         taps: false,
@@ -68,7 +68,11 @@ fn every_kernel_of_every_family_is_accepted() {
         let target = Ptx::new(capability, 99 << 10);
         let mut kernels = Kernels::default();
         for (at, fixture) in FIXTURES.into_iter().enumerate() {
-            add(&mut kernels, fixture, &target, [DType::F16, DType::F32, DType::BF16][at % 3]);
+            let keys = [DType::F16, DType::F32, DType::BF16][at % 3];
+            // The longer one shares out the past of decoded tokens.
+            for context in [256, 1024] {
+                add(&mut kernels, fixture, &target, keys, context);
+            }
         }
         assert!(kernels.len() > 100, "{}", kernels.len());
         println!("{} kernels for sm_{capability}", kernels.len());

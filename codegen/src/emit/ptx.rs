@@ -122,7 +122,6 @@ impl Ptx {
         limit("lanes", u64::from(kernel.lanes), 1024)?;
         let shared = kernel.shared.iter().map(|shared| u64::from(shared.len) * shared.dtype.size() as u64);
         limit("bytes of shared memory", shared.sum(), u64::from(self.caps.shared_bytes))?;
-        limit("bindings", kernel.params.len() as u64, u64::from(self.caps.max_bindings))?;
         for record in &kernel.values {
             if let Value::Scalar(op, operands) = &record.value {
                 let dtype = operands.last().map_or(DType::F32, |x| kernel.record(*x).dtype);

@@ -4,7 +4,8 @@
 //! block; a cell is set before it is read, a fragment filled before it is used; axes are bound, once; loops,
 //! barriers, `lane_reduce` and what warps do together stand where all lanes come along; no two lanes store to
 //! one element in one statement; every access is proven to be in bounds, and those of tiles and asynchronous
-//! copies to begin at a multiple of 16 bytes; parameters, shared memory and lanes keep the target's limits.
+//! copies to begin at a multiple of 16 bytes; shared memory and lanes keep the target's limits. Whether a target
+//! can bind the parameters is asked of [`crate::target::fits`]: that is no fault of the kernel.
 //!
 //! A bound is proven from the ranges of an offset's leaves and from the conditions around the access.
 //! Values that are index expressions are replaced by them first. Ranges that a kernel states for loaded
@@ -114,11 +115,9 @@ impl Check<'_> {
         }
         let lanes = match caps.matrix {
             Some(matrix) if !kernel.fragments.is_empty() => matrix.lanes,
-            _ => caps.lanes,
+            _ => caps.lanes.max(caps.tile_lanes),
         };
         self.limit("lanes", "a group has as many lanes as the target", kernel.lanes.into(), lanes.into());
-        let params = kernel.params.len() as u64;
-        self.limit("params", "parameters fit the target's bindings", params, caps.max_bindings.into());
         let shared: u64 = kernel.shared.iter().map(|s| u64::from(s.len) * s.dtype.size() as u64).sum();
         self.limit("shared", "shared memory fits the target's", shared, caps.shared_bytes.into());
         let lens = kernel.params.iter().enumerate().map(|(at, param)| (format!("p{at}"), &param.len));
@@ -131,12 +130,6 @@ impl Check<'_> {
                 self.fault(place.clone(), "a size is not negative", text(x));
             }
             self.symbols(&place, x);
-        }
-        for (at, param) in kernel.params.iter().enumerate() {
-            // Lengths that depend on sizes are for the device to check, which knows them.
-            let Some(len) = param.len.as_int() else { continue };
-            let most = u64::try_from(len).unwrap_or(0).saturating_mul(param.dtype.size() as u64);
-            self.limit(&format!("p{at}"), "a parameter fits the target's binding", most, caps.max_span);
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jtllm_codegen::options::{Compute, Options};
 use jtllm_codegen::schedule::Argument;
+use jtllm_codegen::target::Target;
 use jtllm_codegen::{Compilation, Step};
 use jtllm_ir::interp::Bindings;
 use jtllm_runtime::device::wgpu::{Adapter, Choice};
@@ -21,8 +22,12 @@ const LOOSER: f32 = 4.0;
 /// What one activation that is off by a 127th of its block's largest may change.
 const STEP: f32 = 1e-2;
 
-fn run(compilation: &Compilation, device: &dyn Device, bindings: &mut Bindings) -> Outputs {
-    let target = device.target();
+fn run(
+    compilation: &Compilation,
+    device: &dyn Device,
+    target: &dyn Target,
+    bindings: &mut Bindings,
+) -> Outputs {
     let kernels: Vec<_> = compilation.kernels.iter().map(|k| (k, target.emit(k).unwrap())).collect();
     let programs = device.load(&kernels).unwrap();
     let mut memories = common::memories(compilation, target.caps(), bindings);
@@ -64,16 +69,22 @@ fn launch(
 }
 
 fn conform(subject: &Subject, cases: Vec<Case>) {
+    conform_as(subject, subject.device.target(), cases);
+}
+
+/// Compares a device for which kernels are made by this target.
+pub(crate) fn conform_as(subject: &Subject, target: &dyn Target, cases: Vec<Case>) {
+    let device = &*subject.device;
     for mut case in cases {
         if !subject.is_exact {
             case.tolerance *= LOOSER;
         }
         let expected = case.expected();
         // What matrix units round is compared with the interpreter of PTX, in `hardware`.
-        let exact = Options { compute: Compute::F32 };
-        let compilation = common::compiled_as(&case.graph, subject.device.target().caps(), &exact);
+        let exact = Options { compute: Compute::F32, ..Options::default() };
+        let compilation = common::compiled_as(&case.graph, target.caps(), &exact);
         let mut bindings = case.bindings.clone();
-        let found = run(&compilation, &*subject.device, &mut bindings);
+        let found = run(&compilation, device, target, &mut bindings);
         case.compare(subject.name, &expected, (&found, &bindings), difference);
     }
 }
@@ -105,7 +116,7 @@ fn recurrences() {
 #[test]
 fn every_format_of_bytes() {
     for_each_device(|subject| {
-        let bytes = Options { compute: Compute::Int8 };
+        let bytes = Options { compute: Compute::Int8, ..Options::default() };
         for mut case in works::linear_cases() {
             if !subject.is_exact {
                 // Signed bytes, and unsigned ones with a minimum: a driver takes seconds for each kernel.
@@ -122,7 +133,8 @@ fn every_format_of_bytes() {
             let mut bindings = case.bindings.clone();
             case.graph = compilation.graph.clone();
             let expected = case.expected();
-            let found = run(&compilation, &*subject.device, &mut bindings);
+            let device = &*subject.device;
+            let found = run(&compilation, device, device.target(), &mut bindings);
             case.compare(subject.name, &expected, (&found, &bindings), difference);
         }
     });

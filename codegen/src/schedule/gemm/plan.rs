@@ -19,10 +19,6 @@ const SUMS_MATRIX: i64 = 64;
 /// Numbers along the depth in one step of lanes.
 const STEP_LANES: i64 = 16;
 
-/// Fewer lanes than this do not fill tiles that are worth a barrier a step: on software that plays a graphics
-/// processor, lanes are few and barriers slow.
-const LANES_MIN: i64 = 64;
-
 /// What multiplies.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
@@ -149,8 +145,8 @@ fn units(dtype: DType, lanes: u32, sums: i64, small: bool) -> Vec<Plan> {
 
 /// Tiles of 8 lanes side by side with 4 columns or more each; as many rows as registers allow.
 fn by_lanes(lower: &Lower<'_>, sums: i64, small: bool) -> Vec<Plan> {
-    let lanes = i64::from(lower.caps.lanes);
-    if !lower.caps.threads || lanes < LANES_MIN {
+    let lanes = i64::from(lower.caps.tile_lanes);
+    if lanes == 0 {
         return Vec::new();
     }
     let most = i64::from(lower.caps.accumulators) / if small { 2 } else { 1 };
