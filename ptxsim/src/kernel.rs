@@ -36,6 +36,8 @@ pub struct Kernel {
     pub(crate) local_bytes: u32,
     /// Threads that a block may have, where the text says so.
     pub(crate) threads_max: Option<u32>,
+    /// Whether warp groups multiply out of shared memory.
+    pub(crate) multiplies: bool,
     pub(crate) code: Vec<Instruction>,
     pub(crate) module_memory: Arc<[u8]>,
 }
