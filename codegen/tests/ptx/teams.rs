@@ -3,13 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use jtllm_codegen::emit::ptx::{Ptx, TEAMS};
 use jtllm_codegen::kernel::{Kernel, parse};
 use jtllm_codegen::target::Target;
 use jtllm_ptxsim::{Fault, Reason};
 
 use crate::common::Launch;
-use crate::common::ptx::{both, emulate_text};
+use crate::common::ptx::{both, emulate_text, team_device};
 
 /// Two teams of one kernel, as a golden file has it.
 fn kernel() -> Kernel {
@@ -17,10 +16,6 @@ fn kernel() -> Kernel {
     let file = fs::read_to_string(path).unwrap();
     let (_, rest) = file.split_once('\n').unwrap();
     parse(rest.split_once("# expect").unwrap().0).unwrap()
-}
-
-fn target() -> Ptx {
-    Ptx::new(TEAMS, 227 << 10).with_teams()
 }
 
 /// What the kernel's parameters are bound to.
@@ -32,7 +27,7 @@ fn bound() -> Vec<Vec<u8>> {
 }
 
 fn text() -> String {
-    String::from_utf8(target().emit(&kernel()).unwrap().bytes).unwrap()
+    String::from_utf8(team_device().emit(&kernel()).unwrap().bytes).unwrap()
 }
 
 fn run(text: &str) -> Result<Vec<Vec<u8>>, Fault> {
@@ -44,7 +39,7 @@ fn run(text: &str) -> Result<Vec<Vec<u8>>, Fault> {
 #[test]
 fn products_of_teams_are_the_interpreters() {
     let (kernel, mut params) = (kernel(), bound());
-    both(&target(), Launch { kernel: &kernel, params: &mut params, symbols: &[0; 64], groups: 1 });
+    both(&team_device(), Launch { kernel: &kernel, params: &mut params, symbols: &[0; 64], groups: 1 });
 }
 
 /// The text must be at fault, for that reason, if `new` stands in the place of one `old`, whichever.
