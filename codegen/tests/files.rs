@@ -37,7 +37,9 @@ fn caps(words: &[&str]) -> Caps {
     match words {
         ["vector", lanes] => Caps::vector(lanes.parse().unwrap()),
         ["threads", lanes] => Caps::threads(lanes.parse().unwrap()),
-        ["teams", lanes] => caps(&["matrix", "128"]).with_teams(lanes.parse().unwrap()),
+        ["teams", lanes] => {
+            Caps { shared_bytes: 223 << 10, ..caps(&["matrix", "128"]).with_teams(lanes.parse().unwrap()) }
+        }
         ["matrix", lanes] => Caps::threads(lanes.parse().unwrap()).with_matrix(lanes.parse().unwrap()),
         other => panic!("capabilities such as `vector 8` expected, not {other:?}"),
     }

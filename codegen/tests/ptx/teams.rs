@@ -5,10 +5,14 @@ use std::path::Path;
 
 use jtllm_codegen::kernel::{Kernel, parse};
 use jtllm_codegen::target::Target;
+use jtllm_ir::Format;
+use jtllm_ir::build::{linear, swiglu};
 use jtllm_ptxsim::{Fault, Reason};
 
-use crate::common::Launch;
-use crate::common::ptx::{both, emulate_text, team_device};
+use crate::common::case::{Case, int, rows};
+use crate::common::ptx::{both, compare, emulate_text, team_device};
+use crate::common::{Launch, compiled, run_by};
+use crate::faults::{bindings, graph, without};
 
 /// Two teams of one kernel, as a golden file has it.
 fn kernel() -> Kernel {
@@ -121,5 +125,65 @@ fn other_processors_have_no_such_products() {
         let text = text().replace(".target sm_90a", &format!(".target {target}"));
         let error = jtllm_ptxsim::parse(&text).unwrap_err();
         assert!(error.to_string().contains("needs .target sm_90a"), "{error}");
+    }
+}
+
+/// In how many places each of these lines of a scheduled kernel can be left out without harm: where the next one
+/// orders the same, since sums are ordered among products and waits among each other.
+const SPARE: &[(&str, usize, &[Reason])] = &[
+    ("fence.proxy.async.shared::cta;", 0, &[Reason::ProxyFence]),
+    ("cp.async.wait_group 0;", 0, &[Reason::PendingCopy]),
+    ("cp.async.wait_group 1;", 0, &[Reason::PendingCopy]),
+    ("bar.sync 0;", 0, &[Reason::Race, Reason::Uninitialised, Reason::ProxyFence, Reason::PendingProduct]),
+    ("wgmma.fence.sync.aligned;", 2, &[Reason::ProductFence]),
+    ("wgmma.commit_group.sync.aligned;", 1, &[Reason::PendingProduct]),
+    ("wgmma.wait_group.sync.aligned 0;", 0, &[Reason::PendingProduct]),
+    ("wgmma.wait_group.sync.aligned 1;", 1, &[Reason::PendingProduct]),
+];
+
+#[test]
+fn faults_in_scheduled_products_are_found() {
+    let (graph, target) = (graph("gemm_bf16_90a.jt"), team_device());
+    let compilation = compiled(&graph, target.caps());
+    let mut checked = 0;
+    run_by(&compilation, target.caps(), &mut bindings(&graph, 160), &mut |mut launch| {
+        let before = launch.params.to_vec();
+        let text = String::from_utf8(target.emit(launch.kernel).unwrap().bytes).unwrap();
+        if text.contains("wgmma") {
+            emulate_text(&text, &launch, &before).unwrap();
+            for (line, spare, reasons) in SPARE {
+                let mut unnoticed = 0;
+                for planted in without(&text, line, "a removed line", reasons) {
+                    match emulate_text(&planted.text, &launch, &before) {
+                        Err(fault) => assert!(planted.reasons.contains(&fault.reason), "{line}: {fault}"),
+                        Ok(_) => unnoticed += 1,
+                    }
+                    checked += 1;
+                }
+                assert_eq!(unnoticed, *spare, "{line}");
+            }
+        }
+        launch.interpret(target.caps());
+    });
+    assert!(checked >= 18, "{checked}");
+}
+
+/// Rows, columns and depth; tiles, steps and buffers that end elsewhere.
+const SHAPES: [[usize; 3]; 5] = [[32, 64, 64], [160, 100, 96], [48, 64, 37], [144, 136, 200], [256, 64, 640]];
+
+#[test]
+fn products_of_every_shape_are_the_interpreters() {
+    for (number, [tokens, width, depth]) in SHAPES.into_iter().enumerate() {
+        let formats = [["bf16", "q4_0"], ["f16", "q8_0"]][number % 2];
+        for name in formats.into_iter().filter(|name| name.ends_with("16") || depth % 32 == 0) {
+            let mut case = Case::new(name);
+            let t = rows(&mut case.graph, &mut case.bindings, tokens);
+            let x = case.input("x", &[t, int(depth)], &[tokens, depth]);
+            let [a, b] = ["a", "b"].map(|w| case.weight(Format::find(name).unwrap(), w, &[width, depth]));
+            let [a, b] = [a, b].map(|w| linear(&mut case.graph, x, w, None));
+            let y = swiglu(&mut case.graph, a, b);
+            case.graph.output("y", y);
+            assert_eq!(compare(&case.graph, &case.bindings), 1, "{name} {tokens}x{width}x{depth}");
+        }
     }
 }
