@@ -23,6 +23,7 @@
 //! | `MOCKCUDA_ALLOC_FAILS` | never | bytes after which memory is refused, though the device says that it has more |
 //! | `MOCKCUDA_LAUNCH_FAILS` | never | the number of the kernel, from 1, that fails while it runs |
 //! | `MOCKCUDA_LOST` | never | the number of the kernel, from 1, at which the device is lost |
+//! | `MOCKCUDA_WRONG_PRODUCTS` | 0 | 1: kernels in which warp groups multiply leave nothing behind |
 //! | `MOCKCUDA_LOG` | none | a file to which a line is added for each launch, graph, module and copy |
 //!
 //! What the interpreter finds wrong is printed on standard error; the error code is the one of hardware, and every

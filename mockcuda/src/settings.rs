@@ -14,6 +14,8 @@ pub(crate) struct Settings {
     pub(crate) alloc_fails: Option<u64>,
     pub(crate) launch_fails: Option<u64>,
     pub(crate) lost: Option<u64>,
+    /// Whether products of warp groups leave nothing behind.
+    pub(crate) wrong_products: bool,
     log: Option<File>,
 }
 
@@ -36,6 +38,7 @@ impl Settings {
             alloc_fails: number("MOCKCUDA_ALLOC_FAILS"),
             launch_fails: number("MOCKCUDA_LAUNCH_FAILS"),
             lost: number("MOCKCUDA_LOST"),
+            wrong_products: number("MOCKCUDA_WRONG_PRODUCTS").unwrap_or(0) != 0,
             log: std::env::var_os("MOCKCUDA_LOG").map(|path| {
                 let file = File::options().append(true).create(true).open(&path);
                 file.unwrap_or_else(|error| panic!("MOCKCUDA_LOG {}: {error}", path.display()))

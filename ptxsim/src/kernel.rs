@@ -63,6 +63,11 @@ impl Kernel {
         self.shared_bytes
     }
 
+    /// Whether warp groups multiply out of shared memory (`wgmma`).
+    pub fn multiplies(&self) -> bool {
+        self.multiplies
+    }
+
     /// The name of a register as the text has it.
     pub(crate) fn register_name(&self, register: Register) -> String {
         let found =

@@ -327,7 +327,7 @@ fn resource(span: &Span) -> BindingResource<'_> {
 
 impl Device for Adapter {
     fn info(&self) -> DeviceInfo {
-        DeviceInfo { name: self.name.clone(), memory: None, threads: 0 }
+        DeviceInfo { name: self.name.clone(), memory: None, threads: 0, without: None }
     }
 
     fn target(&self) -> &dyn Target {
