@@ -129,6 +129,19 @@ fn units_that_multiply_wrongly_are_not_used() {
     assert!(way.contains("its units for wgmma are not used"), "{way}");
 }
 
+#[test]
+fn units_that_nobody_wants_are_not_used() {
+    driver::inside(
+        "units_that_nobody_wants_are_not_used",
+        &[("JTLLM_WGMMA", "off")],
+        tape::teams_are_not_there,
+    );
+    for (value, words) in [("off", "JTLLM_WGMMA is off"), ("of", "where `on` or `off` is expected")] {
+        let way = stdout(&on(&Driver::new(&[("JTLLM_WGMMA", value)]), &["doctor"]));
+        assert!(way.contains("its units for wgmma are not used") && way.contains(words), "{way}");
+    }
+}
+
 /// After such an error the driver gives nothing more to the process.
 #[test]
 fn units_that_fail_leave_the_processor() {

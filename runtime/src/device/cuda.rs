@@ -142,7 +142,7 @@ impl Cuda {
     }
 
     /// The device of that number, from 0, with all that it can do: units that multiply out of shared memory are used
-    /// once they have shown that they do it right.
+    /// once they have shown that they do it right, unless the environment says `JTLLM_WGMMA=off`.
     ///
     /// # Errors
     /// There is no driver, or no such device, or one of them is too old.
@@ -152,7 +152,7 @@ impl Cuda {
             return Ok(device);
         }
         let target = device.target.clone().with_teams();
-        match trial::products(&device, &target) {
+        match trial::wanted().and_then(|()| trial::products(&device, &target)) {
             Ok(()) => Ok(Cuda { target, ..device }),
             Err(why) => {
                 // What went wrong may have left the context of no use, or even the driver.

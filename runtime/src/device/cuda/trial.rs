@@ -36,6 +36,22 @@ const TRIALS: [Trial; 3] = [
     Trial { format: "bf16", most: 128 * 96, rows: 128, columns: 256, depth: 320, tile: 256 },
 ];
 
+/// A variable of the environment: `off` for who would rather do without.
+const SWITCH: &str = "JTLLM_WGMMA";
+
+/// Fails if the user does not want these units.
+///
+/// # Errors
+/// Who said so, or what nobody understands.
+pub(super) fn wanted() -> Result<(), String> {
+    match std::env::var_os(SWITCH) {
+        None => Ok(()),
+        Some(value) if value.is_empty() || value == "on" => Ok(()),
+        Some(value) if value == "off" => Err(format!("{SWITCH} is off")),
+        Some(value) => Err(format!("{SWITCH} is {value:?}, where `on` or `off` is expected")),
+    }
+}
+
 /// Fails unless the device computes what the kernels mean that `target` makes for it.
 ///
 /// # Errors
