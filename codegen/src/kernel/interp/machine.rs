@@ -198,6 +198,14 @@ impl Machine<'_, '_, '_> {
                     races.barrier();
                 }
             }
+            other => self.warps(other)?,
+        }
+        Ok(())
+    }
+
+    /// What warps and teams do together, and asynchronous copies.
+    fn warps(&mut self, node: &Node) -> Result<(), InterpError> {
+        match node {
             Node::Clear { sum } => {
                 self.settled(&[*sum])?;
                 self.fragments.clear(*sum);
@@ -220,6 +228,7 @@ impl Machine<'_, '_, '_> {
             }
             Node::StageCommit => self.staging.commit(),
             Node::StageWait { pending } => self.land(*pending),
+            other => unreachable!("{other:?} is what each lane does"),
         }
         Ok(())
     }
