@@ -268,7 +268,12 @@ fn faults_of_warp_groups_are_found() {
     group_fault(128, &late, Reason::ProxyFence, "no barrier since");
     group_fault(128, &changed("wgmma.fence.sync.aligned;", ""), Reason::ProductFence, "no wgmma.fence since");
     group_fault(128, &changed(WAITED, ""), Reason::PendingProduct, "not waited for");
-    group_fault(128, &changed("wgmma.commit_group.sync.aligned;", ""), Reason::PendingProduct, "not waited for");
+    group_fault(
+        128,
+        &changed("wgmma.commit_group.sync.aligned;", ""),
+        Reason::PendingProduct,
+        "not waited for",
+    );
     let written = changed(WAITED, &format!("st.shared.b32 [%r2], %r3;\n{WAITED}"));
     group_fault(128, &written, Reason::PendingProduct, "written while a product");
     let swizzled = changed("mov.b32 %r5, 8;", "mov.b32 %r5, 1073741832;");
