@@ -25,11 +25,11 @@
 //! nobody looks into: a tile comes from shared memory by `Fetch`, sums go there by `Spill`,
 //! and the factors of `Scale` come from there. An offset of each is the same for all lanes of a warp.
 //!
-//! Some units multiply out of shared memory by themselves, for a *team*: [`TEAM`] consecutive lanes, the first of them
-//! a multiple of that, whose warps hold the sums as fragments one below the other. Such a `Product` is *under way*
-//! until `ProductWait` waits for it: till then nobody stores to what it reads, and its sums serve further
-//! products alone. The units see what a lane has stored, or copied and waited for, once that lane has come to `Publish`
-//! and then to a `Barrier`. How operands lie is said at [`Panel`].
+//! Some units multiply out of shared memory by themselves, for a *team*: [`TEAM`] consecutive lanes, the first of
+//! them a multiple of that, whose warps hold the sums as fragments one below the other. Such a `Product` is
+//! *under way* until `ProductWait` waits for it: till then nobody stores to what it reads, and its sums serve
+//! further products alone. The units see what a lane has stored, or copied and waited for, once that lane has
+//! come to `Publish` and then to a `Barrier`. How operands lie is said at [`Panel`].
 //!
 //! *Asynchronous copies* (`Stage`) fill shared memory behind the lanes' backs. A lane's copies since its last
 //! `StageCommit` are a group; `StageWait` lets the lane see those of its groups that it waits for, and a
@@ -176,9 +176,10 @@ pub struct Fragment {
     pub dtype: DType,
 }
 
-/// An operand of a team's product in shared memory: rows side by side in pieces of [`CHUNK_BYTES`], all rows' first
-/// pieces, then all rows' second ones, so that eight rows' pieces fill every bank once. With a stride of one piece
-/// more than there are rows, the pieces of one row lie in different banks too, and lanes that bring a row do not wait for each other.
+/// An operand of a team's product in shared memory: rows side by side in pieces of [`CHUNK_BYTES`], all rows'
+/// first pieces, then all rows' second ones, so that eight rows' pieces fill every bank once. With a stride of
+/// one piece more than there are rows, the pieces of one row lie in different banks too, and lanes that bring a
+/// row do not wait for each other.
 #[derive(Clone, Debug)]
 pub struct Panel {
     /// Shared memory of a 16-bit type.

@@ -15,8 +15,8 @@ pub struct Matrix {
     pub bf16: bool,
     /// Lanes of a group in kernels that use them; a multiple of a warp and a power of two.
     pub lanes: u32,
-    /// Lanes of a group whose teams multiply out of shared memory (see [`crate::kernel::Panel`]), a multiple of a team and
-    /// a power of two; 0 where there are no such units.
+    /// Lanes of a group whose teams multiply out of shared memory (see [`crate::kernel::Panel`]), a multiple of a
+    /// team and a power of two; 0 where there are no such units.
     pub teams: u32,
 }
 

@@ -38,7 +38,8 @@ pub enum Reason {
     Uninitialised,
     /// Bytes are touched that an asynchronous copy still writes.
     PendingCopy,
-    /// A product of a warp group reads what a thread has not shown its units by `fence.proxy.async`, with a barrier after it.
+    /// A product of a warp group reads what a thread has not shown its units by `fence.proxy.async`, with a
+    /// barrier after it.
     ProxyFence,
     /// A product's registers are touched, or what it reads is written, before it is waited for.
     PendingProduct,

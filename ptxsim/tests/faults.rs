@@ -222,8 +222,8 @@ fn launches_must_fit_the_kernel() {
     assert_eq!(run(&source, 1, 32, &buffers[..1]).unwrap_err().reason, Reason::Launch);
 }
 
-/// A kernel of 128 threads, each with 16 bytes of `mem` that it fills with zeros; `%rd1` says that eight rows of 16 bytes are
-/// followed by the next eight, and that 1024 bytes on is what comes next along the depth.
+/// A kernel of 128 threads, each with 16 bytes of `mem` that it fills with zeros; `%rd1` says that eight rows of
+/// 16 bytes are followed by the next eight, and that 1024 bytes on is what comes next along the depth.
 fn group(before: &str, product: &str, after: &str) -> String {
     format!(
         ".version 8.0\n.target sm_90a\n.address_size 64

@@ -1,10 +1,11 @@
 //! What a kernel must keep, checked: every fault is listed, with its place.
 //!
-//! The rules: types agree; a value is defined by one `Let`, before its use, in the same or an enclosing
-//! block; a cell is set before it is read, a fragment filled before it is used, a product waited for before anything
-//! else touches its sums; axes are bound, once; loops, barriers, `lane_reduce` and what warps do together stand where all lanes come along; no two lanes store to
-//! one element in one statement; every access is proven to be in bounds, and those of tiles and asynchronous
-//! copies to begin at a multiple of 16 bytes; parameters, shared memory and lanes keep the target's limits.
+//! The rules: types agree; a value is defined by one `Let`, before its use, in the same or an enclosing block; a
+//! cell is set before it is read, a fragment filled before it is used, a product waited for before anything else
+//! touches its sums; axes are bound, once; loops, barriers, `lane_reduce` and what warps do together stand where
+//! all lanes come along; no two lanes store to one element in one statement; every access is proven to be in
+//! bounds, and those of tiles and asynchronous copies to begin at a multiple of 16 bytes; parameters, shared
+//! memory and lanes keep the target's limits.
 //!
 //! A bound is proven from the ranges of an offset's leaves and from the conditions around the access.
 //! Values that are index expressions are replaced by them first. Ranges that a kernel states for loaded

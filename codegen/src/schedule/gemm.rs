@@ -1,12 +1,13 @@
 //! Matrix products of many rows, tile by tile through shared memory.
 //!
 //! A group computes `rows x columns` sums. Step by step along the depth its lanes bring a tile of each operand to
-//! shared memory, in one of two buffers: while a step is multiplied out of one, the next one comes into the other,
-//! so that one barrier a step is enough. Where units multiply behind the lanes' backs there are four: products of two
-//! steps are under way, so that the units need not wait for the barrier between them, while two more steps come. Operands that are rounded to 16 bits are multiplied by matrix units where
-//! there are any, all others by lanes that hold a few sums each. Rows and columns beyond the last read the last
-//! one's numbers, and nobody stores what becomes of them; a depth that is no multiple of a step ends in zeros. The
-//! order of a sum's terms depends on the depth alone.
+//! shared memory, in one of two buffers: while a step is multiplied out of one, the next one comes into the
+//! other, so that one barrier a step is enough. Where units multiply behind the lanes' backs there are four:
+//! products of two steps are under way, so that the units need not wait for the barrier between them, while two
+//! more steps come. Operands that are rounded to 16 bits are multiplied by matrix units where there are any, all
+//! others by lanes that hold a few sums each. Rows and columns beyond the last read the last one's numbers, and
+//! nobody stores what becomes of them; a depth that is no multiple of a step ends in zeros. The order of a sum's
+//! terms depends on the depth alone.
 
 mod lanes;
 mod matrix;
@@ -141,7 +142,8 @@ impl Pipeline<'_> {
         self.operands.iter().any(|operand| operand.staged)
     }
 
-    /// Waits for the first step that is on its way, but not for so many further ones; all lanes are done with the one before.
+    /// Waits for the first step that is on its way, but not for so many further ones; all lanes are done with the
+    /// one before.
     fn arrive(&self, lower: &mut Lower<'_>, further: i64) {
         if self.is_staged() {
             lower.b.stage_wait(further as u32);

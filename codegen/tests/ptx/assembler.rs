@@ -102,8 +102,8 @@ fn joined(texts: &[String]) -> String {
     format!("{header}{extern_shared}{bodies}")
 }
 
-/// Assembles a text for a processor, such as `80` or `90a`; gives what the assembler says of registers and memory. What it
-/// warns of is an error: that it must make products wait for each other, for one.
+/// Assembles a text for a processor, such as `80` or `90a`; gives what the assembler says of registers and
+/// memory. What it warns of is an error: that it must make products wait for each other, for one.
 pub(crate) fn assemble(ptxas: &Path, text: &str, processor: &str) -> Result<String, String> {
     let mut process = Command::new(ptxas)
         .args(["-v", "-o", "/dev/null", &format!("-arch=sm_{processor}"), "-"])

@@ -4,17 +4,17 @@
 //! Multiply-Accumulate Instructions"; no hardware was compared. A warp runs its own quarter of a product:
 //! rows `16 w` to `16 w + 15` of 64, `w` being its place among the four.
 //!
-//! *Where operands lie* ("Matrix Descriptor Format", "Shared Memory Matrix Layout", "Canonical Layouts"; CUTLASS says the same
-//! of `GmmaDescriptor` and `Major::K`, `INTERLEAVE`). A descriptor's bits 0 to 13 are the address, 16 to 29 `LBO`, 32 to 45
-//! `SBO`, each divided by 16; bits 49 to 51 a base offset, which is 0 without swizzling; bits 62 and 63 the swizzling, of which
-//! only "none" is known here. With `T` the numbers in 16 bytes, number `k` of row `r` is at
-//! `address + r div 8 * SBO + r mod 8 * 16 + k div T * LBO + k mod T * size`.
+//! *Where operands lie* ("Matrix Descriptor Format", "Shared Memory Matrix Layout", "Canonical Layouts"; CUTLASS
+//! says the same of `GmmaDescriptor` and `Major::K`, `INTERLEAVE`). A descriptor's bits 0 to 13 are the address,
+//! 16 to 29 `LBO`, 32 to 45 `SBO`, each divided by 16; bits 49 to 51 a base offset, which is 0 without swizzling;
+//! bits 62 and 63 the swizzling, of which only "none" is known here. With `T` the numbers in 16 bytes, number `k`
+//! of row `r` is at `address + r div 8 * SBO + r mod 8 * 16 + k div T * LBO + k mod T * size`.
 //!
-//! *Where sums are* ("Matrix Fragments for wgmma.mma_async.m64nNk16"): of lane `l` of warp `w`, register `4 j + 2 h + c` is that of
-//! row `16 w + 8 h + l div 4` and column `8 j + l mod 4 * 2 + c`.
+//! *Where sums are* ("Matrix Fragments for wgmma.mma_async.m64nNk16"): of lane `l` of warp `w`, register `4 j + 2
+//! h + c` is that of row `16 w + 8 h + l div 4` and column `8 j + l mod 4 * 2 + c`.
 //!
-//! *When* ("Async Proxy", `wgmma.fence`, `wgmma.commit_group`, `wgmma.wait_group`). The sums are taken from a warp when it begins a
-//! product and given back when it waits for the group of it.
+//! *When* ("Async Proxy", `wgmma.fence`, `wgmma.commit_group`, `wgmma.wait_group`). The sums are taken from a
+//! warp when it begins a product and given back when it waits for the group of it.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -226,7 +226,8 @@ impl Worker<'_> {
     }
 }
 
-/// What a product adds to: the sums of one that is under way, or those of the warp, which a fence must have put in order.
+/// What a product adds to: the sums of one that is under way, or those of the warp, which a fence must have put
+/// in order.
 fn take(warp: &mut Warp, register: Register, adds: bool) -> Result<Lanes, Broken> {
     if let Some((values, _)) = warp.products.sums.get(&register) {
         return if warp.is_written(register) { Err(pending(0)) } else { Ok(*values) };

@@ -1,10 +1,10 @@
 //! Products of teams: four warps whose units read both operands from shared memory.
 //!
-//! Where an operand lies a word of 64 bits says (PTX ISA, "Matrix Descriptor Format"): bits 0 to 13 its address, 16 to 29
-//! the distance of neighbours along the depth (`LBO`), 32 to 45 that of eight rows and the next eight (`SBO`), each in
-//! units of 16 bytes; bits 62 and 63 are 0 for rows that are not swizzled. So it is the canonical layout
-//! `((8,m),(T,2k)):((1T,SBO),(1,LBO))` of "Shared Memory Matrix Layout", `T` numbers being 16 bytes. Eight rows are 128
-//! bytes that lie together, and `SBO` of 128 makes all rows do so: a [`Panel`].
+//! Where an operand lies a word of 64 bits says (PTX ISA, "Matrix Descriptor Format"): bits 0 to 13 its address,
+//! 16 to 29 the distance of neighbours along the depth (`LBO`), 32 to 45 that of eight rows and the next eight
+//! (`SBO`), each in units of 16 bytes; bits 62 and 63 are 0 for rows that are not swizzled. So it is the
+//! canonical layout `((8,m),(T,2k)):((1T,SBO),(1,LBO))` of "Shared Memory Matrix Layout", `T` numbers being 16
+//! bytes. Eight rows are 128 bytes that lie together, and `SBO` of 128 makes all rows do so: a [`Panel`].
 
 use jtllm_ir::DType;
 

@@ -88,8 +88,8 @@ impl Check<'_> {
         }
     }
 
-    /// A block inside another, which runs once at most or, if it repeats, any number of times: what products it leaves
-    /// under way, they may be before it too.
+    /// A block inside another, which runs once at most or, if it repeats, any number of times: what products it
+    /// leaves under way, they may be before it too.
     pub(super) fn nested(&mut self, body: &[Stmt], repeats: bool) {
         let before = self.under_way.clone();
         if repeats {

@@ -17,8 +17,8 @@ const STEP_MATRIX: i64 = 32;
 /// that are no multiple of that go in steps as above.
 const STEP_TEAMS: i64 = 64;
 
-/// Buffers, in turn: one is multiplied while the other one is filled. Teams have products of two steps under way while
-/// two more come.
+/// Buffers, in turn: one is multiplied while the other one is filled. Teams have products of two steps under way
+/// while two more come.
 const STAGES: i64 = 2;
 const STAGES_TEAMS: i64 = 4;
 

@@ -1,9 +1,10 @@
 //! A trial of units that multiply out of shared memory: no such hardware was at hand when the kernels for them were
 //! written, so each device shows first that it computes what they mean. Where it does not, it goes on without.
 //!
-//! The kernels are those of the schedule, for each width of its tiles: with rows, columns and depths that end inside of a tile,
-//! and with whole ones in more steps than there are buffers. Operands are small integers, whose sums are exact in
-//! whatever order they are added, and differ from place to place, so that nothing can be in another one's place.
+//! The kernels are those of the schedule, for each width of its tiles: with rows, columns and depths that end
+//! inside of a tile, and with whole ones in more steps than there are buffers. Operands are small integers, whose
+//! sums are exact in whatever order they are added, and differ from place to place, so that nothing can be in
+//! another one's place.
 
 use jtllm_codegen::compile;
 use jtllm_codegen::kernel::{Kernel, Role, Stmt};
