@@ -152,7 +152,9 @@ fn units_that_fail_leave_the_processor() {
     let told = stderr(&output);
     assert_eq!(stdout(&output), expected, "{told}");
     assert!(told.contains("on the processor") && told.contains("CUDA_ERROR_LAUNCH_FAILED"), "{told}");
-    assert!(told.contains("its units for wgmma are not used"), "{told}");
+    assert!(told.contains("no CUDA device: its units for wgmma are not used"), "{told}");
+    let text = ends_with(7, &driver, &[&arguments[..], &["--backend", "cuda"]].concat());
+    assert!(text.contains("no CUDA device: its units for wgmma are not used"), "{text}");
 }
 
 #[test]

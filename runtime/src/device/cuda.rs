@@ -158,10 +158,11 @@ impl Cuda {
                 // What went wrong may have left the context of no use, or even the driver.
                 drop(device);
                 let without = format!("its units for wgmma are not used: {why}");
-                match Cuda::without_teams(number) {
-                    Ok(device) => Ok(Cuda { without: Some(without), ..device }),
-                    Err(after) => Err(NoCuda::Driver { why: format!("{without}; {after}") }),
-                }
+                let lost = |after: String| NoCuda::Driver { why: format!("{without}; {after}") };
+                let device = Cuda::without_teams(number).map_err(|after| lost(after.to_string()))?;
+                let works = device.alloc(1).and_then(|_| device.finish());
+                works.map_err(|after| lost(after.to_string()))?;
+                Ok(Cuda { without: Some(without), ..device })
             }
         }
     }
