@@ -9,7 +9,7 @@
 # 1. conformance on the hardware, and the PTX interpreter of the tests against it, bit by bit;
 # 2. `verify` of the models in tests/fixtures on the hardware;
 # 3. decode and prefill of a model in the shape of LLaMA-7B, beside the copy bandwidth and the matrix peak
-#    that this machine reaches, and beside PyTorch on the same shapes.
+#    that this machine reaches, and beside PyTorch on the same shapes; on Hopper prefill also without wgmma.
 set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."
@@ -94,12 +94,23 @@ measure() {
     for format in bf16 q8_0 q4_0; do
         "$dir/xtask" synthetic llama-7b "$format" "$scratch/$format.gguf"
         lines=$("$dir/jtllm" bench --backend cuda -p 2048 -n 128 -r 3 -o jsonl "$scratch/$format.gguf")
+        # Where the device's units multiply out of shared memory: what that gains.
+        without=
+        devices=$("$dir/jtllm" doctor)
+        if grep -q 'cuda .*compute capability 9\.0' <<< "$devices" && ! grep -q 'wgmma are not used' <<< "$devices"; then
+            without=$(JTLLM_WGMMA=off "$dir/jtllm" bench --backend cuda -p 2048 -n 0 -r 3 -o jsonl "$scratch/$format.gguf")
+        fi
         rm "$scratch/$format.gguf"
         rate=$(field "$lines" n_gen avg_ts)
         limit=${copy:-$(field "$lines" n_gen limit_measured)}
         row "$format decode" "$rate" "$(share "$(field "$lines" n_gen limit_reached)" "$limit") of the copy"
         rate=$(field "$lines" n_prompt avg_ts)
         row "$format prefill 2048" "$rate" "$(share "$(field "$lines" n_prompt limit_reached)" "$peak") of the peak"
+        if [ -n "$without" ]; then
+            rate=$(field "$without" n_prompt avg_ts)
+            reached=$(field "$without" n_prompt limit_reached)
+            row "$format prefill, no wgmma" "$rate" "$(share "$reached" "$peak") of the peak"
+        fi
     done
     grep '^torch' <<< "$torch" | while read -r _ name rate; do row "PyTorch bf16 $name" "$rate" ""; done
 }

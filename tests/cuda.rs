@@ -86,7 +86,68 @@ fn every_level_of_the_emitter_passes() {
 #[test]
 fn products_by_matrix_units_are_those_of_the_interpreter_of_kernels() {
     let name = "products_by_matrix_units_are_those_of_the_interpreter_of_kernels";
+    driver::inside(name, &[("MOCKCUDA_CAPABILITY", "80")], tape::matrix_units_agree);
+}
+
+#[test]
+fn products_of_teams_are_those_of_the_interpreter_of_kernels() {
+    let name = "products_of_teams_are_those_of_the_interpreter_of_kernels";
     driver::inside(name, FOUND, tape::matrix_units_agree);
+}
+
+#[test]
+fn units_that_show_that_they_multiply_are_used() {
+    driver::inside("units_that_show_that_they_multiply_are_used", FOUND, tape::teams_multiply);
+}
+
+#[test]
+fn only_processors_that_have_such_units_are_asked() {
+    let name = "only_processors_that_have_such_units_are_asked";
+    driver::inside(name, &[("MOCKCUDA_CAPABILITY", "100")], tape::teams_are_not_there);
+}
+
+#[test]
+fn units_that_multiply_wrongly_are_not_used() {
+    const WRONG: &[(&str, &str)] = &[("MOCKCUDA_WRONG_PRODUCTS", "1")];
+    driver::inside("units_that_multiply_wrongly_are_not_used", WRONG, tape::teams_are_not_there);
+    let arguments = ["run", "-p", FRANCE, "--temp", "0", "-n", "12"];
+    let expected = answer(&arguments);
+    let output = on(&Driver::new(WRONG), &[&arguments[..], &["--backend", "cuda"]].concat());
+    let told = stderr(&output);
+    assert_eq!(stdout(&output), expected, "{told}");
+    let words =
+        "its units for wgmma are not used: a bf16 product by tiles of 64 columns gave 0 in row 0, column 0";
+    assert_eq!(told.matches(words).count(), 1, "{told}");
+    let way = stdout(&on(&Driver::new(WRONG), &["doctor"]));
+    assert!(way.contains("its units for wgmma are not used"), "{way}");
+}
+
+#[test]
+fn units_that_nobody_wants_are_not_used() {
+    driver::inside(
+        "units_that_nobody_wants_are_not_used",
+        &[("JTLLM_WGMMA", "off")],
+        tape::teams_are_not_there,
+    );
+    for (value, words) in [("off", "JTLLM_WGMMA is off"), ("of", "where `on` or `off` is expected")] {
+        let way = stdout(&on(&Driver::new(&[("JTLLM_WGMMA", value)]), &["doctor"]));
+        assert!(way.contains("its units for wgmma are not used") && way.contains(words), "{way}");
+    }
+}
+
+/// After such an error the driver gives nothing more to the process.
+#[test]
+fn units_that_fail_leave_the_processor() {
+    let driver = Driver::new(&[("MOCKCUDA_LAUNCH_FAILS", "2")]);
+    let arguments = ["run", "-p", FRANCE, "--temp", "0", "-n", "12"];
+    let expected = answer(&arguments);
+    let output = on(&driver, &arguments);
+    let told = stderr(&output);
+    assert_eq!(stdout(&output), expected, "{told}");
+    assert!(told.contains("on the processor") && told.contains("CUDA_ERROR_LAUNCH_FAILED"), "{told}");
+    assert!(told.contains("no CUDA device: its units for wgmma are not used"), "{told}");
+    let text = ends_with(7, &driver, &[&arguments[..], &["--backend", "cuda"]].concat());
+    assert!(text.contains("no CUDA device: its units for wgmma are not used"), "{text}");
 }
 
 #[test]

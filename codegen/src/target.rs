@@ -15,6 +15,9 @@ pub struct Matrix {
     pub bf16: bool,
     /// Lanes of a group in kernels that use them; a multiple of a warp and a power of two.
     pub lanes: u32,
+    /// Lanes of a group whose teams multiply out of shared memory (see [`crate::kernel::Panel`]), a multiple of a
+    /// team and a power of two; 0 where there are no such units.
+    pub teams: u32,
 }
 
 impl Matrix {
@@ -117,7 +120,12 @@ impl Caps {
 
     /// The same with matrix units and asynchronous copies, in groups of `lanes` lanes.
     pub fn with_matrix(self, lanes: u32) -> Caps {
-        Caps { matrix: Some(Matrix { f16: true, bf16: true, lanes }), stage: true, ..self }
+        Caps { matrix: Some(Matrix { f16: true, bf16: true, lanes, teams: 0 }), stage: true, ..self }
+    }
+
+    /// The same with units that multiply for teams, in groups of `lanes` lanes.
+    pub fn with_teams(self, lanes: u32) -> Caps {
+        Caps { matrix: self.matrix.map(|matrix| Matrix { teams: lanes, ..matrix }), ..self }
     }
 }
 

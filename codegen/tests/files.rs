@@ -7,7 +7,8 @@
 //!
 //!   Capabilities and the compute type may follow the names of these: `# test schedule matrix 128 bf16`.
 //! * `kernel`: a kernel; what `print`, `verify` or `optimise` gives.
-//! * `ptx`: a graph or a kernel; the text for a device of the capability that follows, `# test ptx 80`.
+//! * `ptx`: a graph or a kernel; the text for a device of the capability that follows, `# test ptx 80`; `90a` is one
+//!   whose units multiply for teams.
 //! * `wgsl`: the same, for any adapter, or for browsers with subgroups of at least the size that follows,
 //!   `# test wgsl subgroup 32`.
 //!
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use jtllm_codegen::canon::{Canonical, canon};
 use jtllm_codegen::compile;
-use jtllm_codegen::emit::ptx::Ptx;
+use jtllm_codegen::emit::ptx::{Ptx, TEAMS};
 use jtllm_codegen::emit::wgsl::Wgsl;
 use jtllm_codegen::kernel::{Kernel, optimise, parse, verify};
 use jtllm_codegen::options::{Compute, Options};
@@ -36,6 +37,9 @@ fn caps(words: &[&str]) -> Caps {
     match words {
         ["vector", lanes] => Caps::vector(lanes.parse().unwrap()),
         ["threads", lanes] => Caps::threads(lanes.parse().unwrap()),
+        ["teams", lanes] => {
+            Caps { shared_bytes: 223 << 10, ..caps(&["matrix", "128"]).with_teams(lanes.parse().unwrap()) }
+        }
         ["matrix", lanes] => Caps::threads(lanes.parse().unwrap()).with_matrix(lanes.parse().unwrap()),
         other => panic!("capabilities such as `vector 8` expected, not {other:?}"),
     }
@@ -165,6 +169,7 @@ fn outcome(test: &str, input: &str) -> String {
             }
             Err(error) => format!("{error}\n"),
         },
+        ["ptx", "90a"] => emitted(input, &Ptx::new(TEAMS, 227 << 10).with_teams()),
         ["ptx", capability] => emitted(input, &Ptx::new(capability.parse().unwrap(), 99 << 10)),
         ["wgsl"] => emitted(input, &Wgsl::least()),
         ["wgsl", "subgroup", size, "tiles"] => emitted(

@@ -19,6 +19,8 @@ pub(crate) struct Settings {
     pub(crate) failure: Code,
     pub(crate) lost: Option<u64>,
     pub(crate) no_capture: Option<u64>,
+    /// Whether products of warp groups leave nothing behind.
+    pub(crate) wrong_products: bool,
     log: Option<File>,
 }
 
@@ -43,6 +45,7 @@ impl Settings {
             failure: number("MOCKCUDA_FAILURE").map_or(Code::LAUNCH_FAILED, |code| Code(code as i32)),
             lost: number("MOCKCUDA_LOST"),
             no_capture: number("MOCKCUDA_NO_CAPTURE"),
+            wrong_products: number("MOCKCUDA_WRONG_PRODUCTS").unwrap_or(0) != 0,
             log: std::env::var_os("MOCKCUDA_LOG").map(|path| {
                 let file = File::options().append(true).create(true).open(&path);
                 file.unwrap_or_else(|error| panic!("MOCKCUDA_LOG {}: {error}", path.display()))

@@ -68,6 +68,8 @@ pub struct DeviceInfo {
     pub memory: Option<u64>,
     /// How many threads compute (CPU devices).
     pub threads: usize,
+    /// What it has and does without, and why, for people.
+    pub without: Option<String>,
 }
 
 /// Loaded code.

@@ -158,7 +158,8 @@ impl Parts {
         let (graphs, cache) = (Box::new(self.graphs.clone()), self.cache.clone());
         let runner = Box::new(Network::new(device.clone(), graphs, self.choices(), cache, self.positions()));
         let on = OnDevice { info: device.info(), layers: None };
-        let placement = Placement { backend, device: Some(on), threads: None, reasons: Vec::new() };
+        let reasons = on.info.without.iter().cloned().collect();
+        let placement = Placement { backend, device: Some(on), threads: None, reasons };
         Seat { runner, placement, device: Some(device) }
     }
 
@@ -180,7 +181,8 @@ impl Parts {
         let runner =
             Box::new(Split::new(both, graphs, layers - count, self.choices(), cache, self.positions()));
         let on = OnDevice { info: device.info(), layers: Some([layers, count - 1]) };
-        let placement = Placement { backend, device: Some(on), threads, reasons: Vec::new() };
+        let reasons = on.info.without.iter().cloned().collect();
+        let placement = Placement { backend, device: Some(on), threads, reasons };
         Ok(Seat { runner, placement, device: Some(device) })
     }
 

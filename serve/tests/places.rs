@@ -57,7 +57,7 @@ impl Fake {
 
 impl Device for Fake {
     fn info(&self) -> DeviceInfo {
-        DeviceInfo { name: "the fake".to_owned(), memory: self.memory, threads: 0 }
+        DeviceInfo { name: "the fake".to_owned(), memory: self.memory, threads: 0, without: None }
     }
 
     fn target(&self) -> &dyn Target {

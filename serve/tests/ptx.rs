@@ -10,14 +10,14 @@ use assembler::{Kernels, find};
 use jtllm_models::Checkpoint;
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen;
-use jtllm_runtime::codegen::emit::ptx::Ptx;
+use jtllm_runtime::codegen::emit::ptx::{Ptx, TEAMS};
 use jtllm_runtime::codegen::target::Target;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Bucket, Part};
 use jtllm_serve::{Backend, LoadOptions, Model};
 
-/// Capabilities of devices: all that have a level of their own, and the newest.
-const CAPABILITIES: [u32; 6] = [70, 75, 80, 89, 90, 120];
+/// Processors: all that have a level of their own, and the newest.
+const PROCESSORS: [&str; 7] = ["70", "75", "80", "89", "90", "90a", "120"];
 
 /// One of each family; `None` is the demo model, whose weights are packed.
 const FIXTURES: [Option<&str>; 9] = [
@@ -64,8 +64,11 @@ fn add(kernels: &mut Kernels, fixture: Option<&str>, target: &Ptx, keys: DType, 
 #[test]
 fn every_kernel_of_every_family_is_accepted() {
     let Some(ptxas) = find() else { return };
-    for capability in CAPABILITIES {
-        let target = Ptx::new(capability, 99 << 10);
+    for processor in PROCESSORS {
+        let target = match processor.parse() {
+            Ok(capability) => Ptx::new(capability, 99 << 10),
+            Err(_) => Ptx::new(TEAMS, 227 << 10).with_teams(),
+        };
         let mut kernels = Kernels::default();
         for (at, fixture) in FIXTURES.into_iter().enumerate() {
             let keys = [DType::F16, DType::F32, DType::BF16][at % 3];
@@ -75,7 +78,7 @@ fn every_kernel_of_every_family_is_accepted() {
             }
         }
         assert!(kernels.len() > 100, "{}", kernels.len());
-        println!("{} kernels for sm_{capability}", kernels.len());
-        kernels.assemble(&ptxas, &target, capability);
+        println!("{} kernels for sm_{processor}", kernels.len());
+        kernels.assemble(&ptxas, &target, processor);
     }
 }

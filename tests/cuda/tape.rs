@@ -101,15 +101,17 @@ pub(crate) fn a_past_is_shared_out() {
 
 pub(crate) fn launches_are_few() {
     let mut model = model();
+    // What the device showed when it was opened.
+    let opened = log().len();
     model.pass(&decode(0), None).unwrap();
-    let before = log();
+    let before = log().split_off(opened);
     let network = model.network().unwrap();
     let steps = |part| network.plan(part, Bucket::Fixed(1)).unwrap().step_count();
     let steps = steps(Part::Body) + steps(Part::Head);
     assert!(steps > 20);
     assert_eq!((count(&before, "capture "), count(&before, "launch ")), (steps, 0));
     model.pass(&decode(1), None).unwrap();
-    let after = log().split_off(before.len());
+    let after = log().split_off(opened + before.len());
     assert_eq!((count(&after, "graph "), count(&after, "launch "), count(&after, "capture ")), (2, 0, 0));
     // All kernels run all the same.
     assert_eq!(count(&after, "kernel "), steps);
@@ -180,6 +182,20 @@ fn prompt() -> Batch {
     Batch { rows, chunk: true, lengths: vec![20], wanted: (0..20).collect(), ..decode(0) }
 }
 
+/// How many lanes multiply out of shared memory together, and what the emitter calls the device's level.
+fn teams(device: &Cuda) -> (u32, String) {
+    (device.target().caps().matrix.map_or(0, |matrix| matrix.teams), device.target().variant())
+}
+
+pub(crate) fn teams_multiply() {
+    assert_eq!(teams(&Cuda::open(0).unwrap()), (256, "level 90a".to_owned()));
+    assert_eq!(Cuda::open(0).unwrap().info().without, None);
+}
+
+pub(crate) fn teams_are_not_there() {
+    assert_eq!(teams(&Cuda::open(0).unwrap()), (0, "level 80".to_owned()));
+}
+
 /// The same kernels, once as PTX and once as they are.
 pub(crate) fn matrix_units_agree() {
     let device = Cuda::open(0).unwrap();
@@ -190,7 +206,8 @@ pub(crate) fn matrix_units_agree() {
         let (found_logits, logits) =
             (found.pass(&prompt(), None).unwrap(), expected.pass(&prompt(), None).unwrap());
         let plan = found.network().unwrap().plan(Part::Body, Bucket::Many).unwrap();
-        let products = plan.compilation.kernels.iter().filter(|k| k.canonical_text().contains("mma"));
+        let word = if teams(&device).0 > 0 { "product " } else { "mma " };
+        let products = plan.compilation.kernels.iter().filter(|k| k.canonical_text().contains(word));
         assert!(products.count() >= 3);
         let scale = logits.iter().fold(0f32, |scale, x| scale.max(x.abs()));
         for (found, expected) in found_logits.iter().zip(&logits) {

@@ -9,12 +9,13 @@ mod driver;
 mod module;
 mod order;
 mod tape;
+mod trial;
 
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
-use jtllm_codegen::emit::ptx::{Ptx, dispatch};
+use jtllm_codegen::emit::ptx::{Ptx, TEAMS, dispatch};
 use jtllm_codegen::kernel::Kernel;
 use jtllm_codegen::target::{Artifact, Target};
 use rayon::prelude::*;
@@ -115,6 +116,8 @@ impl Drop for Memory {
 pub struct Cuda {
     core: Arc<Core>,
     target: Ptx,
+    capability: u32,
+    without: Option<String>,
     total: u64,
 }
 
@@ -138,11 +141,33 @@ impl Cuda {
         driver::count().map_err(|error| NoCuda::Driver { why: words(error) })
     }
 
-    /// The device of that number, from 0, with all that it can do.
+    /// The device of that number, from 0, with all that it can do: units that multiply out of shared memory are used
+    /// once they have shown that they do it right, unless the environment says `JTLLM_WGMMA=off`.
     ///
     /// # Errors
     /// There is no driver, or no such device, or one of them is too old.
     pub fn open(number: usize) -> Result<Cuda, NoCuda> {
+        let device = Cuda::without_teams(number)?;
+        if device.capability != TEAMS {
+            return Ok(device);
+        }
+        let target = device.target.clone().with_teams();
+        match trial::wanted().and_then(|()| trial::products(&device, &target)) {
+            Ok(()) => Ok(Cuda { target, ..device }),
+            Err(why) => {
+                // What went wrong may have left the context of no use, or even the driver.
+                drop(device);
+                let without = format!("its units for wgmma are not used: {why}");
+                let lost = |after: String| NoCuda::Driver { why: format!("{without}; {after}") };
+                let device = Cuda::without_teams(number).map_err(|after| lost(after.to_string()))?;
+                let works = device.alloc(1).and_then(|_| device.finish());
+                works.map_err(|after| lost(after.to_string()))?;
+                Ok(Cuda { without: Some(without), ..device })
+            }
+        }
+    }
+
+    fn without_teams(number: usize) -> Result<Cuda, NoCuda> {
         let found = Cuda::count()?;
         if number >= found {
             return Err(NoCuda::NoDevice { asked: number, found });
@@ -169,7 +194,8 @@ impl Cuda {
             pools,
             context,
         };
-        Ok(Cuda { core: Arc::new(core), target: Ptx::new(capability, shared), total })
+        let target = Ptx::new(capability, shared);
+        Ok(Cuda { core: Arc::new(core), target, capability, without: None, total })
     }
 
     fn out_of_memory(&self, need: u64, error: DriverError) -> DeviceError {
@@ -211,7 +237,12 @@ fn kept(device: sys::CUdevice) -> u64 {
 
 impl Device for Cuda {
     fn info(&self) -> DeviceInfo {
-        DeviceInfo { name: self.core.name.clone(), memory: Some(self.total), threads: 0 }
+        DeviceInfo {
+            name: self.core.name.clone(),
+            memory: Some(self.total),
+            threads: 0,
+            without: self.without.clone(),
+        }
     }
 
     fn target(&self) -> &dyn Target {

@@ -332,7 +332,7 @@ fn buffer(span: &Span) -> &Buffer {
 
 impl Device for Adapter {
     fn info(&self) -> DeviceInfo {
-        DeviceInfo { name: self.name.clone(), memory: None, threads: 0 }
+        DeviceInfo { name: self.name.clone(), memory: None, threads: 0, without: None }
     }
 
     fn target(&self) -> &dyn Target {
