@@ -58,7 +58,9 @@ fn others() -> Vec<Way> {
     let way = |way: place::Way| match (way.open)(None, true) {
         Ok(device) => {
             let memory = device.free_memory().map_or(String::new(), |free| format!(", {} free", bytes(free)));
-            Way { name: way.backend, usable: true, why: device.info().name + &memory }
+            let info = device.info();
+            let without = info.without.map_or(String::new(), |without| format!(" ({without})"));
+            Way { name: way.backend, usable: true, why: info.name + &memory + &without }
         }
         Err(why) => Way { name: way.backend, usable: false, why },
     };

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use support::{FRANCE, answer, failure, fixture, json, root, run, stderr};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "run",
     "pull",
     "list",
@@ -20,6 +20,7 @@ const COMMANDS: [&str; 14] = [
     "verify",
     "embed",
     "bench",
+    "perplexity",
     "inspect",
     "tokenize",
     "template",

@@ -130,3 +130,37 @@ fn every_kind_of_model_passes_with_its_last_layer_elsewhere() {
         assert!(table.contains(" ok\n") && !table.contains("FAILED"), "{name}: {table}");
     }
 }
+
+/// What measures a GPU ends before it computes anything where there is none.
+#[test]
+fn a_machine_without_a_gpu_is_told_by_the_script_that_would_measure_it() {
+    if !cfg!(target_os = "linux") || std::path::Path::new("/dev/nvidiactl").exists() {
+        println!("skipped: the script is for Linux, and this is for machines without a GPU");
+        return;
+    }
+    let packed = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let script = |word: &str| {
+        let mut command = std::process::Command::new("bash");
+        command.arg(support::root().join("benches/gpu.sh")).args([word, "packed"]);
+        // A folder is told from where the caller stands.
+        command.current_dir(packed.path()).env_remove("LD_LIBRARY_PATH");
+        support::isolate(&mut command);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(if word == "run" { 1 } else { 2 }), "{}", stderr(&output));
+        stderr(&output)
+    };
+    assert!(script("walk").contains("benches/gpu.sh pack DIR"));
+    let told = script("run");
+    assert!(told.contains("packed has no jtllm: benches/gpu.sh pack"), "{told}");
+    let folder = packed.path().join("packed");
+    std::fs::create_dir(&folder).unwrap();
+    for tool in ["jtllm", "xtask", "conformance"] {
+        std::fs::hard_link(env!("CARGO_BIN_EXE_jtllm"), folder.join(tool)).unwrap();
+    }
+    let told = script("run");
+    for part in
+        ["NVIDIA's driver library was not found", "nothing was measured: this machine has no CUDA GPU"]
+    {
+        assert!(told.contains(part), "{told}");
+    }
+}

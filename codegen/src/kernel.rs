@@ -25,6 +25,12 @@
 //! nobody looks into: a tile comes from shared memory by `Fetch`, sums go there by `Spill`,
 //! and the factors of `Scale` come from there. An offset of each is the same for all lanes of a warp.
 //!
+//! Some units multiply out of shared memory by themselves, for a *team*: [`TEAM`] consecutive lanes, the first of
+//! them a multiple of that, whose warps hold the sums as fragments one below the other. Such a `Product` is
+//! *under way* until `ProductWait` waits for it: till then nobody stores to what it reads, and its sums serve
+//! further products alone. The units see what a lane has stored, or copied and waited for, once that lane has
+//! come to `Publish` and then to a `Barrier`. How operands lie is said at [`Panel`].
+//!
 //! *Asynchronous copies* (`Stage`) fill shared memory behind the lanes' backs. A lane's copies since its last
 //! `StageCommit` are a group; `StageWait` lets the lane see those of its groups that it waits for, and a
 //! `Barrier` after it the other lanes. Until then nobody touches where they go.
@@ -46,7 +52,7 @@ use std::fmt;
 
 use jtllm_ir::{DType, Expr, Monoid, Scalar, ScalarOp, Symbol};
 
-pub use matrix::chunk;
+pub use matrix::{chunk, has_products};
 pub use names::KernelNames;
 pub use optimise::optimise;
 pub use parse::{ParseError, parse};
@@ -61,6 +67,10 @@ pub const LANE_AXIS: u16 = 3;
 pub const LOOP_AXIS: u16 = 4;
 /// Lanes that hold a fragment together.
 pub const WARP: u32 = 32;
+/// Lanes that multiply out of shared memory together.
+pub const TEAM: u32 = 128;
+/// Rows of a team's sums.
+pub const TEAM_ROWS: u32 = 64;
 /// Bytes of one asynchronous copy; rows of tiles begin at multiples of it.
 pub const CHUNK_BYTES: usize = 16;
 
@@ -166,6 +176,20 @@ pub struct Fragment {
     pub dtype: DType,
 }
 
+/// An operand of a team's product in shared memory: rows side by side in pieces of [`CHUNK_BYTES`], all rows'
+/// first pieces, then all rows' second ones, so that eight rows' pieces fill every bank once. With a stride of
+/// one piece more than there are rows, the pieces of one row lie in different banks too, and lanes that bring a
+/// row do not wait for each other.
+#[derive(Clone, Debug)]
+pub struct Panel {
+    /// Shared memory of a 16-bit type.
+    pub memory: Memory,
+    /// Where the first row's first piece begins; the same for all lanes of a team.
+    pub at: Expr,
+    /// Elements from a piece of a row to the next one of that row; each next row's piece follows at once.
+    pub stride: u32,
+}
+
 /// Memory that the lanes of a group share, with undefined contents at the start. It begins at a multiple of
 /// [`CHUNK_BYTES`] bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -258,6 +282,25 @@ pub enum Stmt {
         /// 8 x 16 numbers.
         right: FragmentId,
     },
+    /// Begins `sums += left * transposed right` for each team. Warp `w` of a team has the rows from `16 w` on of its
+    /// [`TEAM_ROWS`], and sum `s` the columns from `8 s` on. The interpreter adds as for `Mma`.
+    Product {
+        /// 16 x 8 sums each, all of one row of tiles.
+        sums: Vec<FragmentId>,
+        /// [`TEAM_ROWS`] rows.
+        left: Panel,
+        /// A row for each column of the sums.
+        right: Panel,
+        /// Numbers of each row, a multiple of 16.
+        depth: u32,
+    },
+    /// Waits until at most `pending` products, the newest ones, are under way.
+    ProductWait {
+        /// How many may be.
+        pending: u32,
+    },
+    /// Shows the units what the lane has stored to shared memory, and copied and waited for.
+    Publish,
     /// Stores a fragment of sums, in rows as `Fetch` takes them.
     Spill {
         /// The fragment of sums.

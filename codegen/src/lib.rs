@@ -103,7 +103,7 @@ pub fn compile(graph: &Graph, caps: &Caps, options: &Options) -> Compilation {
     let mut alone = HashSet::new();
     loop {
         let partition = partition::partition_apart(&graph, &alone);
-        let (kernels, steps) = lower(&graph, &partition, caps);
+        let (kernels, steps) = lower(&graph, &partition, caps, options);
         let crowded = |step: &&Step| kernels[step.kernel].params.len() > caps.max_bindings as usize;
         let sums = steps.iter().filter(crowded).flat_map(|step| sums(&partition.regions[step.region]));
         let fresh: Vec<Node> = sums.filter(|sum| !alone.contains(sum)).collect();
@@ -125,14 +125,14 @@ fn sums(region: &Region) -> Vec<Node> {
 }
 
 /// The distinct kernels of a partition, and its launches.
-fn lower(graph: &Graph, partition: &Partition, caps: &Caps) -> (Vec<Kernel>, Vec<Step>) {
+fn lower(graph: &Graph, partition: &Partition, caps: &Caps, options: &Options) -> (Vec<Kernel>, Vec<Step>) {
     let mut kernels: Vec<Kernel> = Vec::new();
     let mut known: HashMap<u128, Vec<Part>> = HashMap::new();
     let mut steps = Vec::new();
     for (number, region) in partition.regions.iter().enumerate() {
         let shape = twins::shape(graph, &partition.stored, region, caps);
         let parts = known.entry(shape.key).or_insert_with(|| {
-            let scheduled = schedule::schedule(graph, &partition.stored, region, caps);
+            let scheduled = schedule::schedule(graph, &partition.stored, region, caps, options);
             let parts = scheduled.into_iter().map(|scheduled| {
                 kernels.push(decompose(&optimise(&scheduled.kernel), caps));
                 let arguments = scheduled.arguments.into_iter();

@@ -44,9 +44,12 @@ impl fmt::Display for Compute {
     }
 }
 
-/// What [`compile`](crate::compile) is told beside the target's caps.
+/// What [`compile`](crate::compile) is told beside the target's caps. Which kernels are chosen may depend on all of it; the
+/// text of a kernel never depends on `positions`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Options {
     /// Which numbers contractions multiply.
     pub compute: Compute,
+    /// Positions that the past of attention may have, where that is known better than from the graph.
+    pub positions: Option<u32>,
 }

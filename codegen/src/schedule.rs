@@ -25,6 +25,7 @@ pub use lower::Argument;
 
 use crate::access::visit_reads;
 use crate::kernel::Kernel;
+use crate::options::Options;
 use crate::region::{Region, Work};
 use crate::target::Caps;
 use lower::Lower;
@@ -43,8 +44,14 @@ const PART_ROWS: i64 = 256;
 
 /// The loop nest of a region; several, for a part of the columns each, where it reads a matrix of which the target
 /// can bind a part only, and two where the past of attention is cut.
-pub fn schedule(graph: &Graph, stored: &HashSet<Node>, region: &Region, caps: &Caps) -> Vec<Scheduled> {
-    let one = |part| nest(Lower::new(graph, stored, region, caps, part));
+pub fn schedule(
+    graph: &Graph,
+    stored: &HashSet<Node>,
+    region: &Region,
+    caps: &Caps,
+    options: &Options,
+) -> Vec<Scheduled> {
+    let one = |part| nest(Lower::new(graph, stored, region, (caps, options), part));
     match parts(graph, stored, region, caps) {
         None => one(None),
         Some(parts) => parts.into_iter().flat_map(|part| one(Some(part))).collect(),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use jtllm_ir::{DType, ScalarOp};
 
-use crate::kernel::{Kernel, Stmt};
+use crate::kernel::{Kernel, Stmt, Value};
 
 /// Matrix units: which numbers they multiply. Their sums are `f32`, their warps [`crate::kernel::WARP`] lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,6 +15,9 @@ pub struct Matrix {
     pub bf16: bool,
     /// Lanes of a group in kernels that use them; a multiple of a warp and a power of two.
     pub lanes: u32,
+    /// Lanes of a group whose teams multiply out of shared memory (see [`crate::kernel::Panel`]), a multiple of a
+    /// team and a power of two; 0 where there are no such units.
+    pub teams: u32,
 }
 
 impl Matrix {
@@ -28,11 +31,17 @@ impl Matrix {
     }
 }
 
+/// Fewer lanes than this do not fill tiles that are worth a barrier a step.
+pub const TILE_LANES_MIN: u32 = 64;
+
 /// What a target can do, and the parameters that schedules take from it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Caps {
     /// Lanes of a group: the width of a vector register, or threads of a group; a power of two.
     pub lanes: u32,
+    /// Lanes of a group that multiplies tiles of many rows out of shared memory; 0: many rows are multiplied as few are.
+    /// They may be more than `lanes`.
+    pub tile_lanes: u32,
     /// Whether lanes are threads with memory of their own group (else a vector register, in step).
     pub threads: bool,
     /// Bytes of memory that a group's lanes may share.
@@ -69,6 +78,7 @@ impl Caps {
     pub fn vector(lanes: u32) -> Caps {
         Caps {
             lanes,
+            tile_lanes: 0,
             threads: false,
             // A stack array of a group stays in the first-level cache.
             shared_bytes: 64 << 10,
@@ -91,6 +101,7 @@ impl Caps {
     pub fn threads(lanes: u32) -> Caps {
         Caps {
             lanes,
+            tile_lanes: if lanes >= TILE_LANES_MIN { lanes } else { 0 },
             threads: true,
             shared_bytes: 48 << 10,
             max_bindings: 64,
@@ -109,7 +120,12 @@ impl Caps {
 
     /// The same with matrix units and asynchronous copies, in groups of `lanes` lanes.
     pub fn with_matrix(self, lanes: u32) -> Caps {
-        Caps { matrix: Some(Matrix { f16: true, bf16: true, lanes }), stage: true, ..self }
+        Caps { matrix: Some(Matrix { f16: true, bf16: true, lanes, teams: 0 }), stage: true, ..self }
+    }
+
+    /// The same with units that multiply for teams, in groups of `lanes` lanes.
+    pub fn with_teams(self, lanes: u32) -> Caps {
+        Caps { matrix: self.matrix.map(|matrix| Matrix { teams: lanes, ..matrix }), ..self }
     }
 }
 
@@ -173,15 +189,11 @@ impl fmt::Display for EmitError {
 impl std::error::Error for EmitError {}
 
 /// Whether a target can bind what a kernel binds: how many buffers, and how much of each, as far as sizes are known
-/// before a pass.
+/// before a pass. Emitters count on it; nobody else checks it.
 ///
 /// # Errors
 /// It cannot; what it has and what is needed.
 pub fn fits(kernel: &Kernel, caps: &Caps) -> Result<(), EmitError> {
-    let limit = |what, need: u64, have: u64| match need <= have {
-        true => Ok(()),
-        false => Err(EmitError::Limit { what, need, have }),
-    };
     limit("buffers at a time", kernel.params.len() as u64, u64::from(caps.max_bindings))?;
     for param in &kernel.params {
         let len = param.len.as_int().and_then(|len| u64::try_from(len).ok()).unwrap_or(0);
@@ -201,8 +213,30 @@ pub trait Target: Send + Sync {
     /// What the target can do.
     fn caps(&self) -> &Caps;
 
-    /// The kernel as bytes. The kernel has been verified against [`Target::caps`].
+    /// The kernel as bytes. The kernel [`fits`] [`Target::caps`] and has been verified against them.
     fn emit(&self, kernel: &Kernel) -> Result<Artifact, EmitError>;
+}
+
+/// Refuses more of something than there is.
+pub(crate) fn limit(what: &'static str, need: u64, have: u64) -> Result<(), EmitError> {
+    if need <= have { Ok(()) } else { Err(EmitError::Limit { what, need, have }) }
+}
+
+/// Refuses operations for which a target has no code.
+pub(crate) fn operations(
+    kernel: &Kernel,
+    target: &'static str,
+    is_supported: impl Fn(ScalarOp) -> bool,
+) -> Result<(), EmitError> {
+    for record in &kernel.values {
+        if let Value::Scalar(op, operands) = &record.value
+            && !is_supported(*op)
+        {
+            let dtype = operands.first().map_or(DType::F32, |x| kernel.record(*x).dtype);
+            return Err(EmitError::Unsupported { op: *op, dtype, target });
+        }
+    }
+    Ok(())
 }
 
 /// Refuses what a target without matrix units and asynchronous copies cannot do.

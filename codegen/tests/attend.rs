@@ -6,8 +6,9 @@ mod common;
 
 use common::attend::Places;
 use common::case::{Case, int};
-use common::{Outputs, compiled, run};
+use common::{Outputs, compiled_as, run};
 use jtllm_codegen::emit::ptx::Ptx;
+use jtllm_codegen::options::Options;
 use jtllm_codegen::target::{Caps, Target};
 use jtllm_ir::{DType, Tensor};
 
@@ -52,7 +53,12 @@ fn cases() -> Vec<Case> {
 
 /// The outputs, and how many launches attention takes.
 fn outcome(case: &Case, caps: &Caps) -> (Outputs, usize) {
-    let compilation = compiled(&case.graph, caps);
+    outcome_as(case, caps, &Options::default())
+}
+
+/// The same with the user's choices.
+fn outcome_as(case: &Case, caps: &Caps, options: &Options) -> (Outputs, usize) {
+    let compilation = compiled_as(&case.graph, caps, options);
     let name = |region: usize| compilation.partition.regions[region].work.name();
     let launches = compilation.steps.iter().filter(|step| name(step.region) == "attend").count();
     (run(&compilation, caps, &mut case.bindings.clone()), launches)
@@ -97,4 +103,40 @@ fn many_queries_do_not_share_out_their_past() {
     let caps = Caps { attend_groups: 4 * 16 * KEY_HEADS as u32 - 1, ..Caps::threads(32) };
     assert_eq!(outcome(&case, &caps).1, 1);
     assert_eq!(outcome(&case, &Caps::vector(8)).1, 1);
+}
+
+/// A second kernel would only cost where a session never has many blocks; its kernels are those of any session.
+#[test]
+fn a_session_of_few_blocks_does_not_share_out_its_past() {
+    let case = case(1, 40, DType::F16, None, false);
+    let caps = Caps { attend_block: 32, ..Caps::threads(32) };
+    let known = |positions| outcome_as(&case, &caps, &Options { positions, ..Options::default() });
+    let all = known(None);
+    assert_eq!(all.1, 2);
+    for (positions, launches) in [(32, 1), (127, 1), (128, 2), (4096, 2), (u32::MAX, 2)] {
+        let found = known(Some(positions));
+        assert_eq!(found.1, launches, "{positions} positions");
+        assert_eq!(bits(&found.0), bits(&all.0), "{positions} positions");
+    }
+    let texts = |positions| {
+        let options = Options { positions, ..Options::default() };
+        compiled_as(&case.graph, &caps, &options).kernels.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(texts(None), texts(Some(512)));
+}
+
+/// What the first kernel hands on is bound in one piece.
+#[test]
+fn a_past_that_cannot_be_bound_is_not_shared_out() {
+    let case = case(2, 400, DType::F16, None, false);
+    let caps = Caps { attend_block: 32, ..Caps::threads(32) };
+    for positions in [512, 1024] {
+        let options = Options { positions: Some(positions), ..Options::default() };
+        let bytes = u64::from(positions) / 32 * (2 * HEADS * (WIDTH + 2) * 4) as u64;
+        // Nothing else of the case is as large.
+        let narrow = |max_span| outcome_as(&case, &Caps { max_span, ..caps.clone() }, &options);
+        let (shared, alone) = (narrow(bytes), narrow(bytes - 1));
+        assert_eq!((shared.1, alone.1), (2, 1), "{positions} positions");
+        assert_eq!(bits(&shared.0), bits(&alone.0), "{positions} positions");
+    }
 }

@@ -173,7 +173,7 @@ fn graphs_show_what_is_rounded() {
         (DType::F16, Caps::threads(128), Compute::Auto, None),
     ] {
         let case = Shape { dtype, ..shape }.case();
-        let compilation = compiled_as(&case.graph, &caps, &Options { compute });
+        let compilation = compiled_as(&case.graph, &caps, &Options { compute, ..Options::default() });
         for narrow in [DType::F16, DType::BF16] {
             // Queries and weights of four heads; keys and values have two.
             assert_eq!(rounds(&compilation, narrow, 3), expected == Some(narrow), "{dtype} {compute}");

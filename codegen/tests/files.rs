@@ -7,7 +7,8 @@
 //!
 //!   Capabilities and the compute type may follow the names of these: `# test schedule matrix 128 bf16`.
 //! * `kernel`: a kernel; what `print`, `verify` or `optimise` gives.
-//! * `ptx`: a graph or a kernel; the text for a device of the capability that follows, `# test ptx 80`.
+//! * `ptx`: a graph or a kernel; the text for a device of the capability that follows, `# test ptx 80`; `90a` is one
+//!   whose units multiply for teams.
 //! * `wgsl`: the same, for any adapter, or for browsers with subgroups of at least the size that follows,
 //!   `# test wgsl subgroup 32`.
 //!
@@ -21,14 +22,14 @@ use std::path::{Path, PathBuf};
 
 use jtllm_codegen::canon::{Canonical, canon};
 use jtllm_codegen::compile;
-use jtllm_codegen::emit::ptx::Ptx;
+use jtllm_codegen::emit::ptx::{Ptx, TEAMS};
 use jtllm_codegen::emit::wgsl::Wgsl;
 use jtllm_codegen::kernel::{Kernel, optimise, parse, verify};
 use jtllm_codegen::options::{Compute, Options};
 use jtllm_codegen::partition::partition;
 use jtllm_codegen::rewrite::rewrite;
 use jtllm_codegen::schedule::{Argument, Scheduled, schedule};
-use jtllm_codegen::target::{Caps, Target};
+use jtllm_codegen::target::{Caps, Target, fits};
 use jtllm_ir::Graph;
 use jtllm_ir::print::line;
 
@@ -36,6 +37,9 @@ fn caps(words: &[&str]) -> Caps {
     match words {
         ["vector", lanes] => Caps::vector(lanes.parse().unwrap()),
         ["threads", lanes] => Caps::threads(lanes.parse().unwrap()),
+        ["teams", lanes] => {
+            Caps { shared_bytes: 223 << 10, ..caps(&["matrix", "128"]).with_teams(lanes.parse().unwrap()) }
+        }
         ["matrix", lanes] => Caps::threads(lanes.parse().unwrap()).with_matrix(lanes.parse().unwrap()),
         other => panic!("capabilities such as `vector 8` expected, not {other:?}"),
     }
@@ -79,7 +83,7 @@ fn rewritten(text: &str, words: &[&str]) -> (Graph, Caps) {
     let compute = Compute::ALL.into_iter().find(|compute| words.last() == Some(&compute.name()));
     let words = if compute.is_some() { &words[..words.len() - 1] } else { words };
     let caps = if words.is_empty() { Caps::vector(8) } else { caps(words) };
-    let options = Options { compute: compute.unwrap_or_default() };
+    let options = Options { compute: compute.unwrap_or_default(), ..Options::default() };
     (sound(rewrite(&canon(&graph(text)).graph, &caps, &options)), caps)
 }
 
@@ -88,12 +92,13 @@ fn canonical_again(graph: &Graph) -> Graph {
     sound(canon(graph).graph)
 }
 
-/// The kernels of a graph's regions, as they leave the schedule.
-fn scheduled(graph: &Graph, caps: &Caps) -> String {
+/// The kernels of a graph's regions, as they leave the schedule; `positions` is what a session says of its past.
+fn scheduled(graph: &Graph, caps: &Caps, positions: Option<u32>) -> String {
+    let options = Options { positions, ..Options::default() };
     let partition = partition(graph);
     let mut text = String::new();
     for region in &partition.regions {
-        for scheduled in schedule(graph, &partition.stored, region, caps) {
+        for scheduled in schedule(graph, &partition.stored, region, caps, &options) {
             write_scheduled(&mut text, graph, &scheduled, caps);
         }
     }
@@ -132,6 +137,7 @@ fn emitted(input: &str, target: &dyn Target) -> String {
     let mut text = String::new();
     for kernel in kernels {
         assert_eq!(faults(&kernel, target.caps()), "ok\n", "{kernel}");
+        fits(&kernel, target.caps()).unwrap();
         let emitted = String::from_utf8(target.emit(&kernel).unwrap().bytes).unwrap();
         write!(text, "// {}\n{emitted}", kernel.name).unwrap();
     }
@@ -148,9 +154,13 @@ fn outcome(test: &str, input: &str) -> String {
             let graph = canonical_again(&rewritten(input, words).0);
             partition(&graph).display(&graph).to_string()
         }
+        ["schedule", words @ .., "positions", count] => {
+            let (graph, caps) = rewritten(input, words);
+            scheduled(&canonical_again(&graph), &caps, Some(count.parse().unwrap()))
+        }
         ["schedule", words @ ..] => {
             let (graph, caps) = rewritten(input, words);
-            scheduled(&canonical_again(&graph), &caps)
+            scheduled(&canonical_again(&graph), &caps, None)
         }
         ["print"] => match parse(input) {
             Ok(kernel) => {
@@ -159,8 +169,13 @@ fn outcome(test: &str, input: &str) -> String {
             }
             Err(error) => format!("{error}\n"),
         },
+        ["ptx", "90a"] => emitted(input, &Ptx::new(TEAMS, 227 << 10).with_teams()),
         ["ptx", capability] => emitted(input, &Ptx::new(capability.parse().unwrap(), 99 << 10)),
         ["wgsl"] => emitted(input, &Wgsl::least()),
+        ["wgsl", "subgroup", size, "tiles"] => emitted(
+            input,
+            &Wgsl::new(256, 16 << 10, 8, 128 << 20, Some(size.parse().unwrap())).with_tiles(256),
+        ),
         ["wgsl", "subgroup", size] => emitted(
             input,
             &Wgsl::new(256, 16 << 10, 8, 128 << 20, Some(size.parse().unwrap())).for_browsers(),

@@ -118,9 +118,18 @@ fn lanes_multiply_tiles_where_there_are_no_units() {
         assert!(is_tiled(&compilation));
         assert!(stages(&compilation.kernels[0].body) > 0, "float32 is copied as it is");
     }
-    // Few lanes go on as they did.
+    // Few lanes go on as they did, unless tiles have groups of their own: then the bits are those of any such groups.
     let case = linear_case(Format::find("q4_0").unwrap(), [48, 130, 96]);
     assert!(!is_tiled(&check(&case, &Caps::threads(32), ORDER)));
+    let own = [8, 32].map(|lanes| Caps { tile_lanes: 64, ..Caps::threads(lanes) });
+    let bits = own.map(|caps| {
+        let compilation = check(&case, &caps, ORDER);
+        assert!(is_tiled(&compilation));
+        assert_eq!(compilation.kernels[0].lanes, 64);
+        run(&compilation, &caps, &mut case.bindings.clone())["y"].iter().map(|x| x.to_bits()).collect()
+    });
+    let [few, many]: [Vec<u32>; 2] = bits;
+    assert_eq!(few, many);
 }
 
 #[test]
@@ -220,7 +229,8 @@ fn a_compute_type_rounds_operands_on_every_target() {
                     _ => linear_case(Format::find(format).unwrap(), [tokens, 64, 96]),
                 };
                 for caps in [Caps::vector(8), Caps::threads(32), caps(128)] {
-                    let compilation = compiled_as(&case.graph, &caps, &Options { compute });
+                    let compilation =
+                        compiled_as(&case.graph, &caps, &Options { compute, ..Options::default() });
                     let found = run(&compilation, &caps, &mut case.bindings.clone());
                     let same = jtllm_ir::interp::run(&compilation.graph, &mut case.bindings.clone()).unwrap();
                     let exact = jtllm_ir::interp::run(&case.graph, &mut case.bindings.clone()).unwrap();
@@ -237,11 +247,80 @@ fn a_compute_type_rounds_operands_on_every_target() {
 #[test]
 fn float32_is_the_same_with_and_without_matrix_units() {
     let case = block_case(Format::find("q4_0").unwrap(), 48);
-    let options = Options { compute: Compute::F32 };
+    let options = Options { compute: Compute::F32, ..Options::default() };
     let [with, without] = [caps(128), Caps::threads(128)].map(|caps| {
         let compilation = compiled_as(&case.graph, &caps, &options);
         assert_eq!(uses_matrix(&compilation), 0);
         run(&compilation, &caps, &mut case.bindings.clone()).remove("y").unwrap()
     });
     assert_eq!(with, without);
+}
+
+/// A device whose units multiply for teams of 128 lanes, two a group.
+fn teams() -> Caps {
+    Caps { shared_bytes: 223 << 10, ..Caps::threads(128).with_matrix(128).with_teams(256) }
+}
+
+/// Kernels in which teams multiply, and how many columns each of their tiles has.
+fn team_columns(compilation: &Compilation) -> Vec<usize> {
+    fn columns(body: &[Stmt]) -> Option<usize> {
+        body.iter().find_map(|stmt| match stmt {
+            Stmt::Product { sums, .. } => Some(sums.len() * 8),
+            Stmt::Loop { body, .. } | Stmt::If { body, .. } => columns(body),
+            _ => None,
+        })
+    }
+    compilation.kernels.iter().filter_map(|kernel| columns(&kernel.body)).collect()
+}
+
+#[test]
+fn teams_multiply_tiles_of_every_shape() {
+    let shapes = [
+        [16, 64, 32],
+        [48, 100, 72],
+        [300, 130, 96],
+        [48, 64, 37],
+        [64, 64, 64],
+        [160, 256, 256],
+        [144, 128, 200],
+        [512, 128, 456],
+    ];
+    for (number, shape) in shapes.into_iter().enumerate() {
+        let format = ["bf16", "f16"][number % 2];
+        let compilation = check(&linear_case(Format::find(format).unwrap(), shape), &teams(), ORDER);
+        assert_eq!(team_columns(&compilation), [64], "{shape:?}");
+    }
+    // Where lanes multiply, or a warp's units.
+    for (format, shape) in [("f32", [48, 64, 32]), ("bf16", [33, 64, 32]), ("bf16", [48, 48, 32])] {
+        let compilation = check(&linear_case(Format::find(format).unwrap(), shape), &teams(), ORDER);
+        assert_eq!(team_columns(&compilation), [0; 0], "{shape:?}");
+    }
+}
+
+#[test]
+fn teams_take_wide_tiles_where_there_are_enough() {
+    for (width, columns) in [(3072, 128), (6144, 256)] {
+        let case = linear_case(Format::find("bf16").unwrap(), [16, width, 64]);
+        let compilation = check(&case, &teams(), ORDER);
+        assert_eq!(team_columns(&compilation), [columns], "{width}");
+    }
+}
+
+#[test]
+fn teams_multiply_what_lanes_have_unpacked() {
+    for format in FORMATS.iter().filter(|format| !format.is_direct()) {
+        let depth = 96 * (format.block / 32).max(1);
+        for depth in [depth, depth * 2 / 3] {
+            let compilation = check(&linear_case(format, [48, 130, depth]), &teams(), ORDER);
+            assert_eq!(team_columns(&compilation), [64], "{}", format.name);
+        }
+    }
+}
+
+#[test]
+fn teams_hold_sums_of_siblings() {
+    for name in ["bf16", "q4_0"] {
+        let compilation = check(&block_case(Format::find(name).unwrap(), 48), &teams(), BORDER);
+        assert_eq!(team_columns(&compilation), [64, 64], "{name}");
+    }
 }

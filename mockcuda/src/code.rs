@@ -42,6 +42,7 @@ codes! {
     MISALIGNED 716 c"CUDA_ERROR_MISALIGNED_ADDRESS" "misaligned address",
     LAUNCH_FAILED 719 c"CUDA_ERROR_LAUNCH_FAILED" "unspecified launch failure",
     CAPTURE_UNSUPPORTED 900 c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED" "operation not permitted when stream is capturing",
+    CAPTURE_INVALIDATED 901 c"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED" "operation failed due to a previous error during capture",
     CAPTURE_ISOLATION 905 c"CUDA_ERROR_STREAM_CAPTURE_ISOLATION" "dependency created on uncaptured work in another stream",
 }
 

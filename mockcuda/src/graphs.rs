@@ -9,6 +9,11 @@ use crate::entry::{entries, put};
 use crate::queue::{Task, driver};
 use crate::settings::Settings;
 
+/// Fails if captures are to be refused at that point.
+pub(crate) fn refuses(point: u64, code: Code) -> Result<(), Code> {
+    if Settings::get().no_capture == Some(point) { Err(code) } else { Ok(()) }
+}
+
 entries! {
     /// From here on a stream's tasks become a graph.
     fn cuStreamBeginCapture_v2(stream: *mut c_void, _mode: c_int) {
@@ -16,6 +21,7 @@ entries! {
         let mut driver = driver();
         driver.check()?;
         driver.not_captured(stream as usize)?;
+        refuses(1, Code::CAPTURE_UNSUPPORTED)?;
         driver.stream(stream as usize)?.capture = Some(Vec::new());
         Ok(())
     }
@@ -30,6 +36,9 @@ entries! {
         current()?;
         let mut driver = driver();
         let tasks = driver.stream(stream as usize)?.capture.take().ok_or(Code::INVALID_VALUE)?;
+        // What was captured is gone all the same, as on hardware.
+        refuses(2, Code::CAPTURE_INVALIDATED)?;
+        refuses(3, Code::CAPTURE_INVALIDATED)?;
         let handle = driver.handle();
         driver.graphs.insert(handle, Arc::new(tasks));
         put(graph, handle as *mut c_void)
@@ -40,6 +49,7 @@ entries! {
         current()?;
         let mut driver = driver();
         let tasks = driver.graphs.get(&(graph as usize)).cloned().ok_or(Code::INVALID_HANDLE)?;
+        refuses(4, Code::OUT_OF_MEMORY)?;
         let handle = driver.handle();
         driver.graphs.insert(handle, tasks);
         put(executable, handle as *mut c_void)

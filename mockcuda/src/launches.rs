@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use crate::code::Code;
 use crate::device::current;
 use crate::entry::entries;
+use crate::graphs::refuses;
 use crate::queue::{KernelTask, Task, driver};
 use crate::settings::Settings;
 
@@ -45,6 +46,9 @@ entries! {
             std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len());
         }
         let captured = driver.stream(stream as usize)?.capture.is_some();
+        if captured {
+            refuses(2, Code::CAPTURE_UNSUPPORTED)?;
+        }
         Settings::get().log(format_args!("{} {}", if captured { "capture" } else { "launch" }, kernel.name()));
         let task = KernelTask { function, grid, block, shared_bytes, parameters };
         driver.push(stream as usize, Task::Kernel(Arc::new(task)))

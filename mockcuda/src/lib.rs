@@ -22,7 +22,10 @@
 //! | `MOCKCUDA_POOLS` | 1 | 0: devices have no memory pools |
 //! | `MOCKCUDA_ALLOC_FAILS` | never | bytes after which memory is refused, though the device says that it has more |
 //! | `MOCKCUDA_LAUNCH_FAILS` | never | the number of the kernel, from 1, that fails while it runs |
+//! | `MOCKCUDA_FAILURE` | 719 | the number of the error with which it fails: also one that no version of CUDA has |
 //! | `MOCKCUDA_LOST` | never | the number of the kernel, from 1, at which the device is lost |
+//! | `MOCKCUDA_NO_CAPTURE` | never | captures are refused where they 1: begin, 2: take a launch, 3: end, 4: become launchable |
+//! | `MOCKCUDA_WRONG_PRODUCTS` | 0 | 1: kernels in which warp groups multiply leave nothing behind |
 //! | `MOCKCUDA_LOG` | none | a file to which a line is added for each launch, graph, module and copy |
 //!
 //! What the interpreter finds wrong is printed on standard error; the error code is the one of hardware, and every

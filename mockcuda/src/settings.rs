@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::OnceLock;
 
+use crate::code::Code;
+
 /// The device that is played.
 pub(crate) struct Settings {
     pub(crate) capability: u32,
@@ -13,7 +15,12 @@ pub(crate) struct Settings {
     pub(crate) pools: bool,
     pub(crate) alloc_fails: Option<u64>,
     pub(crate) launch_fails: Option<u64>,
+    /// With what.
+    pub(crate) failure: Code,
     pub(crate) lost: Option<u64>,
+    pub(crate) no_capture: Option<u64>,
+    /// Whether products of warp groups leave nothing behind.
+    pub(crate) wrong_products: bool,
     log: Option<File>,
 }
 
@@ -35,7 +42,10 @@ impl Settings {
             pools: number("MOCKCUDA_POOLS").unwrap_or(1) != 0,
             alloc_fails: number("MOCKCUDA_ALLOC_FAILS"),
             launch_fails: number("MOCKCUDA_LAUNCH_FAILS"),
+            failure: number("MOCKCUDA_FAILURE").map_or(Code::LAUNCH_FAILED, |code| Code(code as i32)),
             lost: number("MOCKCUDA_LOST"),
+            no_capture: number("MOCKCUDA_NO_CAPTURE"),
+            wrong_products: number("MOCKCUDA_WRONG_PRODUCTS").unwrap_or(0) != 0,
             log: std::env::var_os("MOCKCUDA_LOG").map(|path| {
                 let file = File::options().append(true).create(true).open(&path);
                 file.unwrap_or_else(|error| panic!("MOCKCUDA_LOG {}: {error}", path.display()))

@@ -1,6 +1,9 @@
 //! A model cut behind any of its layers computes the very bits of the whole.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../tests/fixtures/list.rs"]
+mod list;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -11,36 +14,6 @@ use jtllm_ir::interp::{self, Bindings};
 use jtllm_ir::{DType, Format, Graph, Op, Symbol, Tensor};
 use jtllm_models::arch::{self, Architecture, Pass, Rows, Weights};
 use jtllm_models::{Checkpoint, LoadError};
-
-const FIXTURES: [&str; 27] = [
-    "llama-7b-tiny",
-    "llama2-gqa-tiny",
-    "llama3.1-ropescale-tiny",
-    "llama-linear-rope-tiny",
-    "atom-7b-tiny",
-    "belle-llama-tiny",
-    "mistral-swa-tiny",
-    "qwen1.5-tied-tiny",
-    "qwen2-gqa-untied-tiny",
-    "qwen3-tied-tiny",
-    "chatglm2-6b-tiny",
-    "chatglm3-6b-tiny",
-    "internlm2-tiny",
-    "internlm2-dynamic-tiny",
-    "gemma3-text-tiny",
-    "bloom-belle-tiny",
-    "moss-tiny",
-    "gpt2-tiny",
-    "pangu-alpha-tiny",
-    "chatglm-6b-tiny",
-    "bert-minilm-mean-tiny",
-    "llava-1.5-tiny",
-    "rwkv-4-tiny",
-    "rwkv-5-tiny",
-    "rwkv-5.2-tiny",
-    "rwkv-6-tiny",
-    "rwkv-7-tiny",
-];
 
 /// Every tensor is there, in float32.
 struct Floats;
@@ -171,15 +144,16 @@ fn check(name: &str, random: &mut Random) {
 
 #[test]
 fn front_and_back_give_the_bits_of_the_whole() {
-    for (seed, name) in FIXTURES.iter().enumerate() {
+    for (seed, name) in list::all().iter().enumerate() {
         check(name, &mut Random::new(seed as u64));
     }
 }
 
 #[test]
 fn fuzz_cut() {
+    let fixtures = list::all();
     jtllm_fuzz::for_seconds("cut", |random| {
-        let name = *random.choice(&FIXTURES);
+        let name = random.choice(&fixtures);
         check(name, random);
     });
 }
@@ -200,7 +174,7 @@ fn what_cannot_be_cut_is_told() {
 /// What prints, reads back and prints the same, and is as sound as before.
 #[test]
 fn every_graph_reads_back() {
-    for name in FIXTURES {
+    for name in &list::all() {
         let pass = Pass { rows: Rows::Fixed(1), keys: DType::F16, values: DType::F16, taps: true };
         let text = architecture(name).body(&Floats, pass).unwrap().to_string();
         let read = jtllm_ir::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));

@@ -5,6 +5,7 @@
 
 mod arithmetic;
 mod compare;
+mod group;
 mod memory;
 mod warp;
 
@@ -53,6 +54,7 @@ pub(crate) fn decode(statement: Statement<'_>, header: Header, scope: &mut Scope
         "atom" | "red" => decoder.atomic(name == "atom")?,
         "ldmatrix" => decoder.load_matrix()?,
         "mma" => decoder.product()?,
+        "wgmma" => decoder.group_product()?,
         "bar" | "barrier" => decoder.barrier(name == "bar")?,
         "shfl" => decoder.shuffle()?,
         "vote" => decoder.vote()?,

@@ -38,6 +38,15 @@ pub enum Reason {
     Uninitialised,
     /// Bytes are touched that an asynchronous copy still writes.
     PendingCopy,
+    /// A product of a warp group reads what a thread has not shown its units by `fence.proxy.async`, with a
+    /// barrier after it.
+    ProxyFence,
+    /// A product's registers are touched, or what it reads is written, before it is waited for.
+    PendingProduct,
+    /// A product of a warp group without `wgmma.fence` after its registers were written.
+    ProductFence,
+    /// A descriptor of an operand that is none, or of a layout that is not known here.
+    Descriptor,
     /// The kernel executes more instructions than it may.
     EndlessLoop,
     /// The kernel says so itself, by `trap`.

@@ -389,6 +389,25 @@ pub(crate) enum Op {
         transposed: bool,
         at: Address,
     },
+    /// Orders the registers of the products that follow behind what was done to them before.
+    ProductFence,
+    /// Begins a product of a warp group, both operands of which descriptors say where they lie.
+    ProductStart {
+        kind: Product,
+        columns: u32,
+        sums: Vec<Register>,
+        a: Register,
+        b: Register,
+        /// Whether it is added to what the sums are.
+        adds: Register,
+    },
+    ProductCommit,
+    /// Waits until at most so many groups of products are open.
+    ProductWait {
+        open: u32,
+    },
+    /// Shows the warp groups' units what a thread has done to shared memory.
+    ProxyFence,
     Product {
         kind: Product,
         to: [Register; 4],

@@ -36,6 +36,8 @@ pub struct Kernel {
     pub(crate) local_bytes: u32,
     /// Threads that a block may have, where the text says so.
     pub(crate) threads_max: Option<u32>,
+    /// Whether warp groups multiply out of shared memory.
+    pub(crate) multiplies: bool,
     pub(crate) code: Vec<Instruction>,
     pub(crate) module_memory: Arc<[u8]>,
 }
@@ -59,6 +61,11 @@ impl Kernel {
     /// Bytes of shared memory that the text declares; a launch may add to them.
     pub fn shared_bytes(&self) -> u32 {
         self.shared_bytes
+    }
+
+    /// Whether warp groups multiply out of shared memory (`wgmma`).
+    pub fn multiplies(&self) -> bool {
+        self.multiplies
     }
 
     /// The name of a register as the text has it.

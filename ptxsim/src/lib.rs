@@ -15,12 +15,18 @@
 //! * shuffles, votes and matrix operations that a lane misses which they name, and reads of lanes that take no part;
 //! * reading registers, shared or local memory before anything was written; fresh buffers are filled with `0xFF`;
 //! * touching what an asynchronous copy writes before its thread has waited for it;
+//! * products of warp groups (`wgmma`): operands that `fence.proxy.async` and a barrier have not shown to the
+//!   units, or that are written meanwhile; sums that are touched before the wait, or written without
+//!   `wgmma.fence` before the product; warps of a group that do not multiply the same;
 //! * more instructions than the launch allows.
 //!
 //! # Where it differs from hardware
 //!
-//! * `ex2`, `lg2`, `rcp`, `rsqrt`, `sqrt`, `sin`, `cos`, `tanh` with `.approx`, and `div` with `.approx` or `.full`, are
-//!   computed in double precision and rounded once; hardware is wrong by one or two units in the last place.
+//! * `ex2`, `lg2`, `rcp`, `rsqrt`, `sqrt`, `sin`, `cos`, `tanh` with `.approx`, and `div` with `.approx` or
+//!   `.full`, are computed in double precision and rounded once; hardware is wrong by one or two units in the
+//!   last place.
+//! * Products of warp groups follow our reading of the language's specification (see `run/group.rs`): no hardware has
+//!   been compared. Only layouts that are not swizzled are known.
 //! * Subnormal numbers are kept unless `.ftz` says otherwise, as on hardware; `.approx` functions of hardware flush
 //!   some of them even so.
 //! * Products of matrices add in single precision, in the order of the depth; hardware keeps other partial sums.

@@ -206,6 +206,7 @@ impl<'a> Parser<'a> {
             shared_bytes: body.shared_bytes,
             local_bytes: body.local_bytes,
             threads_max,
+            multiplies: body.code.iter().any(|instruction| matches!(instruction.op, Op::ProductStart { .. })),
             code: body.code,
             module_memory: Arc::new([]),
         })

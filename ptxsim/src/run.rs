@@ -5,12 +5,14 @@ mod bits;
 mod block;
 mod copies;
 mod float;
+mod group;
 mod integer;
 mod lanes;
 mod matrix;
 pub(crate) mod memory;
 mod shared;
 mod step;
+mod units;
 mod warp;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -221,3 +221,83 @@ fn launches_must_fit_the_kernel() {
     assert_eq!(run(&source, 0, 64, &buffers).unwrap_err().reason, Reason::Launch);
     assert_eq!(run(&source, 1, 32, &buffers[..1]).unwrap_err().reason, Reason::Launch);
 }
+
+/// A kernel of 128 threads, each with 16 bytes of `mem` that it fills with zeros; `%rd1` says that eight rows of
+/// 16 bytes are followed by the next eight, and that 1024 bytes on is what comes next along the depth.
+fn group(before: &str, product: &str, after: &str) -> String {
+    format!(
+        ".version 8.0\n.target sm_90a\n.address_size 64
+.visible .entry k(.param .u64 out) {{
+.reg .b32 %r<9>; .reg .b64 %rd<3>; .reg .pred %p<3>; .reg .f32 %f<6>; .reg .b64 %out; .reg .b32 %t;
+.shared .align 16 .b8 mem[4096];
+ld.param.u64 %out, [out]; mov.u32 %t, %tid.x; mov.u32 %r1, mem; mad.lo.s32 %r2, %t, 16, %r1; mov.b32 %r3, 0;
+mov.f32 %f0, 0f00000000; mov.f32 %f1, 0f00000000; mov.f32 %f2, 0f00000000; mov.f32 %f3, 0f00000000;
+mov.pred %p1, 1; shr.u32 %r4, %r1, 4; add.s32 %r4, %r4, 4194304; mov.b32 %r5, 8; mov.b64 %rd1, {{%r4, %r5}};
+st.shared.v4.b32 [%r2], {{%r3, %r3, %r3, %r3}};
+{before}
+{product}
+{after}
+st.global.f32 [%out], %f0;
+ret; }}"
+    )
+}
+
+const SHOWN: &str = "fence.proxy.async.shared::cta;\nbar.sync 0;\nwgmma.fence.sync.aligned;";
+const PRODUCT: &str =
+    "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f0, %f1, %f2, %f3}, %rd1, %rd1, %p1, 1, 1, 0, 0;";
+const WAITED: &str = "wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;";
+
+#[track_caller]
+fn group_fault(threads: u32, text: &str, reason: Reason, words: &str) {
+    let found = run(text, 1, threads, &[vec![0; 16]]).map(|_| ()).expect_err(text);
+    assert_eq!(found.reason, reason, "{found}");
+    assert!(found.to_string().contains(words), "{found}");
+}
+
+#[test]
+fn faults_of_warp_groups_are_found() {
+    run(&group(SHOWN, PRODUCT, WAITED), 1, 128, &[vec![0; 16]]).unwrap();
+    let changed = |old: &str, new: &str| {
+        let text = group(SHOWN, PRODUCT, WAITED);
+        assert!(text.contains(old), "{old}");
+        text.replace(old, new)
+    };
+    let hidden = "no fence.proxy.async of thread";
+    group_fault(128, &changed("fence.proxy.async.shared::cta;", ""), Reason::ProxyFence, hidden);
+    let late = changed(SHOWN, "bar.sync 0;\nfence.proxy.async.shared::cta;\nwgmma.fence.sync.aligned;");
+    group_fault(128, &late, Reason::ProxyFence, "no barrier since");
+    group_fault(128, &changed("wgmma.fence.sync.aligned;", ""), Reason::ProductFence, "no wgmma.fence since");
+    group_fault(128, &changed(WAITED, ""), Reason::PendingProduct, "not waited for");
+    group_fault(
+        128,
+        &changed("wgmma.commit_group.sync.aligned;", ""),
+        Reason::PendingProduct,
+        "not waited for",
+    );
+    let written = changed(WAITED, &format!("st.shared.b32 [%r2], %r3;\n{WAITED}"));
+    group_fault(128, &written, Reason::PendingProduct, "written while a product");
+    let swizzled = changed("mov.b32 %r5, 8;", "mov.b32 %r5, 1073741832;");
+    group_fault(128, &swizzled, Reason::Descriptor, "swizzled");
+    let endless = changed(PRODUCT, &format!("L0:\n{PRODUCT}\nbra.uni L0;"));
+    group_fault(128, &endless, Reason::PendingProduct, "more than 512 products");
+    // Warps 4 and 5 are half of a group.
+    group_fault(192, &group(SHOWN, PRODUCT, WAITED), Reason::Convergence, "do not multiply the same");
+}
+
+#[test]
+fn products_of_warp_groups_that_are_not_known_are_refused() {
+    let refused = |old: &str, new: &str, words: &str| {
+        let text = group(SHOWN, PRODUCT, WAITED).replace(old, new);
+        let error = jtllm_ptxsim::parse(&text).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    };
+    refused("sm_90a", "sm_90", "needs .target sm_90a");
+    refused(".version 8.0", ".version 7.8", "needs .version 8.0");
+    refused("m64n8k16", "m64n12k16", "12 columns");
+    refused("m64n8k16", "m64n16k16", "has 4 registers, expected 8");
+    refused("m64n8k16", "m32n8k16", "no shape");
+    refused(".f32.bf16.bf16", ".f16.f16.f16", "these types");
+    refused("1, 1, 0, 0;", "-1, 1, 0, 0;", "must be a number");
+    refused("1, 1, 0, 0;", "1, 1, 0, 1;", "transposed");
+    refused(".sync.aligned.m64", ".aligned.m64", "no kind");
+}

@@ -69,6 +69,8 @@ pub struct DeviceInfo {
     pub memory: Option<u64>,
     /// How many threads compute (CPU devices).
     pub threads: usize,
+    /// What it has and does without, and why, for people.
+    pub without: Option<String>,
 }
 
 /// Loaded code.
@@ -81,6 +83,16 @@ pub struct Program {
 pub trait Tape: Send + Sync {
     /// Runs them all, in their order.
     fn replay(&self) -> Result<(), DeviceError>;
+}
+
+/// What became of a recording.
+pub enum Recorded {
+    /// It can be replayed.
+    Tape(Box<dyn Tape>),
+    /// The device records nothing.
+    Never,
+    /// The device records, but would not this time, for this reason.
+    Refused(String),
 }
 
 /// Memory, copies and launches of one accelerator. Launches run in the order in which they are given.
@@ -116,14 +128,11 @@ pub trait Device: Send + Sync {
         None
     }
 
-    /// Keeps the launches of `steps` to run them all at once later, if the device can; else `steps` is not
-    /// called. They do not run now. Inside of `steps` only launches are allowed.
-    fn record(
-        &self,
-        steps: &mut dyn FnMut() -> Result<(), DeviceError>,
-    ) -> Result<Option<Box<dyn Tape>>, DeviceError> {
+    /// Keeps the launches of `steps` to run them all at once later, if the device can; they do not run now. Inside of
+    /// `steps` only launches are allowed. Where nothing comes of it, nothing has happened: the caller launches as ever.
+    fn record(&self, steps: &mut dyn FnMut() -> Result<(), DeviceError>) -> Result<Recorded, DeviceError> {
         let _never_called = steps;
-        Ok(None)
+        Ok(Recorded::Never)
     }
 
     /// Waits for all launches so far. A device whose launches return when they are done need not.

@@ -28,6 +28,7 @@ pub mod os;
 pub mod pages;
 pub mod plan;
 pub mod probe;
+mod program;
 pub mod reference;
 pub mod runner;
 pub mod single;

@@ -1,13 +1,15 @@
 //! How much memory a model takes of a device, layer by layer, before any of it is allocated.
 
 use jtllm_codegen::canon::canon;
-use jtllm_codegen::schedule::layout;
+use jtllm_codegen::compile;
+use jtllm_codegen::options::Options;
+use jtllm_codegen::schedule::{Argument, layout};
 use jtllm_codegen::target::Caps;
 use jtllm_ir::{DType, Graph, Node, Op};
 
 use crate::error::Error;
 use crate::network::{Bucket, Graphs, Part, SEQUENCES, TILE, table_width};
-use crate::plan::{Sizes, bytes_of};
+use crate::plan::{Sizes, Values, bytes_of, positions};
 
 /// Buffers of a plan live side by side at most so often: those of a layer's widest values.
 const WIDEST_AT_ONCE: u64 = 4;
@@ -19,16 +21,17 @@ pub struct Need {
     pub layers: Vec<u64>,
     /// Weights of the head, of what follows the last layer, and of what sees images.
     pub head: u64,
-    /// Buffers of a chunk, about.
+    /// Buffers of a chunk, about, and what decode attention hands on between its kernels.
     pub buffers: u64,
 }
 
 impl Need {
-    /// What a model asks for on a device of these caps, with a cache of so many positions.
+    /// What a model asks for on a device of these caps, with a cache of so many positions that so many
+    /// sequences share.
     ///
     /// # Errors
     /// A graph cannot be built.
-    pub fn of(graphs: &dyn Graphs, caps: &Caps, positions: usize) -> Result<Need, Error> {
+    pub fn of(graphs: &dyn Graphs, caps: &Caps, positions: usize, sequences: usize) -> Result<Need, Error> {
         let pages = positions.div_ceil(TILE).max(1);
         let rows = graphs.chunk().max(SEQUENCES);
         let each = [("T", rows), ("R", SEQUENCES), ("P", table_width(pages)), ("pages", pages)];
@@ -46,7 +49,13 @@ impl Need {
         if let Ok(image) = graphs.graph(Part::Image, Bucket::Many) {
             last += all(&canon(&image).graph);
         }
-        let buffers = widest(&body, &limits) * WIDEST_AT_ONCE + given(&body, &limits) + given(&head, &limits);
+        let given = given(&body, &limits) + given(&head, &limits);
+        let mut buffers = widest(&body, &limits) * WIDEST_AT_ONCE + given;
+        // Each number of rows has a plan of its own.
+        let most = sequences.clamp(1, SEQUENCES).next_power_of_two();
+        for rows in (0..).map(|power| 1 << power).take_while(|rows| *rows <= most) {
+            buffers += handed_on(graphs, caps, rows, &limits)?;
+        }
         Ok(Need { layers, head: last, buffers })
     }
 
@@ -91,6 +100,22 @@ fn widest(graph: &Graph, limits: &Sizes) -> u64 {
     let sums = graph.nodes().filter(|node| matches!(graph.op(*node), Op::Reduce { .. }));
     let bytes = sums.filter(is_row).map(|node| bytes_of(graph.shape(node), DType::F32, limits));
     bytes.max().unwrap_or(0)
+}
+
+/// The bytes that the kernels of one region hand on to each other where so many rows are decoded: layers do so one
+/// after another, in the same place.
+fn handed_on(graphs: &dyn Graphs, caps: &Caps, rows: usize, limits: &Sizes) -> Result<u64, Error> {
+    if caps.attend_groups == 0 {
+        return Ok(0);
+    }
+    let graph = graphs.graph(Part::Body, Bucket::Fixed(rows))?;
+    let options = Options { positions: positions(limits), ..Options::default() };
+    let compilation = compile(&graph, caps, &options);
+    let bytes = compilation.steps.iter().flat_map(|step| &step.arguments).map(|argument| match argument {
+        Argument::Scratch(_, bytes) => bytes.evaluate(&Values(limits)).max(0) as u64,
+        _ => 0,
+    });
+    Ok(bytes.max().unwrap_or(0))
 }
 
 /// The bytes of inputs and outputs.

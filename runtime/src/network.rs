@@ -6,9 +6,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use jtllm_codegen::kernel::Kernel;
-use jtllm_codegen::kernel::verify::verify;
 use jtllm_codegen::options::Options;
-use jtllm_codegen::target::{Artifact, fits};
+use jtllm_codegen::target::Artifact;
 use jtllm_codegen::{Compilation, compile};
 use jtllm_ir::cut::CARRIED;
 use jtllm_ir::graph::element_count;
@@ -18,7 +17,8 @@ use rayon::prelude::*;
 use crate::cache::KernelCache;
 use crate::device::{Device, Mem, Program, Span};
 use crate::error::{DeviceError, Error};
-use crate::plan::{Bindings, Plan, Sizes, bytes_of};
+use crate::plan::{Bindings, Plan, Sizes, bytes_of, positions};
+use crate::program::artifact;
 use crate::trace::Trace;
 use crate::weights::{Locate, Wanted, Weights};
 pub(crate) use inputs::Inputs;
@@ -254,7 +254,8 @@ impl Network {
         let graph = self.graphs.graph(part, bucket)?;
         let faulty = |faults: String| Error::Graph { graph: graph.name.clone(), faults };
         jtllm_ir::verify::verify(&graph).map_err(|faults| faulty(lines(&faults)))?;
-        Ok(compile(&graph, self.device.target().caps(), &self.options))
+        let options = Options { positions: positions(&self.sizes(&[])), ..self.options };
+        Ok(compile(&graph, self.device.target().caps(), &options))
     }
 
     /// Makes the plan of a compiled part.
@@ -334,20 +335,8 @@ impl Network {
         let first = |at: &usize| keys[..*at].iter().all(|key| *key != keys[*at]);
         let missing: Vec<usize> =
             (0..keys.len()).filter(|at| !self.programs.contains_key(&keys[*at])).filter(first).collect();
-        let cache = &self.cache;
-        let emit = |at: &usize| -> Result<(Artifact, bool), Error> {
-            let kernel = &compilation.kernels[*at];
-            if let Some(bytes) = cache.get(keys[*at]) {
-                return Ok((Artifact { bytes }, true));
-            }
-            let faulty = |faults: String| Error::Graph { graph: format!("kernel {}", kernel.name), faults };
-            fits(kernel, target.caps())?;
-            verify(kernel, target.caps()).map_err(|faults| faulty(lines(&faults)))?;
-            let artifact = target.emit(kernel)?;
-            // A kernel that cannot be kept is compiled again next time; the cache's status says why.
-            let _not_kept = cache.put(keys[*at], &artifact.bytes);
-            Ok((artifact, false))
-        };
+        let cache = &*self.cache;
+        let emit = |at: &usize| artifact(target, Some((cache, keys[*at])), &compilation.kernels[*at]);
         let artifacts: Vec<(Artifact, bool)> = missing.par_iter().map(emit).collect::<Result<_, _>>()?;
         self.compiled.cached += artifacts.iter().filter(|(_, cached)| *cached).count();
         self.compiled.emitted += artifacts.iter().filter(|(_, cached)| !*cached).count();
@@ -587,6 +576,11 @@ impl Network {
             logits.extend(all);
         }
         Ok(logits)
+    }
+
+    /// Why the device would not record what the last passes launched: told once, and for one plan of all.
+    pub fn refusal(&self) -> Option<String> {
+        self.plans.values().filter_map(Plan::refusal).last()
     }
 
     /// Puts the hidden vectors of the last body where heads read them.

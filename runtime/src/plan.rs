@@ -7,12 +7,13 @@ use std::time::Instant;
 use jtllm_codegen::Compilation;
 use jtllm_codegen::canon::Gather;
 use jtllm_codegen::schedule::Argument;
+use jtllm_ir::build::PAGE;
 use jtllm_ir::expr::{Environment, Kind, Symbol};
 use jtllm_ir::graph::element_count;
 use jtllm_ir::{DType, Expr, Node, Op};
 use jtllm_swap::Space;
 
-use crate::device::{Device, Mem, Program, Span, Tape};
+use crate::device::{Device, Mem, Program, Recorded, Span, Tape};
 use crate::error::Error;
 use crate::trace::Trace;
 use crate::weights::Weights;
@@ -55,6 +56,8 @@ enum Recording {
     NotTried,
     /// The device records nothing, or launches depend on the sizes of a pass.
     Impossible,
+    /// The device refused, for this reason, which nobody has been told.
+    Refused(String),
     /// They can be replayed.
     Done(Box<dyn Tape>),
 }
@@ -96,6 +99,11 @@ impl Environment for Values<'_> {
 /// The bytes of a tensor when sizes are at their limits.
 pub(crate) fn bytes_of(shape: &[Expr], dtype: DType, limits: &Sizes) -> u64 {
     element_count(shape).evaluate(&Values(limits)).max(0) as u64 * dtype.size() as u64
+}
+
+/// The positions that a row of the table of pages has room for.
+pub(crate) fn positions(sizes: &Sizes) -> Option<u32> {
+    u32::try_from(*sizes.get("P")? * PAGE).ok()
 }
 
 /// An expression without the sizes that are known.
@@ -246,13 +254,29 @@ impl Plan {
                     };
                     self.steps.iter().try_for_each(launch)
                 })?,
-                false => None,
+                false => Recorded::Never,
             };
-            *tape = recorded.map_or(Recording::Impossible, Recording::Done);
+            *tape = match recorded {
+                Recorded::Tape(tape) => Recording::Done(tape),
+                Recorded::Never => Recording::Impossible,
+                Recorded::Refused(why) => Recording::Refused(why),
+            };
         }
         match &*tape {
             Recording::Done(tape) => tape.replay().map(|()| true).map_err(Error::from),
             _ => Ok(false),
+        }
+    }
+
+    /// Why the device would not record the launches: told once.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        let mut tape = self.tape.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *tape, Recording::Impossible) {
+            Recording::Refused(why) => Some(why),
+            other => {
+                *tape = other;
+                None
+            }
         }
     }
 

@@ -7,9 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jtllm_codegen::compile;
-use jtllm_codegen::kernel::verify::verify;
 use jtllm_codegen::options::Options;
-use jtllm_codegen::target::fits;
 use jtllm_ir::format::split_plane_name;
 use jtllm_ir::{DType, Graph, Op, Tensor};
 
@@ -17,6 +15,7 @@ use crate::device::{Device, Mem, Program};
 use crate::error::Error;
 use crate::network::lines;
 use crate::plan::{Bindings, Plan, Sizes, Values, bytes_of, size};
+use crate::program::artifact;
 use crate::weights::{Locate, Wanted, Weights};
 
 /// An input as the graph declares it, at the sizes of the passes.
@@ -137,15 +136,8 @@ impl Single {
 
 /// Kernels, verified, emitted and loaded.
 fn load(device: &dyn Device, kernels: &[jtllm_codegen::kernel::Kernel]) -> Result<Vec<Program>, Error> {
-    let target = device.target();
-    let mut emitted = Vec::new();
-    for kernel in kernels {
-        let graph = || format!("kernel {}", kernel.name);
-        fits(kernel, target.caps())?;
-        verify(kernel, target.caps())
-            .map_err(|faults| Error::Graph { graph: graph(), faults: lines(&faults) })?;
-        emitted.push((kernel, target.emit(kernel)?));
-    }
+    let emit = |kernel| Ok((kernel, artifact(device.target(), None, kernel)?.0));
+    let emitted: Vec<_> = kernels.iter().map(emit).collect::<Result<_, Error>>()?;
     Ok(device.load(&emitted)?)
 }
 

@@ -64,13 +64,15 @@ pub struct Model {
     architecture: Arc<dyn Architecture>,
     parts: Parts,
     seat: Seat,
-    /// Hears when the model leaves its device.
+    /// Hears when the model leaves its device, or runs on it in another way than was to be expected.
     tell: Option<Box<Tell>>,
+    /// Whether it was told that launches are not recorded.
+    told_refusal: bool,
     /// How it was loaded.
     pub options: LoadOptions,
 }
 
-/// Hears why a model that was running goes on elsewhere.
+/// Hears why a model that was running goes on elsewhere, or otherwise.
 pub type Tell = dyn Fn(&str) + Send;
 
 /// What a model takes of the machine's memory, on all devices together, and what was compiled for it.
@@ -218,7 +220,7 @@ impl Model {
         });
         let parts = Parts { graphs, cache: Arc::new(cache), options: options.clone() };
         let seat = parts.seat(ways)?;
-        Ok(Model { checkpoint, architecture, parts, seat, tell: None, options })
+        Ok(Model { checkpoint, architecture, parts, seat, tell: None, told_refusal: false, options })
     }
 
     /// Where it is.
@@ -230,7 +232,7 @@ impl Model {
         self.seat.placement.device_name().to_owned()
     }
 
-    /// Has somebody told when the model leaves its device while it runs.
+    /// Has somebody told when the model leaves its device while it runs, or runs there otherwise.
     pub fn tell(&mut self, tell: Box<Tell>) {
         self.tell = Some(tell);
     }
@@ -310,7 +312,15 @@ impl Model {
     pub fn pass(&mut self, batch: &Batch, trace: Option<&mut Trace>) -> Result<Vec<f32>, EngineError> {
         let checkpoint = self.checkpoint.clone();
         let locate = move |name: &str| checkpoint.tensor(name).and_then(source);
-        Ok(self.seat.runner.pass(batch, &locate, trace)?)
+        let logits = self.seat.runner.pass(batch, &locate, trace)?;
+        // Each plan is refused by itself, for the same reason.
+        if let Some(why) = self.networks().iter().find_map(|network| network.refusal())
+            && !std::mem::replace(&mut self.told_refusal, true)
+            && let Some(tell) = &self.tell
+        {
+            tell(&format!("{why}; its kernels are launched one by one"));
+        }
+        Ok(logits)
     }
 
     pub(crate) fn shared_architecture(&self) -> Arc<dyn Architecture> {

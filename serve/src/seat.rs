@@ -42,7 +42,7 @@ impl Parts {
     }
 
     fn choices(&self) -> Options {
-        Options { compute: self.options.compute }
+        Options { compute: self.options.compute, ..Options::default() }
     }
 
     /// Where the options want the model.
@@ -153,14 +153,15 @@ impl Parts {
     }
 
     fn need(&self, device: &dyn Device) -> Result<Need, EngineError> {
-        Ok(Need::of(&*self.graphs, device.target().caps(), self.positions())?)
+        Ok(Need::of(&*self.graphs, device.target().caps(), self.positions(), self.options.sequences)?)
     }
 
     fn whole(&self, backend: &'static str, device: Arc<dyn Device>) -> Seat {
         let (graphs, cache) = (Box::new(self.graphs.clone()), self.cache.clone());
         let runner = Box::new(Network::new(device.clone(), graphs, self.choices(), cache, self.positions()));
         let on = OnDevice { info: device.info(), layers: None };
-        let placement = Placement { backend, device: Some(on), processor: None, reasons: Vec::new() };
+        let reasons = on.info.without.iter().cloned().collect();
+        let placement = Placement { backend, device: Some(on), processor: None, reasons };
         Seat { runner, placement, device: Some(device) }
     }
 
@@ -181,8 +182,8 @@ impl Parts {
         let runner =
             Box::new(Split::new(both, graphs, layers - count, self.choices(), cache, self.positions()));
         let on = OnDevice { info: device.info(), layers: Some([layers, count - 1]) };
-        let placement =
-            Placement { backend, device: Some(on), processor: Some(on_processor), reasons: Vec::new() };
+        let reasons = on.info.without.iter().cloned().collect();
+        let placement = Placement { backend, device: Some(on), processor: Some(on_processor), reasons };
         Ok(Seat { runner, placement, device: Some(device) })
     }
 

@@ -85,3 +85,24 @@ fn a_lost_adapter_is_an_error_or_left() {
         }
     }
 }
+
+/// Spans of a plan are the same in every pass, and so is what binds them.
+#[test]
+fn decoding_binds_each_launch_once() {
+    let Some((adapter, way)) = way(&Choice::default()) else { return };
+    let mut engine = Engine::new(model("llama2-gqa-tiny", Backend::Wgpu, &way).unwrap(), None);
+    let mut tokens = vec![1, 5, 9, 13];
+    engine.feed(&tokens, false).unwrap();
+    let mut counts = Vec::new();
+    for token in 0..8 {
+        tokens.push(17 + token);
+        engine.feed(&tokens, false).unwrap();
+        counts.push(adapter.bindings().0);
+    }
+    let (first, last) = (counts[0], counts[counts.len() - 1]);
+    assert!(first > 0 && first == last, "bindings after each token: {counts:?}");
+    drop(engine);
+    let (made, kept) = adapter.bindings();
+    println!("{made} bindings for {} tokens, {kept} kept without the model", tokens.len());
+    assert_eq!(kept, 0);
+}

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use jtllm_models::Checkpoint;
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::options::Compute;
+use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Bucket, Part};
 use jtllm_runtime::trace::Trace;
@@ -101,6 +102,24 @@ fn a_second_start_compiles_nothing_and_a_damaged_kernel_is_compiled_again() {
     let (third, repaired) = start();
     assert_eq!((repaired.emitted, repaired.cached), (1, cold.emitted - 1));
     assert_eq!(first, third);
+}
+
+/// What a target can bind is no part of a kernel's key: a kept kernel is asked for it like any other.
+#[test]
+fn kept_kernels_bind_no_more_than_the_target_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = |max_bindings| {
+        let backend = Backend::Interp(Box::new(Caps { max_bindings, ..Caps::threads(32) }));
+        let options = LoadOptions { backend, ..options(64, false) };
+        let checkpoint = Checkpoint::open(&fixture("rwkv-7-tiny")).unwrap();
+        let cache = KernelCache::open(Some(folder.path().to_owned()));
+        let mut model = Model::load(checkpoint, options, cache)?;
+        model.ready().map(|()| model.network().unwrap().compiled.cached)
+    };
+    assert_eq!(load(64).unwrap(), 0);
+    assert!(load(64).unwrap() > 0);
+    let refused = load(8).unwrap_err().to_string();
+    assert!(refused.contains("buffers at a time, the target has 8"), "{refused}");
 }
 
 #[test]

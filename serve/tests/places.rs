@@ -10,10 +10,13 @@ use jtllm_runtime::DeviceError;
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::emit::cranelift::Cranelift;
 use jtllm_runtime::codegen::kernel::Kernel;
+use jtllm_runtime::codegen::schedule::Argument;
 use jtllm_runtime::codegen::target::{Artifact, Caps, Target};
 use jtllm_runtime::device::cpu::Cpu;
+use jtllm_runtime::device::interp::Interpreter;
 use jtllm_runtime::device::{Bytes, Device, DeviceInfo, Mem, Program, Span};
 use jtllm_runtime::ir::DType;
+use jtllm_runtime::network::{Bucket, Part};
 use jtllm_serve::place::{Layers, Place, Way};
 use jtllm_serve::{Backend, Engine, EngineError, LoadOptions, Model};
 
@@ -27,9 +30,9 @@ enum Fails {
     Load,
 }
 
-/// The processor, which pretends to be a device with a memory of its own, and fails from the `n`-th call on.
+/// The processor or the interpreter, which pretends to be a device with a memory of its own, and fails from the `n`-th call on.
 struct Fake {
-    inner: Cpu,
+    inner: Box<dyn Device>,
     memory: Option<u64>,
     fails: Fails,
     left: AtomicUsize,
@@ -38,7 +41,7 @@ struct Fake {
 impl Fake {
     fn device(memory: Option<u64>, fails: Fails, after: usize) -> Fake {
         let inner = Cpu::new(Box::new(Cranelift::host().unwrap()), 1);
-        Fake { inner, memory, fails, left: AtomicUsize::new(after) }
+        Fake { inner: Box::new(inner), memory, fails, left: AtomicUsize::new(after) }
     }
 
     fn check(&self, what: Fails, error: DeviceError) -> Result<(), DeviceError> {
@@ -54,7 +57,7 @@ impl Fake {
 
 impl Device for Fake {
     fn info(&self) -> DeviceInfo {
-        DeviceInfo { name: "the fake".to_owned(), memory: self.memory, threads: 0 }
+        DeviceInfo { name: "the fake".to_owned(), memory: self.memory, threads: 0, without: None }
     }
 
     fn target(&self) -> &dyn Target {
@@ -253,6 +256,35 @@ fn a_model_larger_than_the_device_is_refused_with_both_sizes() {
     let memory = whole.memory().unwrap();
     let taken = memory.copied + memory.cache + memory.buffers;
     assert!(taken <= all && all < 3 * taken, "{taken} of {all}: {memory:?}");
+}
+
+/// What decode attention hands on between its kernels is counted like other buffers.
+#[test]
+fn what_kernels_hand_on_is_counted() {
+    let way = |memory, attend_groups| {
+        let caps = Caps { attend_groups, attend_block: 32, ..Caps::threads(32) };
+        let inner = Box::new(Interpreter::new(caps));
+        let left = AtomicUsize::new(0);
+        let device: Arc<dyn Device> = Arc::new(Fake { inner, memory, fails: Fails::Never, left });
+        Way { backend: "wgpu", open: Arc::new(move |_, _| Ok(device.clone())), list: Vec::new }
+    };
+    let options = LoadOptions { context: 4096, ..options(Backend::Wgpu, Layers::All) };
+    let need = |attend_groups| match model(MODEL, options.clone(), way(Some(0), attend_groups)) {
+        Err(EngineError::TooLarge(large)) => large.need,
+        _ => panic!("nothing fits into 0 bytes"),
+    };
+    let mut model = model(MODEL, options.clone(), way(None, 1024)).unwrap();
+    model.ready().unwrap();
+    let plan = model.network().unwrap().plan(Part::Body, Bucket::Fixed(1)).unwrap();
+    let arguments = plan.compilation.steps.iter().map(|step| &step.arguments);
+    let spans = arguments.enumerate().flat_map(|(step, arguments)| arguments.iter().zip(plan.spans(step)));
+    let handed_on: Vec<u64> = spans
+        .filter(|(argument, _)| matches!(argument, Argument::Scratch(..)))
+        .map(|(_, span)| span.len)
+        .collect();
+    // Each of three layers writes it once and reads it once.
+    assert_eq!(handed_on.len(), 6);
+    assert_eq!(need(1024) - need(0), handed_on[0]);
 }
 
 #[test]

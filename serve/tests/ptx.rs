@@ -10,14 +10,14 @@ use assembler::{Kernels, find};
 use jtllm_models::Checkpoint;
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen;
-use jtllm_runtime::codegen::emit::ptx::Ptx;
+use jtllm_runtime::codegen::emit::ptx::{Ptx, TEAMS};
 use jtllm_runtime::codegen::target::Target;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Bucket, Part};
 use jtllm_serve::{Backend, LoadOptions, Model};
 
-/// Capabilities of devices: all that have a level of their own, and the newest.
-const CAPABILITIES: [u32; 6] = [70, 75, 80, 89, 90, 120];
+/// Processors: all that have a level of their own, and the newest.
+const PROCESSORS: [&str; 7] = ["70", "75", "80", "89", "90", "90a", "120"];
 
 /// One of each family; `None` is the demo model, whose weights are packed.
 const FIXTURES: [Option<&str>; 9] = [
@@ -33,7 +33,7 @@ const FIXTURES: [Option<&str>; 9] = [
 ];
 
 /// The kernels of a model's parts, scheduled for a target.
-fn add(kernels: &mut Kernels, fixture: Option<&str>, target: &Ptx, keys: DType) {
+fn add(kernels: &mut Kernels, fixture: Option<&str>, target: &Ptx, keys: DType, context: usize) {
     let checkpoint = match fixture {
         None => Checkpoint::demo().unwrap(),
         Some(name) => {
@@ -46,7 +46,7 @@ fn add(kernels: &mut Kernels, fixture: Option<&str>, target: &Ptx, keys: DType) 
         place: Default::default(),
         backend: Backend::Interp(Box::new(target.caps().clone())),
         threads: 2,
-        context: 256,
+        context,
         keys,
         values: keys,
         taps: false,
@@ -64,14 +64,21 @@ fn add(kernels: &mut Kernels, fixture: Option<&str>, target: &Ptx, keys: DType) 
 #[test]
 fn every_kernel_of_every_family_is_accepted() {
     let Some(ptxas) = find() else { return };
-    for capability in CAPABILITIES {
-        let target = Ptx::new(capability, 99 << 10);
+    for processor in PROCESSORS {
+        let target = match processor.parse() {
+            Ok(capability) => Ptx::new(capability, 99 << 10),
+            Err(_) => Ptx::new(TEAMS, 227 << 10).with_teams(),
+        };
         let mut kernels = Kernels::default();
         for (at, fixture) in FIXTURES.into_iter().enumerate() {
-            add(&mut kernels, fixture, &target, [DType::F16, DType::F32, DType::BF16][at % 3]);
+            let keys = [DType::F16, DType::F32, DType::BF16][at % 3];
+            // The longer one shares out the past of decoded tokens.
+            for context in [256, 1024] {
+                add(&mut kernels, fixture, &target, keys, context);
+            }
         }
         assert!(kernels.len() > 100, "{}", kernels.len());
-        println!("{} kernels for sm_{capability}", kernels.len());
-        kernels.assemble(&ptxas, &target, capability);
+        println!("{} kernels for sm_{processor}", kernels.len());
+        kernels.assemble(&ptxas, &target, processor);
     }
 }

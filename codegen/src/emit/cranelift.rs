@@ -36,10 +36,9 @@ use cranelift_codegen::isa::OwnedTargetIsa;
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_codegen::{Context, VERSION};
 use cranelift_frontend::FunctionBuilderContext;
-use jtllm_ir::DType;
 
-use crate::kernel::{Kernel, Value};
-use crate::target::{Artifact, Caps, EmitError, Target, plain_only};
+use crate::kernel::Kernel;
+use crate::target::{Artifact, Caps, EmitError, Target, limit, operations, plain_only};
 
 /// The type of emitted code: runs the groups `first..end`, counted with the first grid direction fastest.
 ///
@@ -108,26 +107,11 @@ impl Cranelift {
     /// Turns down what the target has no code for.
     fn check(&self, kernel: &Kernel) -> Result<(), EmitError> {
         plain_only(kernel, self.name())?;
-        let limit = |what, need: u64, have: u64| match need <= have {
-            true => Ok(()),
-            false => Err(EmitError::Limit { what, need, have }),
-        };
         if kernel.lanes != 1 {
             limit("lanes", u64::from(kernel.lanes), u64::from(self.caps.lanes))?;
             limit("lanes at least", u64::from(self.caps.lanes), u64::from(kernel.lanes))?;
         }
-        let shared = kernel.shared.iter().map(|s| u64::from(s.len) * s.dtype.size() as u64);
-        limit("bytes of shared memory", shared.sum(), u64::from(self.caps.shared_bytes))?;
-        limit("bindings", kernel.params.len() as u64, u64::from(self.caps.max_bindings))?;
-        for record in &kernel.values {
-            if let Value::Scalar(op, operands) = &record.value
-                && !operation::is_supported(*op)
-            {
-                let dtype = operands.first().map_or(DType::F32, |x| kernel.record(*x).dtype);
-                return Err(EmitError::Unsupported { op: *op, dtype, target: self.name() });
-            }
-        }
-        Ok(())
+        operations(kernel, self.name(), operation::is_supported)
     }
 }
 

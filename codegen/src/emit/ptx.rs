@@ -23,6 +23,9 @@
 //! A fragment is the registers in which the instructions want it (`ldmatrix`, `mma.sync`): four words of a left
 //! operand, two of a right one, four floats of sums. Where products are 8 deep (level 75), one is two.
 //!
+//! Where the units multiply out of shared memory by themselves (level 90a), two descriptors say where the operands
+//! lie; the sums of a team are one list of registers, those of each fragment in the order that they have for warps.
+//!
 //! # Loads and stores
 //!
 //! Elements of one memory that lie side by side, at an address that is provably a multiple of 4, 8 or 16 bytes,
@@ -50,6 +53,7 @@ mod matrix;
 mod memory;
 mod operation;
 mod pattern;
+mod team;
 mod uses;
 
 use jtllm_ir::DType;
@@ -85,7 +89,14 @@ pub fn dynamic_bytes(kernel: &Kernel) -> u32 {
 }
 
 /// What a capability adds: from which on, the version of the language, and the processor.
-const LEVELS: &[(u32, &str, &str)] = &[(70, "6.3", "sm_70"), (75, "6.5", "sm_75"), (80, "7.0", "sm_80")];
+const LEVELS: &[(u32, &str, &str)] =
+    &[(70, "6.3", "sm_70"), (75, "6.5", "sm_75"), (80, "7.0", "sm_80"), (TEAMS, "8.0", "sm_90a")];
+
+/// The capability of the devices whose units multiply for teams: those alone, for no other runs such a text.
+pub const TEAMS: u32 = 90;
+
+/// Lanes of a group with teams: two, so that while one waits the other multiplies.
+const TEAM_LANES: u32 = 256;
 
 /// The target `ptx`.
 #[derive(Clone, Debug)]
@@ -98,20 +109,26 @@ impl Ptx {
     /// For a device of a compute capability, ten times the major number and the minor (70 to 120), whose groups
     /// may have so many bytes of memory if a launch asks for them.
     pub fn new(capability: u32, shared_bytes: u32) -> Ptx {
-        let level = LEVELS.iter().rev().find(|(from, _, _)| *from <= capability).unwrap_or(&LEVELS[0]).0;
+        let known = LEVELS.iter().filter(|(from, _, _)| *from <= capability && *from != TEAMS);
+        let level = known.map(|(from, _, _)| *from).max().unwrap_or(LEVELS[0].0);
         let joins = LANES * 4 * JOINED_TOGETHER as u32;
         let caps = Caps {
             shared_bytes: shared_bytes.saturating_sub(joins),
             // As many positions as lanes, so that all of them have a score to compute.
             attend_block: LANES,
             vector_bytes: 16,
-            matrix: (level >= 75).then_some(Matrix { f16: true, bf16: level >= 80, lanes: LANES }),
+            matrix: (level >= 75).then_some(Matrix { f16: true, bf16: level >= 80, lanes: LANES, teams: 0 }),
             stage: level >= 80,
             bytes: false,
             decompose: true,
             ..Caps::threads(LANES)
         };
         Ptx { level, caps }
+    }
+
+    /// The same for a device of capability [`TEAMS`], with units that multiply for teams.
+    pub fn with_teams(self) -> Ptx {
+        Ptx { level: TEAMS, caps: self.caps.with_teams(TEAM_LANES) }
     }
 
     fn check(&self, kernel: &Kernel) -> Result<(), EmitError> {
@@ -122,7 +139,6 @@ impl Ptx {
         limit("lanes", u64::from(kernel.lanes), 1024)?;
         let shared = kernel.shared.iter().map(|shared| u64::from(shared.len) * shared.dtype.size() as u64);
         limit("bytes of shared memory", shared.sum(), u64::from(self.caps.shared_bytes))?;
-        limit("bindings", kernel.params.len() as u64, u64::from(self.caps.max_bindings))?;
         for record in &kernel.values {
             if let Value::Scalar(op, operands) = &record.value {
                 let dtype = operands.last().map_or(DType::F32, |x| kernel.record(*x).dtype);
@@ -141,7 +157,7 @@ impl Target for Ptx {
     }
 
     fn variant(&self) -> String {
-        format!("level {}", self.level)
+        format!("level {}{}", self.level, if self.level == TEAMS { "a" } else { "" })
     }
 
     fn caps(&self) -> &Caps {

@@ -26,11 +26,10 @@ mod function;
 mod index;
 mod operation;
 
-use jtllm_ir::DType;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
-use crate::kernel::{Kernel, Value};
-use crate::target::{Artifact, Caps, EmitError, Target, plain_only};
+use crate::kernel::Kernel;
+use crate::target::{Artifact, Caps, EmitError, TILE_LANES_MIN, Target, limit, operations, plain_only};
 
 /// Groups that one direction of a launch may have.
 pub const GROUPS_MAX: u32 = 65535;
@@ -63,7 +62,7 @@ pub enum Dialect {
 pub enum Joins {
     /// Through workgroup memory, with a barrier at each step.
     Shared,
-    /// By shuffles: a group is part of one subgroup.
+    /// By shuffles: a group is part of one subgroup. Larger groups, which multiply tiles, do so through memory.
     Subgroup,
 }
 
@@ -89,6 +88,23 @@ impl Wgsl {
         Wgsl { caps, joins, dialect: Dialect::Naga }
     }
 
+    /// The same with groups of [`TILE_LANES_MIN`] lanes for products of many rows, however few a subgroup has; an adapter
+    /// that has no such groups goes without. Not for software: there barriers cost more than tiles save.
+    pub fn with_tiles(self, most: u32) -> Wgsl {
+        if most < TILE_LANES_MIN {
+            return self;
+        }
+        let Caps { lanes, tile_lanes, shared_bytes, .. } = self.caps;
+        let tile_lanes = tile_lanes.max(TILE_LANES_MIN);
+        let shared_bytes = shared_bytes.saturating_sub(tile_lanes.saturating_sub(lanes) * 4);
+        Wgsl { caps: Caps { tile_lanes, shared_bytes, ..self.caps }, ..self }
+    }
+
+    /// How the lanes of a kernel join values.
+    fn joins(&self, kernel: &Kernel) -> Joins {
+        if kernel.lanes > self.caps.lanes { Joins::Shared } else { self.joins }
+    }
+
     /// The same for the readers of browsers.
     pub fn for_browsers(self) -> Wgsl {
         Wgsl { dialect: Dialect::Browser, ..self }
@@ -101,23 +117,10 @@ impl Wgsl {
 
     fn check(&self, kernel: &Kernel) -> Result<(), EmitError> {
         plain_only(kernel, self.name())?;
-        let limit = |what, need: u64, have: u64| match need <= have {
-            true => Ok(()),
-            false => Err(EmitError::Limit { what, need, have }),
-        };
-        limit("lanes", u64::from(kernel.lanes), u64::from(self.caps.lanes))?;
+        limit("lanes", u64::from(kernel.lanes), u64::from(self.caps.lanes.max(self.caps.tile_lanes)))?;
         let shared = kernel.shared.iter().map(|shared| u64::from(shared.len) * 4);
         limit("bytes of shared memory", shared.sum(), u64::from(self.caps.shared_bytes))?;
-        limit("bindings", kernel.params.len() as u64, u64::from(self.caps.max_bindings))?;
-        for record in &kernel.values {
-            if let Value::Scalar(op, operands) = &record.value
-                && !operation::is_supported(*op)
-            {
-                let dtype = operands.first().map_or(DType::F32, |x| kernel.record(*x).dtype);
-                return Err(EmitError::Unsupported { op: *op, dtype, target: self.name() });
-            }
-        }
-        Ok(())
+        operations(kernel, self.name(), operation::is_supported)
     }
 }
 
@@ -136,10 +139,11 @@ impl Target for Wgsl {
 
     fn emit(&self, kernel: &Kernel) -> Result<Artifact, EmitError> {
         self.check(kernel)?;
-        let text = function::emit(kernel, self.joins)?;
-        validate(&text, self.joins)
+        let joins = self.joins(kernel);
+        let text = function::emit(kernel, joins)?;
+        validate(&text, joins)
             .map_err(|why| EmitError::Refused { why: format!("{}: {why}\n{text}", kernel.name) })?;
-        let extensions = match (self.dialect, self.joins) {
+        let extensions = match (self.dialect, joins) {
             (Dialect::Browser, Joins::Subgroup) => "enable subgroups;\n",
             _ => "",
         };

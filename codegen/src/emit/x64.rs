@@ -120,7 +120,7 @@ fn is_supported(op: ScalarOp) -> bool {
 }
 
 fn caps(level: Level) -> Caps {
-    Caps::vector(level.lanes() as u32)
+    Caps { bytes: true, ..Caps::vector(level.lanes() as u32) }
 }
 
 impl Target for X64 {

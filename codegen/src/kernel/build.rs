@@ -7,8 +7,8 @@ use jtllm_ir::expr::Kind;
 use jtllm_ir::{DType, Expr, Monoid, Scalar, ScalarOp, Symbol};
 
 use super::{
-    Access, CellId, Fragment, FragmentId, GRID_AXIS, Kernel, LANE_AXIS, LOOP_AXIS, Memory, Param, Role,
-    Shared, Stmt, Value, ValueId, ValueRecord,
+    Access, CellId, Fragment, FragmentId, GRID_AXIS, Kernel, LANE_AXIS, LOOP_AXIS, Memory, Panel, Param,
+    Role, Shared, Stmt, Value, ValueId, ValueRecord,
 };
 
 /// What makes two pure values the same.
@@ -303,6 +303,21 @@ impl Builder {
     /// `sum += left * transposed right`.
     pub fn mma(&mut self, sum: FragmentId, left: FragmentId, right: FragmentId) {
         self.statement(Stmt::Mma { sum, left, right });
+    }
+
+    /// Begins `sums += left * transposed right` for each team, both operands so deep.
+    pub fn product(&mut self, sums: &[FragmentId], left: Panel, right: Panel, depth: u32) {
+        self.statement(Stmt::Product { sums: sums.to_vec(), left, right, depth });
+    }
+
+    /// Waits until at most `pending` products are under way.
+    pub fn product_wait(&mut self, pending: u32) {
+        self.statement(Stmt::ProductWait { pending });
+    }
+
+    /// Shows the units that multiply for teams what lanes have brought to shared memory.
+    pub fn publish(&mut self) {
+        self.statement(Stmt::Publish);
     }
 
     /// Stores sums to shared memory, rows `stride` elements apart.

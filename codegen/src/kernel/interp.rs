@@ -14,12 +14,13 @@ mod index;
 mod machine;
 mod matrix;
 mod memory;
+mod product;
 mod scalar;
 
 use std::fmt;
 use std::ops::Range;
 
-use super::{Kernel, Memory};
+use super::{FragmentId, Kernel, Memory};
 
 pub use compile::Program;
 
@@ -145,6 +146,35 @@ pub enum InterpError {
         /// The lane that has another one.
         lane: u32,
     },
+    /// A product reads what no lane has published before the last barrier.
+    Unpublished {
+        /// The memory.
+        memory: Memory,
+        /// The element's offset.
+        offset: i64,
+        /// The group.
+        group: u64,
+        /// The first lane of the team.
+        lane: u32,
+    },
+    /// A lane stores to what a product under way reads.
+    Multiplied {
+        /// The memory.
+        memory: Memory,
+        /// The element's offset.
+        offset: i64,
+        /// The group.
+        group: u64,
+        /// The lane.
+        lane: u32,
+    },
+    /// Sums are used while a product of them is under way.
+    Unfinished {
+        /// The fragment.
+        fragment: FragmentId,
+        /// The group.
+        group: u64,
+    },
     /// A load of shared memory that the group has not written.
     Undefined {
         /// The memory.
@@ -190,6 +220,17 @@ impl fmt::Display for InterpError {
             InterpError::Parted { memory, offset, group, lane } => {
                 let rule = "is another place for that lane than for its warp";
                 write!(f, "{memory}[{offset}] {rule} (group {group}, lane {lane})")
+            }
+            InterpError::Unpublished { memory, offset, group, lane } => {
+                let rule = "that nobody has published before the last barrier";
+                write!(f, "the team of lane {lane} multiplies {memory}[{offset}] {rule} (group {group})")
+            }
+            InterpError::Multiplied { memory, offset, group, lane } => {
+                let rule = "while a product of it is under way";
+                write!(f, "lane {lane} stores {memory}[{offset}] {rule} (group {group})")
+            }
+            InterpError::Unfinished { fragment, group } => {
+                write!(f, "f{} is used while a product of it is under way (group {group})", fragment.0)
             }
             InterpError::Undefined { memory, offset, group, lane } => {
                 write!(f, "lane {lane} loads {memory}[{offset}] that nothing has written (group {group})")

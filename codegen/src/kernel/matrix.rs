@@ -2,7 +2,7 @@
 
 use jtllm_ir::{DType, Expr};
 
-use super::{Access, CHUNK_BYTES, FragmentId, Kernel, Memory, Role, Stmt};
+use super::{Access, CHUNK_BYTES, FragmentId, Kernel, Memory, Panel, Role, Stmt, TEAM, TEAM_ROWS};
 
 /// The tile that a statement moves between a fragment and shared memory.
 pub(super) struct Tile<'s> {
@@ -37,16 +37,46 @@ impl Stmt {
             | Stmt::Spill { at, .. }
             | Stmt::Scale { at, .. } => vec![at],
             Stmt::Stage { at, from_at, .. } => vec![at, from_at],
+            Stmt::Product { left, right, .. } => vec![&left.at, &right.at],
             Stmt::Loop { extent: x, .. } | Stmt::If { cond: x, .. } => vec![x],
             Stmt::Let(_)
             | Stmt::Set(..)
             | Stmt::Barrier
             | Stmt::Clear(_)
             | Stmt::Mma { .. }
+            | Stmt::ProductWait { .. }
+            | Stmt::Publish
             | Stmt::StageCommit
             | Stmt::StageWait { .. } => Vec::new(),
         }
     }
+}
+
+/// Numbers along the depth of one step of a product.
+const DEPTH: u32 = 16;
+
+/// Columns of a team's sums, in fragments of them.
+const SUMS_MAX: usize = 32;
+
+impl Panel {
+    /// Elements from the first to behind the last, of so many rows and numbers.
+    pub(super) fn extent(&self, rows: u32, depth: u32, dtype: DType) -> i64 {
+        let piece = chunk(dtype);
+        (i64::from(depth) / piece - 1) * i64::from(self.stride) + i64::from(rows) * piece
+    }
+}
+
+/// Both operands of a team's product, each with its rows.
+pub(super) fn panels<'s>(sums: &[FragmentId], left: &'s Panel, right: &'s Panel) -> [(&'s Panel, u32); 2] {
+    [(left, TEAM_ROWS), (right, sums.len() as u32 * Role::Sum.columns())]
+}
+
+/// Whether teams multiply somewhere in a block.
+pub fn has_products(body: &[Stmt]) -> bool {
+    body.iter().any(|stmt| match stmt {
+        Stmt::Loop { body, .. } | Stmt::If { body, .. } => has_products(body),
+        other => matches!(other, Stmt::Product { .. }),
+    })
 }
 
 impl Tile<'_> {
@@ -90,6 +120,10 @@ pub(super) fn fault(kernel: &Kernel, stmt: &Stmt) -> Option<String> {
                 let (a, b) = (dtype(left), dtype(right));
                 (a != b).then(|| format!("a product of {a} and {b}"))
             }),
+        Stmt::Product { sums, left, right, depth } => {
+            let sum = sums.iter().find_map(|sum| has(sum, &[Role::Sum]));
+            sum.or_else(|| product_fault(kernel, sums, [left, right], *depth))
+        }
         Stmt::Spill { sum, memory, .. } | Stmt::Scale { sum, memory, .. } => {
             has(sum, &[Role::Sum]).or_else(|| shared(memory, dtype(sum)))
         }
@@ -100,6 +134,29 @@ pub(super) fn fault(kernel: &Kernel, stmt: &Stmt) -> Option<String> {
             _ => Some(format!("{from}, which is no parameter that is only read")),
         },
         _ => None,
+    }
+}
+
+/// What is wrong with a team's product whose sums are sums.
+fn product_fault(kernel: &Kernel, sums: &[FragmentId], panels: [&Panel; 2], depth: u32) -> Option<String> {
+    let dtype = |panel: &Panel| match panel.memory {
+        Memory::Shared(_) if kernel.memory_exists(panel.memory) => Some(kernel.memory_dtype(panel.memory)),
+        _ => None,
+    };
+    let [left, right] = panels.map(dtype);
+    let twice = sums.iter().enumerate().any(|(at, sum)| sums[..at].contains(sum));
+    if sums.is_empty() || sums.len() > SUMS_MAX || twice {
+        return Some(format!("{} sums, where 1 to {SUMS_MAX} different ones are expected", sums.len()));
+    }
+    if depth == 0 || !depth.is_multiple_of(DEPTH) {
+        return Some(format!("a depth of {depth}, which is no multiple of {DEPTH}"));
+    }
+    if !kernel.lanes.is_multiple_of(TEAM) {
+        return Some(format!("teams among {} lanes", kernel.lanes));
+    }
+    match (left, right) {
+        (Some(a @ (DType::F16 | DType::BF16)), Some(b)) if a == b => None,
+        _ => Some(format!("{} by {}", panels[0].memory, panels[1].memory)),
     }
 }
 

@@ -13,7 +13,7 @@ use jtllm_ir::expr::Kind;
 use jtllm_ir::{DType, Expr};
 
 use super::names::{derived_range, fits};
-use super::{CellId, Kernel, LOOP_AXIS, Stmt, Value, ValueId, ValueRecord, Varying, WARP};
+use super::{CellId, Kernel, LOOP_AXIS, Panel, Stmt, Value, ValueId, ValueRecord, Varying, WARP};
 
 /// The kernel without dead code and with offsets split, in canonical numbers.
 pub fn optimise(kernel: &Kernel) -> Kernel {
@@ -208,10 +208,17 @@ impl Splitter {
                 let (at, from_at) = (self.split(at, depth), self.split(from_at, depth));
                 Stmt::Stage { to: *to, at, from: *from, from_at }
             }
+            Stmt::Product { sums, left, right, depth: deep } => {
+                let [left, right] =
+                    [left, right].map(|panel| Panel { at: self.split(&panel.at, depth), ..*panel });
+                Stmt::Product { sums: sums.clone(), left, right, depth: *deep }
+            }
             Stmt::Set(..)
             | Stmt::Barrier
             | Stmt::Clear(_)
             | Stmt::Mma { .. }
+            | Stmt::ProductWait { .. }
+            | Stmt::Publish
             | Stmt::StageCommit
             | Stmt::StageWait { .. } => stmt.clone(),
         }

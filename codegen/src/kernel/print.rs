@@ -138,6 +138,15 @@ impl Printer<'_> {
                 Stmt::Mma { sum, left, right } => {
                     writeln!(out, "mma f{}, f{}, f{}", sum.0, left.0, right.0)?;
                 }
+                Stmt::Product { sums, left, right, depth } => {
+                    let sums: Vec<String> = sums.iter().map(|sum| format!("f{}", sum.0)).collect();
+                    let [left, right] = [left, right].map(|panel| {
+                        format!("{}[{}] stride {}", panel.memory, show(&panel.at), panel.stride)
+                    });
+                    writeln!(out, "product {} by {left}, {right} depth {depth}", sums.join(", "))?;
+                }
+                Stmt::ProductWait { pending } => writeln!(out, "product_wait {pending}")?,
+                Stmt::Publish => out.push_str("publish\n"),
                 Stmt::Spill { sum, memory, at, stride } => {
                     writeln!(out, "spill {memory}[{}] stride {stride} = f{}", show(at), sum.0)?;
                 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use jtllm_ir::Expr;
 use jtllm_ir::expr::Kind;
 
-use super::{CellId, FragmentId, Kernel, LOOP_AXIS, Stmt, Value, ValueId};
+use super::{CellId, FragmentId, Kernel, LOOP_AXIS, Panel, Stmt, Value, ValueId};
 
 /// Stands for whatever a kernel mentions without having it.
 const NOWHERE: u32 = u32::MAX;
@@ -105,6 +105,10 @@ impl Numbers {
         }
     }
 
+    fn panel(&mut self, kernel: &Kernel, panel: &Panel) -> Panel {
+        Panel { at: self.expr(kernel, &panel.at), ..*panel }
+    }
+
     fn block(&mut self, kernel: &Kernel, body: &[Stmt]) -> Vec<Stmt> {
         body.iter().map(|stmt| self.statement(kernel, stmt)).collect()
     }
@@ -135,7 +139,16 @@ impl Numbers {
                 let cond = self.expr(kernel, cond);
                 Stmt::If { cond, body: self.block(kernel, body) }
             }
-            Stmt::Barrier | Stmt::StageCommit | Stmt::StageWait { .. } => stmt.clone(),
+            Stmt::Barrier
+            | Stmt::StageCommit
+            | Stmt::StageWait { .. }
+            | Stmt::ProductWait { .. }
+            | Stmt::Publish => stmt.clone(),
+            Stmt::Product { sums, left, right, depth } => {
+                let sums = sums.iter().map(|sum| self.fragment_id(kernel, *sum)).collect();
+                let [left, right] = [left, right].map(|panel| self.panel(kernel, panel));
+                Stmt::Product { sums, left, right, depth: *depth }
+            }
             Stmt::Clear(sum) => Stmt::Clear(self.fragment_id(kernel, *sum)),
             Stmt::Fetch { fragment, memory, at, stride, turned } => {
                 let (fragment, at) = (self.fragment_id(kernel, *fragment), self.expr(kernel, at));

@@ -1,10 +1,12 @@
 //! What a kernel must keep, checked: every fault is listed, with its place.
 //!
-//! The rules: types agree; a value is defined by one `Let`, before its use, in the same or an enclosing
-//! block; a cell is set before it is read, a fragment filled before it is used; axes are bound, once; loops,
-//! barriers, `lane_reduce` and what warps do together stand where all lanes come along; no two lanes store to
-//! one element in one statement; every access is proven to be in bounds, and those of tiles and asynchronous
-//! copies to begin at a multiple of 16 bytes; parameters, shared memory and lanes keep the target's limits.
+//! The rules: types agree; a value is defined by one `Let`, before its use, in the same or an enclosing block; a
+//! cell is set before it is read, a fragment filled before it is used, a product waited for before anything else
+//! touches its sums; axes are bound, once; loops, barriers, `lane_reduce` and what warps do together stand where
+//! all lanes come along; no two lanes store to one element in one statement; every access is proven to be in
+//! bounds, and those of tiles and asynchronous copies to begin at a multiple of 16 bytes; shared memory and
+//! lanes keep the target's limits. Whether a target can bind the parameters is asked of [`crate::target::fits`]: that is
+//! no fault of the kernel.
 //!
 //! A bound is proven from the ranges of an offset's leaves and from the conditions around the access.
 //! Values that are index expressions are replaced by them first. Ranges that a kernel states for loaded
@@ -20,7 +22,7 @@ use jtllm_ir::expr::Kind;
 use jtllm_ir::{DType, Expr};
 
 use super::names::{KernelNames, fits, stated_ranges};
-use super::{Access, CellId, Kernel, LANE_AXIS, Memory, Stmt, Value, ValueId, Varying, types};
+use super::{Access, CellId, Kernel, LANE_AXIS, Memory, Stmt, Value, ValueId, Varying, has_products, types};
 use crate::target::Caps;
 
 /// One fault of a kernel.
@@ -51,6 +53,7 @@ pub fn verify(kernel: &Kernel, caps: &Caps) -> Result<(), Vec<KernelError>> {
         values: vec![State::Undefined; kernel.values.len()],
         cells: vec![false; kernel.cells.len()],
         fragments: vec![false; kernel.fragments.len()],
+        under_way: vec![false; kernel.fragments.len()],
         axes: HashMap::new(),
         bound: HashSet::new(),
         conditions: Vec::new(),
@@ -83,6 +86,8 @@ struct Check<'k> {
     cells: Vec<bool>,
     /// Which fragments have contents.
     fragments: Vec<bool>,
+    /// Which sums a product may still be changing.
+    under_way: Vec<bool>,
     /// The extents of the loops around.
     axes: HashMap<u16, Expr>,
     /// Every loop axis so far.
@@ -113,12 +118,11 @@ impl Check<'_> {
             self.fault("lanes", "lanes are a power of two", kernel.lanes.to_string());
         }
         let lanes = match caps.matrix {
+            Some(matrix) if has_products(&kernel.body) => matrix.teams,
             Some(matrix) if !kernel.fragments.is_empty() => matrix.lanes,
-            _ => caps.lanes,
+            _ => caps.lanes.max(caps.tile_lanes),
         };
         self.limit("lanes", "a group has as many lanes as the target", kernel.lanes.into(), lanes.into());
-        let params = kernel.params.len() as u64;
-        self.limit("params", "parameters fit the target's bindings", params, caps.max_bindings.into());
         let shared: u64 = kernel.shared.iter().map(|s| u64::from(s.len) * s.dtype.size() as u64).sum();
         self.limit("shared", "shared memory fits the target's", shared, caps.shared_bytes.into());
         let lens = kernel.params.iter().enumerate().map(|(at, param)| (format!("p{at}"), &param.len));
@@ -131,12 +135,6 @@ impl Check<'_> {
                 self.fault(place.clone(), "a size is not negative", text(x));
             }
             self.symbols(&place, x);
-        }
-        for (at, param) in kernel.params.iter().enumerate() {
-            // Lengths that depend on sizes are for the device to check, which knows them.
-            let Some(len) = param.len.as_int() else { continue };
-            let most = u64::try_from(len).unwrap_or(0).saturating_mul(param.dtype.size() as u64);
-            self.limit(&format!("p{at}"), "a parameter fits the target's binding", most, caps.max_span);
         }
     }
 
@@ -253,7 +251,7 @@ impl Check<'_> {
                 self.divergent |= self.varies(cond);
                 let inlined = self.inlined(cond);
                 self.conditions.extend(inlined.conjuncts());
-                self.block(body);
+                self.nested(body, false);
                 self.conditions.truncate(depth);
                 self.divergent = outer;
             }
@@ -273,7 +271,7 @@ impl Check<'_> {
             self.fault(place, "an axis is bound once", format!("l{axis} again"));
         }
         self.axes.insert(axis, extent.clone());
-        self.block(body);
+        self.nested(body, true);
         self.axes.remove(&axis);
     }
 

@@ -244,8 +244,17 @@ fn quantise(graph: &mut Graph, x: &Factor, space: &[Expr], depth: &Depth, left_a
             let numbers = depth.view(graph, x, &shape, word.clone() * BYTES + byte);
             let number = rounded(graph, numbers, &shape);
             let number = graph.map(ScalarOp::Bitcast(DType::U32), &[number]);
-            let mask = splat_scalar(graph, DType::U32, Scalar::Int(0xFF), &shape);
-            let number = graph.map(ScalarOp::And, &[number, mask]);
+            let number = match byte + 1 < BYTES {
+                true => {
+                    let mask = splat_scalar(graph, DType::U32, Scalar::Int(0xFF), &shape);
+                    graph.map(ScalarOp::And, &[number, mask])
+                }
+                // What is above goes.
+                false => number,
+            };
+            if byte == 0 {
+                return number;
+            }
             let up = splat_scalar(graph, DType::U32, Scalar::Int(8 * byte), &shape);
             graph.map(ScalarOp::Shl, &[number, up])
         })

@@ -1,16 +1,20 @@
 //! Matrix products of many rows, tile by tile through shared memory.
 //!
 //! A group computes `rows x columns` sums. Step by step along the depth its lanes bring a tile of each operand to
-//! shared memory, in one of two buffers: while a step is multiplied out of one, the next one comes into the other,
-//! so that one barrier a step is enough. Operands that are rounded to 16 bits are multiplied by matrix units where
-//! there are any, all others by lanes that hold a few sums each. Rows and columns beyond the last read the last
-//! one's numbers, and nobody stores what becomes of them; a depth that is no multiple of a step ends in zeros. The
-//! order of a sum's terms depends on the depth alone.
+//! shared memory, in one of two buffers: while a step is multiplied out of one, the next one comes into the
+//! other, so that one barrier a step is enough. Where units multiply behind the lanes' backs there are four:
+//! products of two steps are under way, so that the units need not wait for the barrier between them, while two
+//! more steps come. Operands that are rounded to 16 bits are multiplied by matrix units where there are any, all
+//! others by lanes that hold a few sums each. Rows and columns beyond the last read the last one's numbers, and
+//! nobody stores what becomes of them; a depth that is no multiple of a step ends in zeros. The order of a sum's
+//! terms depends on the depth alone.
 
 mod lanes;
 mod matrix;
 mod operand;
 mod plan;
+mod strips;
+mod teams;
 
 use jtllm_ir::Expr;
 
@@ -68,6 +72,9 @@ trait Products {
     /// Adds the products of the step in a buffer.
     fn multiply(&self, lower: &mut Lower<'_>, plan: &Plan, operands: &[Operand], buffer: &Expr);
 
+    /// Waits until only the products of the last so many steps may still be under way.
+    fn settle(&self, _lower: &mut Lower<'_>, _steps: u32) {}
+
     /// Computes and stores what is made of the sums.
     fn finish(&self, lower: &mut Lower<'_>, contraction: &Contraction, sides: &Sides, plan: &Plan);
 }
@@ -96,23 +103,29 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction, cut: &Cu
     let sums = contraction.sums.len();
     let products: Box<dyn Products> = match plan.kind {
         Kind::Matrix { warp, spilled } => Box::new(matrix::Units::new(&mut lower, sums, plan, warp, spilled)),
+        Kind::Teams { spilled } => Box::new(teams::Teams::new(&mut lower, sums, plan, spilled)),
         Kind::Lanes { own } => Box::new(lanes::Sums::new(&mut lower, sums, plan, own)),
     };
     let all = Pipeline { operands: &operands, sides, plan };
     let steps = (operands[0].depth + plan.step - 1) / plan.step;
-    all.start(&mut lower, &Expr::int(0));
-    all.complete(&mut lower, &Expr::int(0));
-    if steps > 1 {
-        lower.repeat(&Expr::int(steps - 1), |lower, step| {
-            let next = step.clone() + 1;
-            all.arrive(lower);
+    let ahead = plan.ahead(steps);
+    (0..ahead).for_each(|step| all.start(&mut lower, &Expr::int(step)));
+    (0..ahead).for_each(|step| all.complete(&mut lower, &Expr::int(step)));
+    if steps > ahead {
+        lower.repeat(&Expr::int(steps - ahead), |lower, step| {
+            let next = step.clone() + ahead;
+            all.arrive(lower, ahead - 1);
             all.start(lower, &next);
-            products.multiply(lower, plan, &operands, &step.modulo(2));
+            products.multiply(lower, plan, &operands, &step.modulo(plan.stages));
             all.complete(lower, &next);
+            products.settle(lower, 1);
         });
     }
-    all.arrive(&mut lower);
-    products.multiply(&mut lower, plan, &operands, &Expr::int((steps - 1) % 2));
+    for left in (0..ahead).rev() {
+        all.arrive(&mut lower, left);
+        products.multiply(&mut lower, plan, &operands, &Expr::int((steps - 1 - left) % plan.stages));
+        products.settle(&mut lower, u32::from(left > 0));
+    }
     products.finish(&mut lower, contraction, sides, plan);
     lower.finish()
 }
@@ -129,10 +142,14 @@ impl Pipeline<'_> {
         self.operands.iter().any(|operand| operand.staged)
     }
 
-    /// Waits for the step that is on its way; all lanes are done with the one before.
-    fn arrive(&self, lower: &mut Lower<'_>) {
+    /// Waits for the first step that is on its way, but not for so many further ones; all lanes are done with the
+    /// one before.
+    fn arrive(&self, lower: &mut Lower<'_>, further: i64) {
         if self.is_staged() {
-            lower.b.stage_wait(0);
+            lower.b.stage_wait(further as u32);
+        }
+        if self.plan.is_panel() {
+            lower.b.publish();
         }
         lower.b.barrier();
     }

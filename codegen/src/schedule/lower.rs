@@ -11,6 +11,7 @@ use jtllm_ir::{DType, Expr, Graph, Layout, Node, Op, Scalar, ScalarOp};
 use super::{PART_ROWS, Scheduled, layout};
 use crate::kernel::build::Builder;
 use crate::kernel::{Access, Memory, ValueId};
+use crate::options::Options;
 use crate::region::Region;
 use crate::target::Caps;
 
@@ -47,6 +48,7 @@ pub(super) struct Lower<'a> {
     pub(super) graph: &'a Graph,
     pub(super) region: &'a Region,
     pub(super) caps: &'a Caps,
+    pub(super) options: &'a Options,
     pub(super) b: Builder,
     /// The columns of a contraction that the kernel computes; none: all of them.
     pub(super) part: Option<Range<i64>>,
@@ -62,7 +64,7 @@ impl<'a> Lower<'a> {
         graph: &'a Graph,
         stored: &'a HashSet<Node>,
         region: &'a Region,
-        caps: &'a Caps,
+        (caps, options): (&'a Caps, &'a Options),
         part: Option<Range<i64>>,
     ) -> Lower<'a> {
         let one = || Expr::int(1);
@@ -71,6 +73,7 @@ impl<'a> Lower<'a> {
             graph,
             region,
             caps,
+            options,
             b,
             part,
             stored,
@@ -91,7 +94,7 @@ impl<'a> Lower<'a> {
 
     /// Another kernel of the same region.
     pub(super) fn another(&self) -> Lower<'a> {
-        Lower::new(self.graph, self.stored, self.region, self.caps, self.part.clone())
+        Lower::new(self.graph, self.stored, self.region, (self.caps, self.options), self.part.clone())
     }
 
     /// The `f32`s that the kernels of the region hand on to each other.

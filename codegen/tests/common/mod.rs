@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use jtllm_codegen::kernel::interp::{Buffer, Memories, Options, run_groups};
 use jtllm_codegen::kernel::{Access, Kernel, verify::verify};
 use jtllm_codegen::schedule::{Argument, layout};
-use jtllm_codegen::target::Caps;
+use jtllm_codegen::target::{Caps, fits};
 use jtllm_codegen::{Compilation, compile};
 use jtllm_ir::expr::{Environment, Symbol};
 use jtllm_ir::interp::Bindings;
@@ -41,7 +41,7 @@ pub(crate) fn noise(seed: &mut u64) -> f32 {
     ((*seed >> 40) as f32) / (1u64 << 23) as f32 - 1.0
 }
 
-/// The compilation of a graph, each kernel verified.
+/// The compilation of a graph, each kernel verified, and no wider than the target binds.
 pub(crate) fn compiled(graph: &Graph, caps: &Caps) -> Compilation {
     compiled_as(graph, caps, &jtllm_codegen::options::Options::default())
 }
@@ -55,6 +55,7 @@ pub(crate) fn compiled_as(
     jtllm_ir::verify::verify(graph).unwrap();
     let compilation = compile(graph, caps, options);
     for kernel in &compilation.kernels {
+        fits(kernel, caps).unwrap_or_else(|error| panic!("kernel {}: {error}", kernel.name));
         if let Err(faults) = verify(kernel, caps) {
             let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
             panic!("kernel {}:\n{}\n{kernel}", kernel.name, faults.join("\n"));
@@ -231,6 +232,7 @@ pub(crate) fn all_caps() -> Vec<(&'static str, Caps)> {
         ("vector 16", Caps::vector(16)),
         ("threads 32", Caps::threads(32)),
         ("threads 128", Caps::threads(128)),
+        ("threads 32, tiles by 64", Caps { tile_lanes: 64, ..Caps::threads(32) }),
         ("threads 32, 16 bytes each", Caps { vector_bytes: 16, ..Caps::threads(32) }),
     ]
 }

@@ -1,6 +1,7 @@
 //! Runs emitted PTX on an interpreter of PTX, beside the interpreter of kernels.
 
-use jtllm_codegen::emit::ptx::{ENTRY, Ptx, dispatch, dynamic_bytes};
+use jtllm_codegen::emit::ptx::{ENTRY, Ptx, TEAMS, dispatch, dynamic_bytes};
+use jtllm_codegen::kernel::has_products;
 use jtllm_codegen::target::Target;
 use jtllm_ir::interp::Bindings;
 use jtllm_ir::{DType, Graph};
@@ -16,13 +17,26 @@ pub(crate) fn device(capability: u32) -> Ptx {
     Ptx::new(capability, 99 << 10)
 }
 
-/// Compares all kernels of a graph, bit for bit, at every level.
-pub(crate) fn compare(graph: &Graph, bindings: &Bindings) {
+/// A device whose units multiply for teams.
+pub(crate) fn team_device() -> Ptx {
+    Ptx::new(TEAMS, 227 << 10).with_teams()
+}
+
+/// Compares all kernels of a graph, bit for bit, at every level; gives how many of them are products of teams.
+pub(crate) fn compare(graph: &Graph, bindings: &Bindings) -> usize {
     for capability in LEVELS {
         let target = device(capability);
         let compilation = compiled(graph, target.caps());
         run_by(&compilation, target.caps(), &mut bindings.clone(), &mut |launch| both(&target, launch));
     }
+    let target = team_device();
+    let compilation = compiled(graph, target.caps());
+    let products = compilation.kernels.iter().filter(|kernel| has_products(&kernel.body)).count();
+    // Other kernels are those of the level below.
+    if products > 0 {
+        run_by(&compilation, target.caps(), &mut bindings.clone(), &mut |launch| both(&target, launch));
+    }
+    products
 }
 
 /// Runs a launch in both ways; what they leave behind must be the same.

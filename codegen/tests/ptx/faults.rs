@@ -13,7 +13,7 @@ use crate::common::ptx::{device, emulate_text};
 use crate::common::{compiled, noise, run_by};
 
 /// The graph of a golden file.
-fn graph(file: &str) -> Graph {
+pub(crate) fn graph(file: &str) -> Graph {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/files/ptx").join(file);
     let text = fs::read_to_string(path).unwrap();
     let (_, rest) = text.split_once('\n').unwrap();
@@ -21,7 +21,7 @@ fn graph(file: &str) -> Graph {
 }
 
 /// Random numbers for everything that a graph reads; `rows` is the value of its symbols.
-fn bindings(graph: &Graph, rows: i64) -> Bindings {
+pub(crate) fn bindings(graph: &Graph, rows: i64) -> Bindings {
     let mut found = Bindings::new();
     let mut seed = 5;
     for symbol in &graph.symbols {
@@ -51,14 +51,19 @@ fn bindings(graph: &Graph, rows: i64) -> Bindings {
 }
 
 /// A text with a fault, and what the interpreter must say of it.
-struct Planted {
+pub(crate) struct Planted {
     what: &'static str,
-    text: String,
-    reasons: &'static [Reason],
+    pub(crate) text: String,
+    pub(crate) reasons: &'static [Reason],
 }
 
 /// Every text that lacks one of the places where `line` stands.
-fn without(text: &str, line: &str, what: &'static str, reasons: &'static [Reason]) -> Vec<Planted> {
+pub(crate) fn without(
+    text: &str,
+    line: &str,
+    what: &'static str,
+    reasons: &'static [Reason],
+) -> Vec<Planted> {
     let removed = |(at, _): (usize, &str)| {
         let text = format!("{}{}", &text[..at], &text[at + line.len()..]);
         Planted { what, text, reasons }

@@ -11,5 +11,6 @@ mod faults;
 mod golden;
 mod operations;
 mod shapes;
+mod teams;
 
 use jtllm_codegen as codegen;

@@ -66,7 +66,7 @@ fn every_operation_is_accepted() {
         let target = Ptx::new(capability, 99 << 10);
         let kernel = decompose(&kernel(&all(), lanes), target.caps());
         let text = String::from_utf8(target.emit(&kernel).unwrap().bytes).unwrap();
-        if let Err(words) = assemble(&ptxas, &text, capability) {
+        if let Err(words) = assemble(&ptxas, &text, &capability.to_string()) {
             panic!("{capability}: {words}\n{text}");
         }
     }

@@ -2,6 +2,7 @@
 
 use jtllm_codegen::compile;
 use jtllm_codegen::emit::ptx::Ptx;
+use jtllm_codegen::kernel::has_products;
 use jtllm_codegen::options::Options;
 use jtllm_codegen::target::Target;
 use jtllm_ir::build::{add, linear, swiglu};
@@ -12,6 +13,7 @@ use jtllm_ir::{DType, Expr, Format, Graph};
 use crate::assembler::{Kernels, find};
 use crate::common::attend::Places;
 use crate::common::case::{Case, int, rows};
+use crate::common::ptx::team_device;
 
 /// A projection with a residual, and a gate with its partner.
 fn graph(format: &Format, rows: &Expr, symbol: Option<&Symbol>) -> Graph {
@@ -51,7 +53,7 @@ fn large_products_of_every_format_stay_in_registers() {
             }
         }
         assert!(kernels.len() >= 20, "{}", kernels.len());
-        kernels.assemble(&ptxas, &target, capability);
+        kernels.assemble(&ptxas, &target, &capability.to_string());
     }
     // Few rows that share what is unpacked.
     let target = Ptx::new(90, 99 << 10);
@@ -60,7 +62,23 @@ fn large_products_of_every_format_stay_in_registers() {
         kernels
             .add(&compile(&graph(format, &Expr::int(16), None), target.caps(), &Options::default()).kernels);
     }
-    kernels.assemble(&ptxas, &target, 90);
+    kernels.assemble(&ptxas, &target, "90");
+}
+
+#[test]
+fn large_products_of_teams_stay_in_registers() {
+    let Some(ptxas) = find() else { return };
+    let symbol = Symbol::new("T", 16, 512, 16);
+    let target = team_device();
+    let mut kernels = Kernels::default();
+    for format in FORMATS {
+        let graph = graph(format, &Expr::symbol(&symbol), Some(&symbol));
+        let compilation = compile(&graph, target.caps(), &Options::default());
+        let products = compilation.kernels.iter().filter(|kernel| has_products(&kernel.body)).count();
+        assert_eq!(products, if format.name == "f32" { 0 } else { 2 }, "{}", format.name);
+        kernels.add(&compilation.kernels);
+    }
+    kernels.assemble(&ptxas, &target, "90a");
 }
 
 /// Heads, their width, what the cache holds, and how many heads have keys of their own.
@@ -98,6 +116,6 @@ fn attention_of_large_heads_stays_in_registers() {
                 kernels.add(&compile(&case.graph, target.caps(), &Options::default()).kernels);
             }
         }
-        kernels.assemble(&ptxas, &target, capability);
+        kernels.assemble(&ptxas, &target, &capability.to_string());
     }
 }

@@ -211,9 +211,15 @@ impl Decoder<'_, '_> {
         Ok(Op::Nothing)
     }
 
-    /// Every access is whole and in order here, so that fences have nothing to do.
+    /// Every access of threads is whole and in order here, so that fences between them have nothing to do.
     pub(super) fn fence(&mut self) -> Decoded {
         self.arity(0)?;
+        if self.take("proxy") {
+            self.needs(90, (8, 0))?;
+            self.take_or("proxy", &[("async", ())])?;
+            self.take("shared::cta");
+            return Ok(Op::ProxyFence);
+        }
         ["sc", "acq_rel", "cta", "gpu", "sys", "gl"].iter().for_each(|name| {
             self.take(name);
         });

@@ -104,7 +104,7 @@ impl Decoder<'_, '_> {
         }
     }
 
-    fn aligned(&mut self) -> Result<(), ParseError> {
+    pub(super) fn aligned(&mut self) -> Result<(), ParseError> {
         self.synchronous()?;
         self.take_or("kind", &[("aligned", ())])
     }
@@ -126,7 +126,12 @@ impl Decoder<'_, '_> {
         self.registers(at, count, B32)
     }
 
-    fn registers(&mut self, at: usize, count: usize, ty: Type) -> Result<Vec<Register>, ParseError> {
+    pub(super) fn registers(
+        &mut self,
+        at: usize,
+        count: usize,
+        ty: Type,
+    ) -> Result<Vec<Register>, ParseError> {
         let parts = self.parts(at);
         if parts.len() != count {
             return self.wrong(format!("operand {at} has {} registers, expected {count}", parts.len()));

@@ -33,8 +33,8 @@ pub(crate) enum Operand<'a> {
     Pair(&'a str, &'a str),
 }
 
-/// Elements that a vector may have.
-const VECTOR_MAX: usize = 8;
+/// Elements that a vector may have: the sums of a warp group's widest product.
+const VECTOR_MAX: usize = 128;
 
 impl<'a> Cursor<'a> {
     pub(crate) fn new(tokens: Vec<Token<'a>>) -> Cursor<'a> {

@@ -2,6 +2,7 @@
 
 use crate::error::{Broken, Fault, Reason};
 use crate::instruction::{Instruction, Op};
+use crate::run::group::agree;
 use crate::run::memory::View;
 use crate::run::shared::{Shared, Toucher};
 use crate::run::warp::{LANES, Warp, lanes};
@@ -28,7 +29,13 @@ enum Turn {
 impl<'a> Worker<'a> {
     pub(crate) fn new(launch: &'a Launch<'a>, view: View<'a>) -> Worker<'a> {
         let bytes = launch.kernel.shared_bytes as usize + launch.shared_bytes as usize;
-        Worker { launch, view, shared: Shared::new(bytes), stats: Stats::default(), warps: Vec::new() }
+        Worker {
+            launch,
+            view,
+            shared: Shared::new(bytes, launch.kernel.multiplies),
+            stats: Stats::default(),
+            warps: Vec::new(),
+        }
     }
 
     /// Runs a block to its end.
@@ -50,6 +57,7 @@ impl<'a> Worker<'a> {
             for warp in warps.iter_mut() {
                 self.warp(warp).map_err(|(line, broken)| self.fault(place, warp.number, line, broken))?;
             }
+            agree(warps).map_err(|(warp, line, broken)| self.fault(place, warp, line, broken))?;
             if warps.iter().all(|warp| warp.waiting == 0) {
                 return Ok(());
             }

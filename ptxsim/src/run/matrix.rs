@@ -17,7 +17,7 @@ const SIDE: usize = 8;
 const DEPTH_MAX: usize = 32;
 
 /// Fails unless all 32 lanes take part.
-fn whole(active: u32) -> Result<(), Broken> {
+pub(crate) fn whole(active: u32) -> Result<(), Broken> {
     let missing = !active;
     match missing {
         0 => Ok(()),
@@ -73,7 +73,7 @@ impl Product {
     }
 
     /// An element of a word of the left (0) or right (1) matrix. Bytes are exact as singles.
-    fn element(self, side: usize, word: u64, at: usize) -> f32 {
+    pub(crate) fn element(self, side: usize, word: u64, at: usize) -> f32 {
         match self {
             Product::F16 { .. } => f16::from_bits((word >> (16 * at)) as u16).to_f32(),
             Product::Bf16 { .. } => f32::from_bits(((word >> (16 * at)) as u32) << 16),

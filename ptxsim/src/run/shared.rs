@@ -5,6 +5,7 @@
 //! threads passed.
 
 use crate::error::{Broken, Reason};
+use crate::run::units::Units;
 
 /// Who touched a byte, and when: a time, a kind, and the number of a thread or a warp. In one word, because that is
 /// written and read at once.
@@ -105,6 +106,8 @@ pub(crate) struct Shared {
     /// When the block began, and when it passed its last barrier.
     begin: u32,
     barrier: u32,
+    /// What units that read by themselves know of, if the kernel has products of warp groups.
+    pub(crate) units: Option<Units>,
 }
 
 /// A thread that touches memory, and when its warp last passed a barrier.
@@ -115,7 +118,7 @@ pub(crate) struct Toucher {
 }
 
 impl Shared {
-    pub(crate) fn new(len: usize) -> Shared {
+    pub(crate) fn new(len: usize, units: bool) -> Shared {
         Shared {
             bytes: vec![0xFF; len],
             words: vec![History::default(); len.div_ceil(WORD)],
@@ -123,6 +126,7 @@ impl Shared {
             now: 1,
             begin: 1,
             barrier: 1,
+            units: units.then(|| Units::new(len)),
         }
     }
 
@@ -132,7 +136,33 @@ impl Shared {
         self.now += 1;
         self.begin = self.now;
         self.barrier = self.now;
+        self.units.iter_mut().for_each(Units::begin_block);
         self.now
+    }
+
+    /// A thread shows the units what it has written.
+    pub(crate) fn fence(&mut self, by: Toucher) {
+        let now = self.now;
+        self.units.iter_mut().for_each(|units| units.fence(by.thread, now));
+    }
+
+    /// A product that reads 16 bytes for a thread's warp group begins.
+    pub(crate) fn begin_product(&mut self, address: u64, by: Toucher) -> Result<usize, Broken> {
+        let start = self.touch(address, 16, Manner::Read, by)?;
+        if let Some(units) = &mut self.units {
+            units.begin_product(start, self.barrier).map_err(|reason| at_byte(start, reason, by))?;
+        }
+        Ok(start)
+    }
+
+    /// A product that has read 16 bytes is waited for; a warp's lanes count as having read them now.
+    pub(crate) fn end_product(&mut self, start: usize, by: Toucher) -> Result<(), Broken> {
+        if let Some(units) = &mut self.units {
+            units.end_product(start);
+        }
+        self.touch(start as u64, 16, Manner::Read, by)?;
+        self.touch(start as u64, 16, Manner::Read, Toucher { thread: by.thread + 1, ..by })?;
+        Ok(())
     }
 
     /// All threads of the block meet.
@@ -179,6 +209,9 @@ impl Shared {
             return Err(misplaced(address, len, all, by));
         }
         let start = address as usize;
+        if let (Some(units), true) = (&mut self.units, manner != Manner::Read) {
+            units.write(start, len, by.thread).map_err(|reason| at_byte(start, reason, by))?;
+        }
         if len < WORD {
             self.touch_bytes(start, len, manner, by)?;
             return Ok(start);

@@ -59,6 +59,11 @@ impl Worker<'_> {
                 warp.barrier = self.shared.pass_warp_barrier();
                 Ok(())
             }
+            Op::ProductFence
+            | Op::ProductStart { .. }
+            | Op::ProductCommit
+            | Op::ProductWait { .. }
+            | Op::ProxyFence => self.group_step(warp, active, op),
             Op::LoadMatrix { to, transposed, at } => self.load_matrix(warp, active, to, *transposed, *at),
             Op::Nothing => Ok(()),
             Op::Trap => {

@@ -5,6 +5,7 @@ use crate::instruction::{Register, Special};
 use crate::run::Launch;
 use crate::run::block::exists;
 use crate::run::copies::Copies;
+use crate::run::group::Products;
 
 /// Lanes of a warp.
 pub(crate) const LANES: usize = 32;
@@ -19,6 +20,8 @@ pub(crate) struct Warp {
     registers: Vec<Lanes>,
     /// For each register the lanes that have written it.
     defined: Vec<u32>,
+    /// Registers that were written since the last `wgmma.fence`.
+    fresh: Vec<bool>,
     pub(crate) place: [u32; LANES],
     /// Lanes that can go on, wait at a barrier, or have left.
     pub(crate) running: u32,
@@ -27,6 +30,7 @@ pub(crate) struct Warp {
     /// When its lanes last met.
     pub(crate) barrier: u32,
     pub(crate) copies: Copies,
+    pub(crate) products: Products,
     /// Local memory, a stretch for each lane.
     pub(crate) local: Vec<u8>,
     pub(crate) local_written: Vec<bool>,
@@ -51,12 +55,14 @@ impl Warp {
             number,
             registers: vec![[0; LANES]; kernel.registers as usize],
             defined: vec![0; kernel.registers as usize],
+            fresh: vec![false; kernel.registers as usize],
             place: [0; LANES],
             running: 0,
             waiting: 0,
             gone: 0,
             barrier: 0,
             copies: Copies::default(),
+            products: Products::default(),
             local: vec![0; local],
             local_written: vec![false; local],
         };
@@ -74,6 +80,7 @@ impl Warp {
         (self.running, self.waiting, self.gone) = (exists, 0, !exists);
         self.barrier = now;
         self.copies = Copies::default();
+        self.products = Products::default();
         self.local_written.fill(false);
         self.defined.fill(0);
         for (register, _) in &kernel.constants {
@@ -91,7 +98,7 @@ impl Warp {
     pub(crate) fn get(&self, register: Register, active: u32) -> Result<&Lanes, Broken> {
         let missing = active & !self.defined[register as usize];
         if missing != 0 {
-            return Err(undefined(register, missing));
+            return Err(self.undefined(register, missing));
         }
         Ok(&self.registers[register as usize])
     }
@@ -101,6 +108,7 @@ impl Warp {
     pub(crate) fn set(&mut self, register: Register, active: u32, values: &Lanes) {
         let to = &mut self.registers[register as usize];
         self.defined[register as usize] |= active;
+        self.fresh[register as usize] = true;
         if active == u32::MAX {
             *to = *values;
         } else {
@@ -110,6 +118,45 @@ impl Warp {
                 }
             }
         }
+    }
+
+    /// Takes a register's values away until a product gives new ones.
+    pub(crate) fn give(&mut self, register: Register) -> Lanes {
+        self.defined[register as usize] = 0;
+        self.registers[register as usize]
+    }
+
+    /// Gives a register the values of a product, which no fence need order.
+    pub(crate) fn receive(&mut self, register: Register, values: Lanes) {
+        self.registers[register as usize] = values;
+        self.defined[register as usize] = u32::MAX;
+        self.fresh[register as usize] = false;
+    }
+
+    /// Whether some lane has written a register since its values were taken.
+    pub(crate) fn is_written(&self, register: Register) -> bool {
+        self.defined[register as usize] != 0
+    }
+
+    /// Whether a register was written since the last fence of products.
+    pub(crate) fn is_fresh(&self, register: Register) -> bool {
+        self.fresh[register as usize]
+    }
+
+    /// What was done to registers so far is in order with the products that follow.
+    pub(crate) fn fence(&mut self) {
+        self.fresh.fill(false);
+    }
+
+    #[cold]
+    fn undefined(&self, register: Register, missing: u32) -> Broken {
+        let lane = missing.trailing_zeros();
+        if self.products.is_under_way(register) {
+            return pending(lane);
+        }
+        let broken = Broken::new(Reason::Uninitialised, lane, String::new());
+        // The block knows how the text calls it.
+        Broken { register: Some(register), ..broken }
     }
 
     /// The lanes in which a predicate is true.
@@ -172,11 +219,10 @@ impl Warp {
     }
 }
 
-#[cold]
-fn undefined(register: Register, missing: u32) -> Broken {
-    let broken = Broken::new(Reason::Uninitialised, missing.trailing_zeros(), String::new());
-    // The block knows how the text calls it.
-    Broken { register: Some(register), ..broken }
+/// A sum that is touched too soon.
+pub(crate) fn pending(lane: u32) -> Broken {
+    let why = "a product of the register is not waited for".to_owned();
+    Broken::new(Reason::PendingProduct, lane, why)
 }
 
 fn warp_value(special: Special, warp: u32, lane: u32, launch: &Launch<'_>, block: [u32; 3]) -> u32 {

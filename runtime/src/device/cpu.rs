@@ -38,7 +38,7 @@ impl Cpu {
 
 impl Device for Cpu {
     fn info(&self) -> DeviceInfo {
-        DeviceInfo { name: "cpu".to_owned(), memory: None, threads: self.pool.count() }
+        DeviceInfo { name: "cpu".to_owned(), memory: None, threads: self.pool.count(), without: None }
     }
 
     fn target(&self) -> &dyn Target {

@@ -4,24 +4,26 @@
 //! copies; nobody waits but who reads. Launches that are the same each time are recorded as a graph: sizes are read
 //! from memory, so one graph serves every position.
 
+mod calls;
 mod driver;
 mod module;
 mod order;
 mod tape;
+mod trial;
 
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
-use jtllm_codegen::emit::ptx::{Ptx, dispatch};
+use jtllm_codegen::emit::ptx::{Ptx, TEAMS, dispatch};
 use jtllm_codegen::kernel::Kernel;
 use jtllm_codegen::target::{Artifact, Target};
 use rayon::prelude::*;
 
-use super::{Bytes, Device, DeviceError, DeviceInfo, Mem, Program, Span, Tape};
+use super::{Bytes, Device, DeviceError, DeviceInfo, Mem, Program, Recorded, Span};
+use calls::{DriverError, made, words};
+use driver::Context;
 pub use driver::{CAPABILITY_LEAST, DRIVER_LEAST, NoCuda};
-use driver::{Context, words};
 use module::Loaded;
 use order::{Streams, Touched};
 use tape::{Graph, Uses};
@@ -103,8 +105,8 @@ impl Drop for Memory {
         // SAFETY: the memory was allocated once; who launches with it waits for nothing after this.
         let _gone = unsafe {
             match self.core.pools {
-                true => result::free_async(self.address, streams.copy.0),
-                false => result::free_sync(self.address),
+                true => calls::cuMemFreeAsync(self.address, streams.copy.0),
+                false => calls::cuMemFree_v2(self.address),
             }
         };
     }
@@ -114,6 +116,8 @@ impl Drop for Memory {
 pub struct Cuda {
     core: Arc<Core>,
     target: Ptx,
+    capability: u32,
+    without: Option<String>,
     total: u64,
 }
 
@@ -134,22 +138,42 @@ impl Cuda {
     /// There is no driver, or it is too old or does not start.
     pub fn count() -> Result<usize, NoCuda> {
         driver::start()?;
-        let found = result::device::get_count().map_err(|error| NoCuda::Driver { why: words(error) })?;
-        Ok(usize::try_from(found).unwrap_or(0))
+        driver::count().map_err(|error| NoCuda::Driver { why: words(error) })
     }
 
-    /// The device of that number, from 0, with all that it can do.
+    /// The device of that number, from 0, with all that it can do: units that multiply out of shared memory are used
+    /// once they have shown that they do it right, unless the environment says `JTLLM_WGMMA=off`.
     ///
     /// # Errors
     /// There is no driver, or no such device, or one of them is too old.
     pub fn open(number: usize) -> Result<Cuda, NoCuda> {
+        let device = Cuda::without_teams(number)?;
+        if device.capability != TEAMS {
+            return Ok(device);
+        }
+        let target = device.target.clone().with_teams();
+        match trial::wanted().and_then(|()| trial::products(&device, &target)) {
+            Ok(()) => Ok(Cuda { target, ..device }),
+            Err(why) => {
+                // What went wrong may have left the context of no use, or even the driver.
+                drop(device);
+                let without = format!("its units for wgmma are not used: {why}");
+                let lost = |after: String| NoCuda::Driver { why: format!("{without}; {after}") };
+                let device = Cuda::without_teams(number).map_err(|after| lost(after.to_string()))?;
+                let works = device.alloc(1).and_then(|_| device.finish());
+                works.map_err(|after| lost(after.to_string()))?;
+                Ok(Cuda { without: Some(without), ..device })
+            }
+        }
+    }
+
+    fn without_teams(number: usize) -> Result<Cuda, NoCuda> {
         let found = Cuda::count()?;
         if number >= found {
             return Err(NoCuda::NoDevice { asked: number, found });
         }
         let wrong = |error| NoCuda::Driver { why: words(error) };
-        let device = result::device::get(number as i32).map_err(wrong)?;
-        let plain = result::device::get_name(device).map_err(wrong)?;
+        let (device, plain) = driver::device(number).map_err(wrong)?;
         let context = Context::new(device).map_err(wrong)?;
         let major = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
         let minor = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
@@ -162,8 +186,7 @@ impl Cuda {
         if pools {
             keep_freed_memory(device).map_err(wrong)?;
         }
-        // SAFETY: the device comes from the driver.
-        let total = unsafe { result::device::total_mem(device) }.map_err(wrong)? as u64;
+        let total = driver::total_memory(device).map_err(wrong)? as u64;
         let core = Core {
             name: format!("{plain} (compute capability {major}.{minor})"),
             streams: Mutex::new(Some(Streams::new().map_err(wrong)?)),
@@ -171,11 +194,12 @@ impl Cuda {
             pools,
             context,
         };
-        Ok(Cuda { core: Arc::new(core), target: Ptx::new(capability, shared), total })
+        let target = Ptx::new(capability, shared);
+        Ok(Cuda { core: Arc::new(core), target, capability, without: None, total })
     }
 
     fn out_of_memory(&self, need: u64, error: DriverError) -> DeviceError {
-        if error.0 != sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+        if error != DriverError::OUT_OF_MEMORY {
             return self.core.failed("an allocation", error);
         }
         let free = self.free_memory().map_or(String::new(), |free| format!("{free} bytes are free, "));
@@ -189,9 +213,9 @@ fn keep_freed_memory(device: sys::CUdevice) -> Result<(), DriverError> {
     let mut most = u64::MAX;
     // SAFETY: the device comes from the driver, and the attribute is a number of 64 bits.
     unsafe {
-        let pool = result::device::get_default_mem_pool(device)?;
+        let pool = made(|to| calls::cuDeviceGetDefaultMemPool(to, device))?;
         let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        result::mem_pool::set_attribute(pool, attribute, (&raw mut most).cast())
+        calls::cuMemPoolSetAttribute(pool, attribute, (&raw mut most).cast())
     }
 }
 
@@ -201,8 +225,8 @@ fn kept(device: sys::CUdevice) -> u64 {
         let mut value = 0u64;
         // SAFETY: the device comes from the driver, and both attributes are numbers of 64 bits.
         unsafe {
-            let pool = result::device::get_default_mem_pool(device)?;
-            result::mem_pool::get_attribute(pool, attribute, (&raw mut value).cast())?;
+            let pool = made(|to| calls::cuDeviceGetDefaultMemPool(to, device))?;
+            calls::cuMemPoolGetAttribute(pool, attribute, (&raw mut value).cast())?;
         }
         Ok(value)
     };
@@ -213,7 +237,12 @@ fn kept(device: sys::CUdevice) -> u64 {
 
 impl Device for Cuda {
     fn info(&self) -> DeviceInfo {
-        DeviceInfo { name: self.core.name.clone(), memory: Some(self.total), threads: 0 }
+        DeviceInfo {
+            name: self.core.name.clone(),
+            memory: Some(self.total),
+            threads: 0,
+            without: self.without.clone(),
+        }
     }
 
     fn target(&self) -> &dyn Target {
@@ -222,7 +251,9 @@ impl Device for Cuda {
 
     fn free_memory(&self) -> Option<u64> {
         self.core.context.bind().ok()?;
-        let (free, _) = result::mem_get_info().ok()?;
+        let mut total = 0usize;
+        // SAFETY: it writes two numbers.
+        let free = unsafe { made(|free| calls::cuMemGetInfo_v2(free, &mut total)) }.ok()?;
         Some(free as u64 + if self.core.pools { kept(self.core.context.device) } else { 0 })
     }
 
@@ -238,8 +269,8 @@ impl Device for Cuda {
         // SAFETY: the context is current, and the stream lives as long as the memory.
         let allocated = unsafe {
             match self.core.pools {
-                true => result::malloc_async(streams.copy.0, size as usize),
-                false => result::malloc_sync(size as usize),
+                true => made(|to| calls::cuMemAllocAsync(to, size as usize, streams.copy.0)),
+                false => made(|to| calls::cuMemAlloc_v2(to, size as usize)),
             }
         };
         let address = match allocated {
@@ -253,7 +284,7 @@ impl Device for Cuda {
         // SAFETY: so many bytes were just allocated.
         let zeroed = streams
             .before_copy(&memory.touched)
-            .and_then(|()| unsafe { result::memset_d8_async(address, 0, size as usize, streams.copy.0) });
+            .and_then(|()| unsafe { calls::cuMemsetD8Async(address, 0, size as usize, streams.copy.0) });
         drop(streams);
         zeroed.map_err(|error| self.core.failed("clearing memory", error))?;
         Ok(Mem { inner: Arc::new(Arc::new(memory)), len })
@@ -287,17 +318,17 @@ impl Device for Cuda {
         let touched = [&memory(to).touched, &memory(from).touched];
         // SAFETY: both spans have so many bytes; the streams are ordered for both.
         let done = streams.before_launch(touched.into_iter()).and_then(|()| unsafe {
-            result::memcpy_dtod_async(address(to), address(from), from.len as usize, streams.compute.0)
+            calls::cuMemcpyDtoDAsync_v2(address(to), address(from), from.len as usize, streams.compute.0)
         });
         done.map_err(|error| self.core.failed("a copy on the device", error))
     }
 
-    fn record(
-        &self,
-        steps: &mut dyn FnMut() -> Result<(), DeviceError>,
-    ) -> Result<Option<Box<dyn Tape>>, DeviceError> {
+    fn record(&self, steps: &mut dyn FnMut() -> Result<(), DeviceError>) -> Result<Recorded, DeviceError> {
         self.core.outside("a recording")?;
-        Ok(Some(Box::new(Graph::record(&self.core, steps)?)))
+        Ok(match Graph::record(&self.core, steps) {
+            Ok(graph) => Recorded::Tape(Box::new(graph)),
+            Err(why) => Recorded::Refused(format!("{} records no graph: {why}", self.core.name)),
+        })
     }
 
     fn load(&self, kernels: &[(&Kernel, Artifact)]) -> Result<Vec<Program>, DeviceError> {
@@ -345,13 +376,21 @@ impl Device for Cuda {
         // SAFETY: the kernel takes the symbol block and its parameters, all addresses of 64 bits, as its emitter
         // says; its accesses lie inside of them, as was verified, and memory ends in the order of the streams.
         let done = unsafe {
-            result::launch_kernel(
+            let [x, y, z] = grid;
+            let (lanes, stream, none) = (loaded.lanes, streams.compute.0, std::ptr::null_mut());
+            let parameters = parameters.as_mut_ptr();
+            calls::cuLaunchKernel(
                 loaded.function,
-                (grid[0], grid[1], grid[2]),
-                (loaded.lanes, 1, 1),
+                x,
+                y,
+                z,
+                lanes,
+                1,
+                1,
                 loaded.shared_bytes,
-                streams.compute.0,
-                &mut parameters,
+                stream,
+                parameters,
+                none,
             )
         };
         done.map_err(failed)

@@ -33,7 +33,7 @@ impl Interpreter {
 
 impl Device for Interpreter {
     fn info(&self) -> DeviceInfo {
-        DeviceInfo { name: "interp".to_owned(), memory: None, threads: 1 }
+        DeviceInfo { name: "interp".to_owned(), memory: None, threads: 1, without: None }
     }
 
     fn target(&self) -> &dyn Target {

@@ -2,6 +2,7 @@
 //!
 //! Launches are collected and submitted together, in one pass, when somebody reads or writes.
 
+mod bound;
 mod trial;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,15 +11,15 @@ use jtllm_codegen::emit::wgsl::{Wgsl, dispatch};
 use jtllm_codegen::kernel::Kernel;
 use jtllm_codegen::target::{Artifact, Target};
 use wgpu::{
-    Backends, BindGroup, BindGroupDescriptor, BindGroupEntry, BindGroupLayout, BindGroupLayoutDescriptor,
-    BindGroupLayoutEntry, BindingResource, BindingType, Buffer, BufferBinding, BufferBindingType,
-    BufferDescriptor, BufferUsages, ComputePassDescriptor, ComputePipeline, ComputePipelineDescriptor,
-    DeviceDescriptor, DeviceType, ErrorFilter, Features, Instance, InstanceDescriptor, Limits, MapMode,
-    PipelineLayoutDescriptor, PollType, PowerPreference, Queue, RequestAdapterOptions,
-    ShaderModuleDescriptor, ShaderSource, ShaderStages,
+    Backends, BindGroup, BindGroupLayout, BindGroupLayoutDescriptor, BindGroupLayoutEntry, BindingType,
+    Buffer, BufferBindingType, BufferDescriptor, BufferUsages, ComputePassDescriptor, ComputePipeline,
+    ComputePipelineDescriptor, DeviceDescriptor, DeviceType, ErrorFilter, Features, Instance,
+    InstanceDescriptor, Limits, MapMode, PipelineLayoutDescriptor, PollType, PowerPreference, Queue,
+    RequestAdapterOptions, ShaderModuleDescriptor, ShaderSource, ShaderStages,
 };
 
 use super::{Bytes, Device, DeviceError, DeviceInfo, Mem, Program, Span};
+use bound::Groups;
 
 /// Launches that are submitted together: systems end what keeps a graphics processor busy for seconds.
 const LAUNCHES: usize = 64;
@@ -36,6 +37,7 @@ const WORD: u64 = 4;
 struct Loaded {
     pipeline: ComputePipeline,
     layout: BindGroupLayout,
+    number: u64,
 }
 
 struct Launch {
@@ -51,6 +53,7 @@ pub struct Adapter {
     target: Wgsl,
     name: String,
     pending: Mutex<Vec<Launch>>,
+    bound: Arc<Groups>,
     /// Bytes that were written since the last submission.
     uploads: Mutex<u64>,
     /// Where what is read goes through: as large as the largest so far.
@@ -179,13 +182,14 @@ impl Adapter {
         device.set_device_lost_callback(move |reason, why| {
             lock(&heard).get_or_insert(format!("the device is lost ({reason:?}): {why}"));
         });
-        let target = target(&limits, subgroup);
+        let target = target(&limits, subgroup, is_software);
         let opened = Adapter {
             device,
             queue,
             target,
             name,
             pending: Mutex::default(),
+            bound: Arc::default(),
             staging: Mutex::default(),
             uploads: Mutex::default(),
             faults,
@@ -199,6 +203,11 @@ impl Adapter {
     /// The device, for those who share it with something else.
     pub fn shared(&self) -> &wgpu::Device {
         &self.device
+    }
+
+    /// How often the buffers of a launch were bound so far, and how many of these bindings are kept.
+    pub fn bindings(&self) -> (u64, usize) {
+        self.bound.count()
     }
 
     fn failed(&self, why: String) -> DeviceError {
@@ -285,20 +294,22 @@ impl Adapter {
         });
         match pollster::block_on(scope.pop()) {
             Some(error) => Err(refused(format!("{name}: {error}"))),
-            None => Ok(Program { inner: Arc::new(Loaded { pipeline, layout }) }),
+            None => Ok(Program { inner: Arc::new(Loaded { pipeline, layout, number: self.bound.number() }) }),
         }
     }
 }
 
 /// What the emitter may count on.
-fn target(limits: &Limits, subgroup: Option<u32>) -> Wgsl {
-    Wgsl::new(
-        limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
+fn target(limits: &Limits, subgroup: Option<u32>, is_software: bool) -> Wgsl {
+    let lanes = limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x);
+    let target = Wgsl::new(
+        lanes,
         limits.max_compute_workgroup_storage_size,
         limits.max_storage_buffers_per_shader_stage,
         limits.max_storage_buffer_binding_size,
         subgroup,
-    )
+    );
+    if is_software { target } else { target.with_tiles(lanes) }
 }
 
 /// Binding 0 is the symbol block, the others are buffers.
@@ -316,18 +327,12 @@ fn entry(binding: u32) -> BindGroupLayoutEntry {
 }
 
 fn buffer(span: &Span) -> &Buffer {
-    span.mem.inner.downcast_ref::<Buffer>().expect("an adapter is given its own memory")
-}
-
-/// Part of a buffer, as far as whole words.
-fn resource(span: &Span) -> BindingResource<'_> {
-    let size = std::num::NonZeroU64::new(span.len.next_multiple_of(WORD));
-    BindingResource::Buffer(BufferBinding { buffer: buffer(span), offset: span.offset, size })
+    &bound::memory(span).buffer
 }
 
 impl Device for Adapter {
     fn info(&self) -> DeviceInfo {
-        DeviceInfo { name: self.name.clone(), memory: None, threads: 0 }
+        DeviceInfo { name: self.name.clone(), memory: None, threads: 0, without: None }
     }
 
     fn target(&self) -> &dyn Target {
@@ -354,7 +359,7 @@ impl Device for Adapter {
         });
         match pollster::block_on(scope.pop()) {
             Some(error) => Err(out_of_memory(error.to_string())),
-            None => Ok(Mem { inner: Arc::new(buffer), len }),
+            None => Ok(Mem { inner: Arc::new(self.bound.memory(buffer)), len }),
         }
     }
 
@@ -453,16 +458,8 @@ impl Device for Adapter {
                 format!("a kernel reads {} bytes in one piece, the adapter binds at most {most}", span.len);
             return Err(self.failed(why));
         }
-        let spans = std::iter::once(symbols).chain(args);
-        let entries: Vec<BindGroupEntry<'_>> = spans
-            .enumerate()
-            .map(|(binding, span)| BindGroupEntry { binding: binding as u32, resource: resource(span) })
-            .collect();
-        let bindings = self.device.create_bind_group(&BindGroupDescriptor {
-            label: None,
-            layout: &loaded.layout,
-            entries: &entries,
-        });
+        let spans: Vec<&Span> = std::iter::once(symbols).chain(args).collect();
+        let bindings = self.bound.of(&self.device, loaded.number, &loaded.layout, &spans);
         let pipeline = loaded.pipeline.clone();
         let mut pending = lock(&self.pending);
         pending.push(Launch { pipeline, bindings, groups: dispatch(total) });

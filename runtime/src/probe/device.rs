@@ -8,6 +8,7 @@ use jtllm_ir::{DType, Expr};
 
 use crate::device::{Device, DeviceError, Span};
 use crate::error::Error;
+use crate::program::artifact;
 
 /// Words that a lane copies at a time: 16 bytes.
 const WORDS: i64 = 4;
@@ -48,7 +49,7 @@ pub fn copy_bandwidth(device: &dyn Device, time: Duration) -> Result<f64, Error>
         device.free_memory().map_or(BYTES, |free| (free / 4).min(4 * BYTES)).min(target.caps().max_span);
     let bytes = most / group * group;
     let kernel = copy(lanes, (bytes / 4) as i64);
-    let program = device.load(&[(&kernel, target.emit(&kernel)?)])?.swap_remove(0);
+    let program = device.load(&[(&kernel, artifact(target, None, &kernel)?.0)])?.swap_remove(0);
     let [from, to] = [device.alloc(bytes)?, device.alloc(bytes)?].map(|mem| mem.span());
     let symbols = device.alloc(256)?.span();
     let groups = [(bytes / group) as u32, 1, 1];

@@ -21,7 +21,7 @@ use jtllm_codegen::target::Target;
 use jtllm_codegen::{Compilation, compile};
 use jtllm_ir::DType;
 use jtllm_ir::ScalarOp;
-use jtllm_ir::format::FORMATS;
+use jtllm_ir::format::{FORMATS, Format};
 use serde_json::{Value, json};
 use server::Server;
 
@@ -170,6 +170,15 @@ fn tests() -> Vec<Test> {
             Test::new(case, target, true)
         }));
     }
+    // Products of many rows in groups of their own, larger than a subgroup.
+    let tiles = subgroups.clone().with_tiles(256);
+    let products = [linear_case(Format::find("bf16").unwrap(), [48, 72, 64]), gate_and_up("f16", 32)];
+    tests.extend(products.into_iter().map(|mut case| {
+        case.tolerance *= LOOSER;
+        let test = Test::new(case, &tiles, true).unwrap();
+        assert!(test.compilation.kernels.iter().any(|kernel| kernel.lanes == 64));
+        test
+    }));
     tests
 }
 

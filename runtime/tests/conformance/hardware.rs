@@ -3,8 +3,11 @@
 
 use std::process::Command;
 
+use jtllm_codegen::kernel::has_products;
+use jtllm_ir::Format;
 use jtllm_runtime::device::Device;
 
+use crate::common::case::Case;
 use crate::common::ptx::{emulate, is_nan};
 use crate::common::{Launch, compiled, recurrence, run_by, works};
 use crate::devices::{ON_MOCK, device, mock_driver};
@@ -53,12 +56,20 @@ fn same(launch: &Launch<'_>, emulated: &[Vec<u8>]) {
     }
 }
 
+/// Products deep enough for every buffer of a tile to be used again, with rows and columns beyond the last tile.
+fn products() -> Vec<Case> {
+    let shapes = [("bf16", [160, 136, 640]), ("f16", [48, 260, 328]), ("q4_0", [144, 100, 384])];
+    shapes.map(|(format, shape)| works::linear_case(Format::find(format).unwrap(), shape)).into()
+}
+
 #[test]
 fn a_device_computes_what_the_ptx_interpreter_does() {
     let Some(subject) = device("cuda") else { return };
     let target = subject.device.target();
-    for case in works::cases().into_iter().chain(recurrence::cases()) {
+    let mut of_teams = 0;
+    for case in works::cases().into_iter().chain(products()).chain(recurrence::cases()) {
         let compilation = compiled(&case.graph, target.caps());
+        of_teams += compilation.kernels.iter().filter(|kernel| has_products(&kernel.body)).count();
         run_by(&compilation, target.caps(), &mut case.bindings.clone(), &mut |mut each| {
             let before = each.params.to_vec();
             let emulated = emulate(target, &each, &before);
@@ -66,6 +77,8 @@ fn a_device_computes_what_the_ptx_interpreter_does() {
             same(&each, &emulated);
         });
     }
+    let teams = target.caps().matrix.is_some_and(|matrix| matrix.teams > 0);
+    assert_eq!(of_teams > 2, teams, "{of_teams} products of teams");
 }
 
 #[test]

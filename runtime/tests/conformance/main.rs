@@ -8,6 +8,7 @@
 #[path = "../../../codegen/tests/common/mod.rs"]
 mod common;
 mod devices;
+mod groups;
 mod hardware;
 mod memory;
 mod operations;

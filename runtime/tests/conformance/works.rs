@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jtllm_codegen::options::{Compute, Options};
 use jtllm_codegen::schedule::Argument;
+use jtllm_codegen::target::Target;
 use jtllm_codegen::{Compilation, Step};
 use jtllm_ir::interp::Bindings;
 use jtllm_runtime::device::wgpu::{Adapter, Choice};
@@ -18,8 +19,15 @@ use crate::devices::{Subject, for_each_device};
 /// device is not exact.
 const LOOSER: f32 = 4.0;
 
-fn run(compilation: &Compilation, device: &dyn Device, bindings: &mut Bindings) -> Outputs {
-    let target = device.target();
+/// What one activation that is off by a 127th of its block's largest may change.
+const STEP: f32 = 1e-2;
+
+fn run(
+    compilation: &Compilation,
+    device: &dyn Device,
+    target: &dyn Target,
+    bindings: &mut Bindings,
+) -> Outputs {
     let kernels: Vec<_> = compilation.kernels.iter().map(|k| (k, target.emit(k).unwrap())).collect();
     let programs = device.load(&kernels).unwrap();
     let mut memories = common::memories(compilation, target.caps(), bindings);
@@ -61,16 +69,22 @@ fn launch(
 }
 
 fn conform(subject: &Subject, cases: Vec<Case>) {
+    conform_as(subject, subject.device.target(), cases);
+}
+
+/// Compares a device for which kernels are made by this target.
+pub(crate) fn conform_as(subject: &Subject, target: &dyn Target, cases: Vec<Case>) {
+    let device = &*subject.device;
     for mut case in cases {
         if !subject.is_exact {
             case.tolerance *= LOOSER;
         }
         let expected = case.expected();
         // What matrix units round is compared with the interpreter of PTX, in `hardware`.
-        let exact = Options { compute: Compute::F32 };
-        let compilation = common::compiled_as(&case.graph, subject.device.target().caps(), &exact);
+        let exact = Options { compute: Compute::F32, ..Options::default() };
+        let compilation = common::compiled_as(&case.graph, target.caps(), &exact);
         let mut bindings = case.bindings.clone();
-        let found = run(&compilation, &*subject.device, &mut bindings);
+        let found = run(&compilation, device, target, &mut bindings);
         case.compare(subject.name, &expected, (&found, &bindings), difference);
     }
 }
@@ -96,4 +110,32 @@ fn narrow_bindings() {
 #[test]
 fn recurrences() {
     for_each_device(|subject| conform(subject, recurrence::cases()));
+}
+
+/// Packed weights as bytes, against the graph that says so.
+#[test]
+fn every_format_of_bytes() {
+    for_each_device(|subject| {
+        let bytes = Options { compute: Compute::Int8, ..Options::default() };
+        for mut case in works::linear_cases() {
+            if !subject.is_exact {
+                // Signed bytes, and unsigned ones with a minimum: a driver takes seconds for each kernel.
+                if !["linear q4_0 ", "linear q5_1 "].iter().any(|name| case.graph.name.starts_with(name)) {
+                    continue;
+                }
+                // A quotient that is rounded otherwise may move an activation by one step of 127.
+                case.tolerance = STEP;
+            }
+            let compilation = common::compiled_as(&case.graph, subject.device.target().caps(), &bytes);
+            if !compilation.products().contains(&Compute::Int8) {
+                continue;
+            }
+            let mut bindings = case.bindings.clone();
+            case.graph = compilation.graph.clone();
+            let expected = case.expected();
+            let device = &*subject.device;
+            let found = run(&compilation, device, device.target(), &mut bindings);
+            case.compare(subject.name, &expected, (&found, &bindings), difference);
+        }
+    });
 }

@@ -28,6 +28,9 @@ pub(super) enum Known {
     Shared,
     /// Where a thread writes its value to be joined (`false`), and where its column starts.
     Joins(bool),
+    /// That a product adds to what its sums are, and the upper word of its operands' descriptors.
+    Adds,
+    EightRows,
 }
 
 /// Whether every value of an expression fits an `i32`.

@@ -5,6 +5,7 @@
 
 use jtllm_ir::{DType, Expr};
 
+use super::TEAMS;
 use super::function::{Class, Emitter};
 use crate::kernel::{CHUNK_BYTES, FragmentId, LANE_AXIS, Memory, Role, Stmt, WARP};
 
@@ -48,6 +49,15 @@ impl Emitter<'_> {
                 }
             }
             Stmt::Scale { sum, memory, at, stride } => self.scale(*sum, (*memory, at, *stride)),
+            Stmt::Product { sums, left, right, depth } => self.product(sums, [left, right], *depth),
+            Stmt::ProductWait { pending } => {
+                self.needs(TEAMS);
+                self.line(&format!("wgmma.wait_group.sync.aligned {pending}"));
+            }
+            Stmt::Publish => {
+                self.needs(TEAMS);
+                self.line("fence.proxy.async.shared::cta");
+            }
             Stmt::Stage { to, at, from, from_at } => {
                 self.needs(80);
                 let (to, from) = (self.element(*to, at), self.element(*from, from_at));

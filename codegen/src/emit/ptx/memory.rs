@@ -74,6 +74,14 @@ impl Emitter<'_> {
 
     /// An element's address, as it stands in an instruction: a register and a constant.
     pub(super) fn element(&mut self, memory: Memory, at: &Expr) -> String {
+        match self.address(memory, at) {
+            (pointer, 0) => format!("[{pointer}]"),
+            (pointer, bytes) => format!("[{pointer}+{bytes}]"),
+        }
+    }
+
+    /// The register and the constant.
+    pub(super) fn address(&mut self, memory: Memory, at: &Expr) -> (String, i64) {
         let size = self.kernel.memory_dtype(memory).size() as i64;
         let (_, constant) = at.terms();
         let start = match memory {
@@ -85,11 +93,7 @@ impl Emitter<'_> {
             Ok(bytes) if bytes < i32::MAX - 64 => (at.clone() - Expr::int(constant), i64::from(bytes)),
             _ => (at.clone(), start),
         };
-        let pointer = self.pointer(memory, &rest);
-        match bytes {
-            0 => format!("[{pointer}]"),
-            _ => format!("[{pointer}+{bytes}]"),
-        }
+        (self.pointer(memory, &rest), bytes)
     }
 
     /// The address of the element at `at` of a memory, beside where memory of the group starts in it.

@@ -8,9 +8,10 @@ use jtllm_ir::{DType, Expr, Monoid, ScalarOp};
 use super::InterpError;
 use super::index::{Action, Place, Step};
 use super::matrix::TileManner;
+use super::product::PanelPlace;
 use super::scalar::{Types, to_register};
 use crate::kernel::{
-    Access, Fragment, GRID_AXIS, Kernel, LANE_AXIS, Memory, Shared, Stmt, Value, ValueId, ValueRecord,
+    Access, Fragment, GRID_AXIS, Kernel, LANE_AXIS, Memory, Panel, Shared, Stmt, Value, ValueId, ValueRecord,
     Varying, WARP, matrix, types,
 };
 
@@ -38,6 +39,9 @@ pub(super) enum Node {
     Scale { sum: usize, memory: Memory, at: Place, stride: u32 },
     Mma { sum: usize, left: usize, right: usize },
     Stage { to: Memory, at: Place, from: Memory, from_at: Place },
+    Product { sums: Vec<usize>, panels: [PanelPlace; 2], depth: u32 },
+    ProductWait { pending: usize },
+    Publish,
     StageCommit,
     StageWait { pending: usize },
 }
@@ -284,9 +288,22 @@ impl Compiler<'_> {
                 let at = self.expr(at, out)?;
                 Node::Scale { sum: sum.0 as usize, memory: *memory, at, stride: *stride }
             }
+            Stmt::Product { sums, left, right, depth } => {
+                let panels = matrix::panels(sums, left, right);
+                let [left, right] = panels.map(|(panel, rows)| self.panel(panel, rows, out));
+                let sums = sums.iter().map(|sum| sum.0 as usize).collect();
+                Node::Product { sums, panels: [left?, right?], depth: *depth }
+            }
+            Stmt::ProductWait { pending } => Node::ProductWait { pending: *pending as usize },
+            Stmt::Publish => Node::Publish,
             Stmt::StageWait { pending } => Node::StageWait { pending: *pending as usize },
             _ => Node::StageCommit,
         })
+    }
+
+    fn panel(&mut self, panel: &Panel, rows: u32, out: &mut Vec<Node>) -> Result<PanelPlace, InterpError> {
+        let at = self.expr(&panel.at, out)?;
+        Ok(PanelPlace { memory: panel.memory, at, stride: panel.stride, rows })
     }
 
     fn value(&mut self, id: ValueId, record: &ValueRecord, out: &mut Vec<Node>) -> Result<Node, InterpError> {

@@ -8,6 +8,7 @@ use super::compile::{Node, Program};
 use super::index::{Indices, Place};
 use super::matrix::{Fragments, Staging};
 use super::memory::{Access, Races, decode, encode};
+use super::product::Products;
 use super::scalar::{apply, to_register};
 use super::{Buffer, InterpError, Memories, Options};
 use crate::kernel::Memory;
@@ -31,6 +32,7 @@ pub(super) struct Machine<'p, 'm, 'b> {
     stored: Vec<(i64, u32, u32)>,
     pub(super) fragments: Fragments,
     pub(super) staging: Staging,
+    pub(super) products: Products,
     pub(super) group: u64,
 }
 
@@ -89,6 +91,7 @@ impl Program {
             stored: Vec::new(),
             fragments: Fragments::new(&self.fragments, self.lanes),
             staging: Staging::default(),
+            products: Products::default(),
             group: 0,
         };
         let count = extents.iter().fold(1u64, |count, extent| count.saturating_mul(*extent));
@@ -129,6 +132,7 @@ impl Machine<'_, '_, '_> {
         }
         self.shared.iter_mut().for_each(|bytes| bytes.fill(UNWRITTEN));
         self.staging = Staging::default();
+        self.products = Products::default();
         if let Some(races) = &mut self.races {
             races.begin_group();
         }
@@ -194,15 +198,37 @@ impl Machine<'_, '_, '_> {
                     races.barrier();
                 }
             }
-            Node::Clear { sum } => self.fragments.clear(*sum),
+            other => self.warps(other)?,
+        }
+        Ok(())
+    }
+
+    /// What warps and teams do together, and asynchronous copies.
+    fn warps(&mut self, node: &Node) -> Result<(), InterpError> {
+        match node {
+            Node::Clear { sum } => {
+                self.settled(&[*sum])?;
+                self.fragments.clear(*sum);
+            }
             Node::Tile { fragment, memory, at, stride, manner } => {
                 self.tile(*fragment, *memory, *at, *stride, *manner)?;
             }
             Node::Scale { sum, memory, at, stride } => self.scale(*sum, *memory, *at, *stride)?,
-            Node::Mma { sum, left, right } => self.fragments.multiply(*sum, *left, *right),
+            Node::Mma { sum, left, right } => {
+                self.settled(&[*sum])?;
+                self.fragments.multiply(*sum, *left, *right);
+            }
             Node::Stage { to, at, from, from_at } => self.stage((*to, *at), (*from, *from_at))?,
+            Node::Product { sums, panels, depth } => self.product(sums, panels, *depth)?,
+            Node::ProductWait { pending } => self.finish_products(*pending)?,
+            Node::Publish => {
+                if let Some(races) = &mut self.races {
+                    races.publish();
+                }
+            }
             Node::StageCommit => self.staging.commit(),
             Node::StageWait { pending } => self.land(*pending),
+            other => unreachable!("{other:?} is what each lane does"),
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use crate::kernel::{CHUNK_BYTES, Fragment, Memory, Role, WARP, matrix::chunk};
 /// The contents of every fragment: a tile for each warp, row by row.
 pub(super) struct Fragments {
     roles: Vec<Role>,
-    tiles: Vec<Vec<f32>>,
+    pub(super) tiles: Vec<Vec<f32>>,
     warps: usize,
 }
 
@@ -93,11 +93,12 @@ impl Machine<'_, '_, '_> {
         let Memory::Shared(shared) = memory else {
             return Err(InterpError::Malformed { what: format!("a tile in {memory}") });
         };
+        self.settled(&[fragment])?;
         let mut tile = std::mem::take(&mut self.fragments.tiles[fragment]);
         let role = self.fragments.roles[fragment];
         let (rows, columns) = (role.rows() as usize, role.columns() as usize);
         for warp in 0..self.fragments.warps {
-            let first = self.agreed(memory, at, warp)?;
+            let first = self.agreed(memory, at, warp, WARP)?;
             let numbers = &mut tile[warp * rows * columns..][..rows * columns];
             let mut column = vec![0.0; rows];
             for line in 0..if turned { columns } else { rows } {
@@ -127,9 +128,10 @@ impl Machine<'_, '_, '_> {
         let Memory::Shared(shared) = memory else {
             return Err(InterpError::Malformed { what: format!("factors in {memory}") });
         };
+        self.settled(&[sum])?;
         let (rows, columns) = (Role::Sum.rows() as usize, Role::Sum.columns() as usize);
         for warp in 0..self.fragments.warps {
-            let first = self.agreed(memory, at, warp)?;
+            let first = self.agreed(memory, at, warp, WARP)?;
             for row in 0..rows {
                 let mut factor = [0.0];
                 let place = first.wrapping_add(row as i64 * i64::from(stride));
@@ -141,9 +143,15 @@ impl Machine<'_, '_, '_> {
         Ok(())
     }
 
-    /// The place of a warp's tile, on which its lanes agree.
-    fn agreed(&self, memory: Memory, at: Place, warp: usize) -> Result<i64, InterpError> {
-        let lanes = warp * WARP as usize..(warp + 1) * WARP as usize;
+    /// The place of what so many lanes have together, on which they agree.
+    pub(super) fn agreed(
+        &self,
+        memory: Memory,
+        at: Place,
+        number: usize,
+        together: u32,
+    ) -> Result<i64, InterpError> {
+        let lanes = number * together as usize..(number + 1) * together as usize;
         let offset = self.indices.at(at, lanes.start);
         match lanes.clone().find(|lane| self.indices.at(at, *lane) != offset) {
             None => Ok(offset),
@@ -193,7 +201,7 @@ impl Machine<'_, '_, '_> {
     }
 
     /// The type of a memory, in which `offset` is a multiple of 16 bytes.
-    fn aligned(&self, memory: Memory, offset: i64, lane: u32) -> Result<DType, InterpError> {
+    pub(super) fn aligned(&self, memory: Memory, offset: i64, lane: u32) -> Result<DType, InterpError> {
         let (dtype, _) = self.facts(memory);
         match offset.rem_euclid(chunk(dtype)) {
             0 => Ok(dtype),

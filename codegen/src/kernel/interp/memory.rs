@@ -45,6 +45,10 @@ struct Touch {
     reader: u32,
     /// The group of lanes, by the stretch with which it began, that has a copy to it under way.
     under_way: u64,
+    /// How often lanes had published when it was written.
+    published: u64,
+    /// Products under way that read it, of the group that began with that stretch.
+    readers: (u64, u32),
 }
 
 /// Several lanes.
@@ -57,6 +61,9 @@ pub(super) struct Races {
     stretch: u64,
     /// The stretch with which the group began.
     first: u64,
+    /// How often lanes have published, and how often they had at the last barrier.
+    published: u64,
+    visible: u64,
 }
 
 /// The place of an access, for the error's words.
@@ -70,7 +77,8 @@ pub(super) struct Access {
 
 impl Races {
     pub(super) fn new(lens: impl Iterator<Item = usize>) -> Races {
-        Races { touches: lens.map(|len| vec![Touch::default(); len]).collect(), stretch: 0, first: 0 }
+        let touches = lens.map(|len| vec![Touch::default(); len]).collect();
+        Races { touches, stretch: 0, first: 0, published: 0, visible: 0 }
     }
 
     pub(super) fn begin_group(&mut self) {
@@ -80,6 +88,33 @@ impl Races {
 
     pub(super) fn barrier(&mut self) {
         self.stretch += 1;
+        self.visible = self.published;
+    }
+
+    pub(super) fn publish(&mut self) {
+        self.published += 1;
+    }
+
+    /// A product that reads the element for a team begins: lanes have published it before the last barrier.
+    pub(super) fn begin_product(&mut self, access: Access) -> Result<(), InterpError> {
+        self.read(access)?;
+        self.read(Access { lane: access.lane + 1, ..access })?;
+        let (first, visible) = (self.first, self.visible);
+        let touch = &mut self.touches[usize::from(access.shared)][access.offset];
+        if touch.published >= visible {
+            let (memory, offset) = (Memory::Shared(access.shared), access.offset as i64);
+            return Err(InterpError::Unpublished { memory, offset, group: access.group, lane: access.lane });
+        }
+        let before = if touch.readers.0 == first { touch.readers.1 } else { 0 };
+        touch.readers = (first, before + 1);
+        Ok(())
+    }
+
+    /// A product that reads the element is done, as its lanes know; others will at the next barrier.
+    pub(super) fn end_product(&mut self, access: Access) -> Result<(), InterpError> {
+        self.touches[usize::from(access.shared)][access.offset].readers.1 -= 1;
+        self.read(access)?;
+        self.read(Access { lane: access.lane + 1, ..access })
     }
 
     pub(super) fn read(&mut self, access: Access) -> Result<(), InterpError> {
@@ -114,10 +149,14 @@ impl Races {
     }
 
     fn write_by(&mut self, access: Access, lane: u32) -> Result<(), InterpError> {
-        let (first, stretch) = (self.first, self.stretch);
+        let (first, stretch, published) = (self.first, self.stretch, self.published);
         let touch = &mut self.touches[usize::from(access.shared)][access.offset];
         if touch.under_way == first {
             return Err(under_way(access, "stores"));
+        }
+        if touch.readers.0 == first && touch.readers.1 > 0 {
+            let (memory, offset) = (Memory::Shared(access.shared), access.offset as i64);
+            return Err(InterpError::Multiplied { memory, offset, group: access.group, lane: access.lane });
         }
         if touch.written == stretch && (touch.writer != lane || lane == SEVERAL) {
             return Err(race(access, "stores", touch.writer));
@@ -125,7 +164,7 @@ impl Races {
         if touch.read == stretch && (touch.reader != lane || lane == SEVERAL) {
             return Err(race(access, "stores", touch.reader));
         }
-        (touch.written, touch.writer) = (stretch, lane);
+        (touch.written, touch.writer, touch.published) = (stretch, lane, published);
         Ok(())
     }
 
@@ -138,9 +177,10 @@ impl Races {
 
     /// An asynchronous copy to the element arrives; from now on it counts as written by its lane.
     pub(super) fn end_copy(&mut self, access: Access) {
-        let stretch = self.stretch;
+        let (stretch, published) = (self.stretch, self.published);
         let touch = &mut self.touches[usize::from(access.shared)][access.offset];
         (touch.under_way, touch.written, touch.writer) = (0, stretch, access.lane);
+        touch.published = published;
     }
 }
 fn under_way(access: Access, does: &'static str) -> InterpError {

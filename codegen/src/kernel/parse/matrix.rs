@@ -1,7 +1,7 @@
 //! Fragments, the statements of matrix units, asynchronous copies.
 
 use super::{COUNT_MAX, Context, ParseError, Parser, Token};
-use crate::kernel::{Fragment, FragmentId, Role, Stmt, matrix};
+use crate::kernel::{Fragment, FragmentId, Panel, Role, Stmt, matrix};
 
 impl Parser<'_> {
     pub(super) fn fragment_declaration(&mut self, context: &mut Context) -> Result<(), ParseError> {
@@ -31,6 +31,24 @@ impl Parser<'_> {
         Ok(self.integer(0, COUNT_MAX)? as u32)
     }
 
+    fn panel(&mut self, context: &Context) -> Result<Panel, ParseError> {
+        let (memory, at) = self.element(context)?;
+        Ok(Panel { memory, at, stride: self.stride()? })
+    }
+
+    fn team_product(&mut self, context: &Context) -> Result<Stmt, ParseError> {
+        let mut sums = vec![self.fragment(context)?];
+        while self.take(",") {
+            sums.push(self.fragment(context)?);
+        }
+        self.demand("by")?;
+        let left = self.panel(context)?;
+        self.demand(",")?;
+        let right = self.panel(context)?;
+        self.demand("depth")?;
+        Ok(Stmt::Product { sums, left, right, depth: self.integer(0, COUNT_MAX)? as u32 })
+    }
+
     /// The statement that begins with `word`, at `token`.
     pub(super) fn matrix_statement(
         &mut self,
@@ -54,6 +72,9 @@ impl Parser<'_> {
                 self.demand(",")?;
                 Stmt::Mma { sum, left, right: self.fragment(context)? }
             }
+            "product" => self.team_product(context)?,
+            "product_wait" => Stmt::ProductWait { pending: self.integer(0, COUNT_MAX)? as u32 },
+            "publish" => Stmt::Publish,
             "spill" => {
                 let (memory, at) = self.element(context)?;
                 let stride = self.stride()?;

@@ -6,8 +6,8 @@ use jtllm_ir::{DType, Expr};
 
 use super::bounds::Lane;
 use super::{Check, text};
-use crate::kernel::matrix::{Tile, chunk, fault, fragment_fault};
-use crate::kernel::{FragmentId, Memory, Role, Stmt, WARP};
+use crate::kernel::matrix::{Tile, chunk, fault, fragment_fault, has_products, panels};
+use crate::kernel::{FragmentId, Memory, Panel, Role, Stmt, TEAM, WARP};
 use crate::target::Caps;
 
 impl Check<'_> {
@@ -28,6 +28,10 @@ impl Check<'_> {
         if !kernel.fragments.is_empty() && !kernel.lanes.is_multiple_of(WARP) {
             self.fault("lanes", "fragments belong to whole warps", format!("{} lanes", kernel.lanes));
         }
+        let teams = caps.matrix.is_some_and(|matrix| matrix.teams > 0);
+        if !teams && has_products(&kernel.body) {
+            self.fault("product", "the target has units that multiply for teams", "a product");
+        }
         if !caps.stage && any(&kernel.body, &|stmt| matches!(stmt, Stmt::Stage { .. })) {
             self.fault("stage", "the target has asynchronous copies", "a copy");
         }
@@ -46,8 +50,26 @@ impl Check<'_> {
             return self.tile(&place, &tile);
         }
         match stmt {
+            Stmt::Product { sums, left, right, depth } => {
+                self.together(&place);
+                for sum in sums {
+                    self.contents(&place, *sum);
+                    self.under_way[sum.0 as usize] = true;
+                }
+                for (panel, rows) in panels(sums, left, right) {
+                    self.panel(&place, panel, rows, *depth);
+                }
+            }
+            Stmt::ProductWait { pending } => {
+                self.together(&place);
+                if *pending == 0 {
+                    self.under_way.fill(false);
+                }
+            }
+            Stmt::Publish => self.together(&place),
             Stmt::Clear(sum) => {
                 self.together(&place);
+                self.settled(&place, *sum);
                 self.fragments[sum.0 as usize] = true;
             }
             Stmt::Scale { sum, memory, at, stride } => {
@@ -66,7 +88,42 @@ impl Check<'_> {
         }
     }
 
+    /// A block inside another, which runs once at most or, if it repeats, any number of times: what products it
+    /// leaves under way, they may be before it too.
+    pub(super) fn nested(&mut self, body: &[Stmt], repeats: bool) {
+        let before = self.under_way.clone();
+        if repeats {
+            flow(body, &mut self.under_way);
+            self.under_way.iter_mut().zip(&before).for_each(|(now, before)| *now |= before);
+        }
+        self.block(body);
+        self.under_way.iter_mut().zip(before).for_each(|(now, before)| *now |= before);
+    }
+
+    fn panel(&mut self, place: &str, panel: &Panel, rows: u32, depth: u32) {
+        let dtype = self.kernel.memory_dtype(panel.memory);
+        self.span(place, panel.memory, &panel.at, panel.extent(rows, depth, dtype));
+        let at = self.inlined(&panel.at);
+        self.begins(place, &at, dtype);
+        self.begins(place, &Expr::int(i64::from(panel.stride)), dtype);
+        if self.places(&at, TEAM).is_none() {
+            self.fault(place, "a panel's place is the same for all lanes of a team", text(&at));
+        }
+    }
+
+    fn settled(&mut self, place: &str, fragment: FragmentId) {
+        if self.under_way[fragment.0 as usize] {
+            let found = format!("f{} with a product under way", fragment.0);
+            self.fault(place, "a product is waited for before its sums are used", found);
+        }
+    }
+
     fn filled(&mut self, place: &str, fragment: FragmentId) {
+        self.settled(place, fragment);
+        self.contents(place, fragment);
+    }
+
+    fn contents(&mut self, place: &str, fragment: FragmentId) {
         if !self.fragments[fragment.0 as usize] {
             let found = format!("f{} with nothing in it", fragment.0);
             self.fault(place, "a fragment is filled before it is used", found);
@@ -91,9 +148,9 @@ impl Check<'_> {
         }
     }
 
-    /// That an offset is the same for all lanes of a warp; gives what [`Check::places_of_warps`] does.
+    /// That an offset is the same for all lanes of a warp; gives what [`Check::places`] does.
     fn belongs_to_warps(&mut self, place: &str, at: &Expr) -> Option<Vec<i64>> {
-        let places = self.places_of_warps(at);
+        let places = self.places(at, WARP);
         if places.is_none() {
             self.fault(place, "a tile's place is the same for all lanes of a warp", text(at));
         }
@@ -108,8 +165,8 @@ impl Check<'_> {
         }
     }
 
-    /// What the lanes' numbers add to an offset, for each warp; `None` if lanes of a warp may differ.
-    fn places_of_warps(&self, at: &Expr) -> Option<Vec<i64>> {
+    /// What the lanes' numbers add to an offset, for each so many lanes; `None` if those may differ.
+    fn places(&self, at: &Expr, together: u32) -> Option<Vec<i64>> {
         let [own, others] = self.own_terms(at);
         if others.iter().any(|(x, _)| self.varies(x)) {
             return None;
@@ -118,12 +175,11 @@ impl Check<'_> {
             let lane = Lane(i64::from(lane));
             own.iter().fold(0i64, |sum, (x, c)| sum.wrapping_add(x.evaluate(&lane).wrapping_mul(*c)))
         };
-        let warps = self.kernel.lanes / WARP;
-        let same = |warp: u32| {
-            let first = place(warp * WARP);
-            (1..WARP).all(|lane| place(warp * WARP + lane) == first).then_some(first)
+        let same = |number: u32| {
+            let first = place(number * together);
+            (1..together).all(|lane| place(number * together + lane) == first).then_some(first)
         };
-        (0..warps).map(same).collect()
+        (0..self.kernel.lanes / together).map(same).collect()
     }
 
     fn stage(&mut self, place: &str, to: (Memory, &Expr), from: (Memory, &Expr)) {
@@ -141,6 +197,22 @@ impl Check<'_> {
         }
         if self.varying.is_some() && !self.lanes_part(to.1) {
             self.fault(place, "no two lanes store to one element", text(to.1));
+        }
+    }
+}
+
+/// Which sums a block may leave to a product, if those had one before.
+fn flow(body: &[Stmt], under_way: &mut [bool]) {
+    for stmt in body {
+        match stmt {
+            Stmt::Product { sums, .. } => sums.iter().for_each(|sum| under_way[sum.0 as usize] = true),
+            Stmt::ProductWait { pending: 0 } => under_way.fill(false),
+            Stmt::Loop { body, .. } | Stmt::If { body, .. } => {
+                let before = under_way.to_vec();
+                flow(body, under_way);
+                under_way.iter_mut().zip(before).for_each(|(now, before)| *now |= before);
+            }
+            _ => {}
         }
     }
 }
@@ -172,6 +244,13 @@ fn place(stmt: &Stmt) -> String {
         Stmt::Stage { to, at, from, from_at } => {
             format!("stage {to}[{}] = {from}[{}]", text(at), text(from_at))
         }
+        Stmt::Product { sums, left, right, .. } => {
+            let [first, last] = [sums.first(), sums.last()].map(|sum| sum.map_or(0, |sum| sum.0));
+            let [a, b] = [left, right].map(|panel| format!("{}[{}]", panel.memory, text(&panel.at)));
+            format!("product f{first}..f{last} by {a}, {b}")
+        }
+        Stmt::ProductWait { pending } => format!("product_wait {pending}"),
+        Stmt::Publish => "publish".to_owned(),
         Stmt::StageCommit => "stage_commit".to_owned(),
         Stmt::StageWait { pending } => format!("stage_wait {pending}"),
         _ => "a statement".to_owned(),

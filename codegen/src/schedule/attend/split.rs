@@ -6,8 +6,8 @@
 //! in ascending order, by the operations with which one group would have joined them: so the result is the same bits
 //! however many groups there are.
 
-use jtllm_ir::Expr;
 use jtllm_ir::graph::axes;
+use jtllm_ir::{DType, Expr};
 
 use super::{
     Plan, Seen, UNSEEN, begin, join_totals, join_values, lanes, scores, seen, values, weights, width,
@@ -21,7 +21,7 @@ use crate::schedule::lower::Lower;
 /// Queries that one group computes together, at most: each takes registers of every lane.
 const MOST_TOGETHER: i64 = 8;
 
-/// Groups for queries below which the second kernel costs more than they gain.
+/// Groups for queries below which the second kernel costs more than they gain; so many blocks must there be, too.
 const LEAST_SPLITS: i64 = 4;
 
 /// Blocks that the second kernel reads before it joins the first of them: their loads are on the way together.
@@ -46,22 +46,33 @@ impl Splits {
         self.blocks.clone() * (self.queries * (width + 2))
     }
 
+    /// The bytes of that for so many blocks.
+    fn bytes(&self, width: i64, blocks: i64) -> u64 {
+        let floats = blocks.saturating_mul(self.queries * (width + 2));
+        floats.unsigned_abs().saturating_mul(DType::F32.size() as u64)
+    }
+
     /// Where those of a block and a query begin.
     fn place(&self, width: i64, [token, head]: &[Expr; 2], block: &Expr) -> Expr {
         (block.clone() * self.queries + token.clone() * self.heads + head.clone()) * (width + 2)
     }
 }
 
-/// How the past of a decoded token is shared out, if it is worth it. The count follows from what never changes
+/// How the past of a decoded token is shared out, if it is worth it and the target can bind what is handed on. The
+/// count follows from what never changes
 /// while a model is used, so launches can be recorded.
 pub(super) fn splits(lower: &Lower<'_>, nodes: &Attend) -> Option<Splits> {
     let [rows, heads, _] = lower.region.space.as_slice() else { return None };
     let (rows, heads) = (rows.as_int()?, heads.as_int()?);
     let together = shared(lower, nodes, heads);
     let groups = i64::from(lower.caps.attend_groups) / (rows * heads / together).max(1);
-    let blocks = lower.graph.shape(nodes.dot)[2].clone().div_floor(i64::from(lower.caps.attend_block));
-    let is_worth_it = groups >= LEAST_SPLITS && blocks.high() >= LEAST_SPLITS;
-    is_worth_it.then_some(Splits { queries: rows * heads, heads, together, groups, blocks })
+    let block = i64::from(lower.caps.attend_block);
+    let blocks = lower.graph.shape(nodes.dot)[2].clone().div_floor(block);
+    let most = lower.options.positions.map_or(i64::MAX, |positions| i64::from(positions) / block);
+    let most = most.min(blocks.high());
+    let splits = Splits { queries: rows * heads, heads, together, groups, blocks };
+    let is_worth_it = groups >= LEAST_SPLITS && most >= LEAST_SPLITS;
+    (is_worth_it && splits.bytes(width(lower), most) <= lower.caps.max_span).then_some(splits)
 }
 
 /// How many neighbouring heads read the same keys and values.

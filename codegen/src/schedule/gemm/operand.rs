@@ -20,7 +20,7 @@ pub(super) struct Operand {
     /// sums need not be taken apart.
     block: Option<i64>,
     scale: Option<Node>,
-    /// Two buffers of rows, [`Plan::stride`] apart.
+    /// [`Plan::stages`] buffers.
     pub(super) memory: Memory,
     rows: i64,
     /// Whether asynchronous copies bring it.
@@ -46,7 +46,7 @@ impl Operand {
 
     fn new(lower: &mut Lower<'_>, sum: &Sum, side: usize, sides: &Sides, plan: &Plan) -> Operand {
         let rows = plan.group[side];
-        let memory = lower.b.shared(plan.dtype, (2 * rows * plan.stride()) as u32);
+        let memory = lower.b.shared(plan.dtype, (plan.stages * plan.buffer_len(rows)) as u32);
         let node = if side == 0 { sum.left } else { sum.right };
         let blocks = sum.blocks.as_ref();
         let operand = Operand {
@@ -76,9 +76,24 @@ impl Operand {
         first.divisor() % numbers == 0 && last - first == Expr::int(numbers - 1) && self.depth % numbers == 0
     }
 
-    /// Where a row of one of the buffers begins.
+    /// Where a row of one of the buffers begins, whose numbers lie side by side.
     pub(super) fn row(&self, plan: &Plan, buffer: &Expr, row: &Expr) -> Expr {
-        (buffer.clone() * self.rows + row.clone()) * plan.stride()
+        (buffer.clone() * self.rows + row.clone()) * self.stride(plan)
+    }
+
+    /// Where a chunk of a row lies that begins with number `first` of a step's.
+    pub(super) fn at(&self, plan: &Plan, buffer: &Expr, row: &Expr, first: &Expr) -> Expr {
+        if !plan.is_panel() {
+            return self.row(plan, buffer, row) + first.clone();
+        }
+        let numbers = chunk(plan.dtype);
+        let along = first.clone().div_floor(numbers) * self.stride(plan);
+        buffer.clone() * plan.buffer_len(self.rows) + along + row.clone() * numbers
+    }
+
+    /// Elements from one row to the next, or in panels from one chunk of a row to its next one.
+    pub(super) fn stride(&self, plan: &Plan) -> i64 {
+        plan.stride(self.rows)
     }
 
     /// Rows that the group's lanes bring at once.
@@ -130,7 +145,7 @@ impl Operand {
             let within = row.less_than(&Expr::int(self.rows));
             for u in (0..numbers).step_by(piece as usize) {
                 let k = step.clone() * plan.step + first.clone() + u;
-                let to = self.row(plan, &step.clone().modulo(2), &row) + first.clone() + u;
+                let to = self.at(plan, &step.clone().modulo(plan.stages), &row, &first) + u;
                 // A piece's last number is inside if its first one is; of it the condition proves more.
                 let last = k.clone() + (piece - 1);
                 let (inside, beyond) = match self.depth % plan.step {

@@ -1,10 +1,11 @@
 //! The driver's objects, each ended with its last owner, and what is wrong when there is no driver.
 
-use std::ffi::{CStr, c_uint, c_void};
+use std::ffi::{CStr, c_void};
 use std::fmt;
 
-use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
+
+use super::calls::{self, DriverError, made, words};
 
 /// The oldest driver whose interface is used: that of CUDA 12.0, release 525.
 pub const DRIVER_LEAST: u32 = 12000;
@@ -79,90 +80,49 @@ impl fmt::Display for NoCuda {
 
 impl std::error::Error for NoCuda {}
 
-/// Every function of the driver that this device calls. A driver may lack some; calling one that is missing would
-/// end the program.
-const FUNCTIONS: &[&str] = &[
-    "cuInit",
-    "cuDriverGetVersion",
-    "cuDeviceGetCount",
-    "cuDeviceGet",
-    "cuDeviceGetName",
-    "cuDeviceGetAttribute",
-    "cuDeviceTotalMem_v2",
-    "cuDevicePrimaryCtxRetain",
-    "cuDevicePrimaryCtxRelease_v2",
-    "cuCtxSetCurrent",
-    "cuMemGetInfo_v2",
-    "cuMemAlloc_v2",
-    "cuMemFree_v2",
-    "cuMemAllocAsync",
-    "cuMemFreeAsync",
-    "cuDeviceGetDefaultMemPool",
-    "cuMemPoolSetAttribute",
-    "cuMemPoolGetAttribute",
-    "cuMemHostAlloc",
-    "cuMemFreeHost",
-    "cuMemsetD8Async",
-    "cuMemcpyHtoDAsync_v2",
-    "cuMemcpyDtoHAsync_v2",
-    "cuMemcpyDtoDAsync_v2",
-    "cuStreamCreate",
-    "cuStreamDestroy_v2",
-    "cuStreamSynchronize",
-    "cuStreamWaitEvent",
-    "cuStreamBeginCapture_v2",
-    "cuStreamEndCapture",
-    "cuEventCreate",
-    "cuEventDestroy_v2",
-    "cuEventRecord",
-    "cuEventSynchronize",
-    "cuModuleLoadDataEx",
-    "cuModuleUnload",
-    "cuModuleGetFunction",
-    "cuFuncSetAttribute",
-    "cuLaunchKernel",
-    "cuGraphInstantiateWithFlags",
-    "cuGraphLaunch",
-    "cuGraphDestroy",
-    "cuGraphExecDestroy",
-    "cuGetErrorName",
-    "cuGetErrorString",
-];
-
-/// What the driver says of an error.
-pub(super) fn words(error: DriverError) -> String {
-    let text = |found: Result<&CStr, DriverError>| found.map(|text| text.to_string_lossy().into_owned());
-    match (text(error.error_name()), text(error.error_string())) {
-        (Ok(name), Ok(words)) => format!("{name}: {words}"),
-        _ => format!("error {}", error.0 as u32),
-    }
-}
-
 /// Makes the driver ready.
 pub(super) fn start() -> Result<(), NoCuda> {
     // SAFETY: NVIDIA's library does nothing when it is loaded that could harm.
     if !unsafe { sys::is_culib_present() } {
         return Err(NoCuda::NoDriver);
     }
-    // SAFETY: as above.
-    let library = unsafe { sys::culib() };
-    let missing = |name: &&&str| {
-        // SAFETY: the address is not used, only whether there is one.
-        unsafe { library.get::<*const c_void>(name.as_bytes()) }.is_err()
-    };
-    // Without this one nobody can even ask for the version.
-    if let Some(first) = ["cuDriverGetVersion"].iter().find(missing) {
-        return Err(NoCuda::TooOld { version: None, missing: Some(first) });
-    }
-    let missing = FUNCTIONS.iter().find(missing).copied();
-    let mut version = 0;
-    // SAFETY: the function is there, and may be called before all others.
-    let told = unsafe { sys::cuDriverGetVersion(&mut version) }.result();
-    let version = told.ok().and_then(|()| u32::try_from(version).ok());
+    // Without a function for that nobody can even ask for the version.
+    let version =
+        calls::version().map_err(|missing| NoCuda::TooOld { version: None, missing: Some(missing) })?;
+    let missing = calls::find().err();
     if missing.is_some() || version.is_none_or(|version| version < DRIVER_LEAST) {
         return Err(NoCuda::TooOld { version, missing });
     }
-    result::init().map_err(|error| NoCuda::Driver { why: words(error) })
+    // SAFETY: every function is there.
+    unsafe { calls::cuInit(0) }.map_err(|error| NoCuda::Driver { why: words(error) })
+}
+
+/// How many devices there are.
+pub(super) fn count() -> Result<usize, DriverError> {
+    // SAFETY: it writes one number.
+    let count = unsafe { made(|to| calls::cuDeviceGetCount(to)) }?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// The device of a number from 0, and its name.
+pub(super) fn device(number: usize) -> Result<(sys::CUdevice, String), DriverError> {
+    // The driver cuts longer names.
+    let mut name = [0u8; 256];
+    // SAFETY: it writes a number, and a text that ends with a zero into as many bytes as it is told.
+    let device = unsafe {
+        let device = made(|to| calls::cuDeviceGet(to, number as i32))?;
+        calls::cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as i32, device)?;
+        device
+    };
+    let text =
+        CStr::from_bytes_until_nul(&name).map_or(String::new(), |text| text.to_string_lossy().into_owned());
+    Ok((device, text))
+}
+
+/// Bytes of a device's memory.
+pub(super) fn total_memory(device: sys::CUdevice) -> Result<usize, DriverError> {
+    // SAFETY: the device comes from the driver.
+    unsafe { made(|to| calls::cuDeviceTotalMem_v2(to, device)) }
 }
 
 /// A device's primary context.
@@ -179,7 +139,7 @@ unsafe impl Sync for Context {}
 impl Context {
     pub(super) fn new(device: sys::CUdevice) -> Result<Context, DriverError> {
         // SAFETY: the device comes from the driver.
-        let context = unsafe { result::primary_ctx::retain(device) }?;
+        let context = unsafe { made(|to| calls::cuDevicePrimaryCtxRetain(to, device)) }?;
         let context = Context { device, context };
         context.bind()?;
         Ok(context)
@@ -188,13 +148,13 @@ impl Context {
     /// Makes it that of the calling thread.
     pub(super) fn bind(&self) -> Result<(), DriverError> {
         // SAFETY: the context is retained as long as this value lives.
-        unsafe { result::ctx::set_current(self.context) }
+        unsafe { calls::cuCtxSetCurrent(self.context) }
     }
 
     /// A property; 0 if the driver does not know of it.
     pub(super) fn attribute(&self, attribute: sys::CUdevice_attribute) -> u32 {
         // SAFETY: the device comes from the driver.
-        let found = unsafe { result::device::get_attribute(self.device, attribute) };
+        let found = unsafe { made(|to| calls::cuDeviceGetAttribute(to, attribute, self.device)) };
         found.ok().and_then(|value| u32::try_from(value).ok()).unwrap_or(0)
     }
 }
@@ -202,7 +162,7 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: it was retained once. A device that is lost cannot be given back either.
-        let _gone = unsafe { result::primary_ctx::release(self.device) };
+        let _gone = unsafe { calls::cuDevicePrimaryCtxRelease_v2(self.device) };
     }
 }
 
@@ -216,21 +176,23 @@ unsafe impl Sync for Stream {}
 
 impl Stream {
     pub(super) fn new() -> Result<Stream, DriverError> {
-        result::stream::create(result::stream::StreamKind::NonBlocking).map(Stream)
+        let kind = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: the context is current.
+        unsafe { made(|to| calls::cuStreamCreate(to, kind)) }.map(Stream)
     }
 
     /// Goes on after what the other stream was given so far.
     pub(super) fn wait(&self, event: &Event, other: &Stream) -> Result<(), DriverError> {
         event.record(other)?;
         // SAFETY: both are alive; the driver looks at the event's state now, so it may be recorded again.
-        unsafe { result::stream::wait_event(self.0, event.0, sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT) }
+        unsafe { calls::cuStreamWaitEvent(self.0, event.0, 0) }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
         // SAFETY: it was made once and is used no more.
-        let _gone = unsafe { result::stream::destroy(self.0) };
+        let _gone = unsafe { calls::cuStreamDestroy_v2(self.0) };
     }
 }
 
@@ -244,26 +206,28 @@ unsafe impl Sync for Event {}
 
 impl Event {
     pub(super) fn new() -> Result<Event, DriverError> {
-        result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map(Event)
+        let kind = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        // SAFETY: the context is current.
+        unsafe { made(|to| calls::cuEventCreate(to, kind)) }.map(Event)
     }
 
     /// It happens when the stream has done what it was given so far.
     pub(super) fn record(&self, stream: &Stream) -> Result<(), DriverError> {
         // SAFETY: both are alive.
-        unsafe { result::event::record(self.0, stream.0) }
+        unsafe { calls::cuEventRecord(self.0, stream.0) }
     }
 
     /// Waits until it has happened.
     pub(super) fn synchronize(&self) -> Result<(), DriverError> {
         // SAFETY: it is alive.
-        unsafe { result::event::synchronize(self.0) }
+        unsafe { calls::cuEventSynchronize(self.0) }
     }
 }
 
 impl Drop for Event {
     fn drop(&mut self) {
         // SAFETY: it was made once and is used no more.
-        let _gone = unsafe { result::event::destroy(self.0) };
+        let _gone = unsafe { calls::cuEventDestroy_v2(self.0) };
     }
 }
 
@@ -279,7 +243,7 @@ unsafe impl Send for Pinned {}
 impl Pinned {
     pub(super) fn new(len: usize) -> Result<Pinned, DriverError> {
         // SAFETY: the context is current.
-        let address = unsafe { result::malloc_host(len, 0 as c_uint) }?.cast();
+        let address = unsafe { made(|to| calls::cuMemHostAlloc(to, len, 0)) }?.cast();
         Ok(Pinned { address, len })
     }
 
@@ -301,6 +265,6 @@ impl Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         // SAFETY: it was allocated once; the driver waits for what still uses it.
-        let _gone = unsafe { result::free_host(self.address.cast()) };
+        let _gone = unsafe { calls::cuMemFreeHost(self.address.cast()) };
     }
 }

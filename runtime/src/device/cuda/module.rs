@@ -3,13 +3,12 @@
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
 
-use cudarc::driver::result;
 use cudarc::driver::sys;
 use jtllm_codegen::emit::ptx;
 use jtllm_codegen::kernel::Kernel;
 
 use super::Core;
-use super::driver::words;
+use super::calls::{self, made, words};
 
 /// Bytes that the driver may write about a text.
 const LOG_BYTES: usize = 16 << 10;
@@ -34,7 +33,7 @@ impl Drop for Loaded {
     fn drop(&mut self) {
         if self.core.context.bind().is_ok() {
             // SAFETY: it was loaded once and is launched no more; the driver waits for launches of it.
-            let _gone = unsafe { result::module::unload(self.module) };
+            let _gone = unsafe { calls::cuModuleUnload(self.module) };
         }
     }
 }
@@ -53,13 +52,14 @@ pub(super) fn load(core: &Arc<Core>, kernel: &Kernel, text: &[u8]) -> Result<Loa
     };
     let entry = CString::new(ptx::ENTRY).map_err(|error| error.to_string())?;
     // SAFETY: the module was just loaded.
-    loaded.function = unsafe { result::module::get_function(module, entry) }.map_err(words)?;
+    loaded.function =
+        unsafe { made(|to| calls::cuModuleGetFunction(to, module, entry.as_ptr())) }.map_err(words)?;
     loaded.shared_bytes = ptx::dynamic_bytes(kernel);
     if loaded.shared_bytes > 0 {
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         let bytes = loaded.shared_bytes;
         // SAFETY: the function belongs to the module.
-        unsafe { sys::cuFuncSetAttribute(loaded.function, attribute, bytes as i32).result() }
+        unsafe { calls::cuFuncSetAttribute(loaded.function, attribute, bytes as i32) }
             .map_err(|error| format!("{bytes} bytes of shared memory: {}", words(error)))?;
     }
     Ok(loaded)
@@ -74,7 +74,7 @@ fn compile(text: &CString) -> Result<sys::CUmodule, String> {
     let mut module = std::ptr::null_mut();
     // SAFETY: the text ends with a zero, and the log is as long as the option says.
     let done = unsafe {
-        sys::cuModuleLoadDataEx(
+        calls::cuModuleLoadDataEx(
             &mut module,
             text.as_ptr().cast(),
             options.len() as u32,
@@ -82,7 +82,7 @@ fn compile(text: &CString) -> Result<sys::CUmodule, String> {
             values.as_mut_ptr(),
         )
     };
-    done.result().map_err(|error| {
+    done.map_err(|error| {
         let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
         let log = String::from_utf8_lossy(&log[..end]);
         format!("{}\n{}", words(error), log.trim_end())

@@ -6,9 +6,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
+use super::calls::{self, DriverError};
 use super::driver::{Event, Pinned, Stream};
 
 /// Bytes of pinned memory that are given to the copy stream at once, and how many such parts there are.
@@ -114,7 +114,7 @@ impl Streams {
             // SAFETY: the caller owns so many bytes at the address; the pinned part is not changed before its
             // copies are over.
             unsafe {
-                sys::cuMemcpyHtoDAsync_v2(to + done as u64, from, len, self.copy.0).result()?;
+                calls::cuMemcpyHtoDAsync_v2(to + done as u64, from, len, self.copy.0)?;
             }
             // Neighbouring bytes of pinned memory in one cache line would go back and forth.
             self.up.used = (self.up.used + len).next_multiple_of(256).min(PART);
@@ -145,8 +145,8 @@ impl Streams {
     pub(super) fn finish(&mut self) -> Done {
         // SAFETY: both streams are alive.
         unsafe {
-            result::stream::synchronize(self.copy.0)?;
-            result::stream::synchronize(self.compute.0)
+            calls::cuStreamSynchronize(self.copy.0)?;
+            calls::cuStreamSynchronize(self.compute.0)
         }
     }
 
@@ -158,8 +158,8 @@ impl Streams {
             // stream is done.
             unsafe {
                 let to = self.down.address(0);
-                sys::cuMemcpyDtoHAsync_v2(to, start, chunk.len(), self.copy.0).result()?;
-                result::stream::synchronize(self.copy.0)?;
+                calls::cuMemcpyDtoHAsync_v2(to, start, chunk.len(), self.copy.0)?;
+                calls::cuStreamSynchronize(self.copy.0)?;
             }
             chunk.copy_from_slice(self.down.bytes(0, chunk.len()));
         }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::result;
 use cudarc::driver::sys;
 
+use super::calls::{self, DriverError, made, words};
 use super::module::Loaded;
 use super::{Core, Memory};
 use crate::device::Tape;
@@ -29,37 +29,70 @@ unsafe impl Send for Graph {}
 // SAFETY: as above.
 unsafe impl Sync for Graph {}
 
+/// A stream that keeps what it is given instead of running it; it runs again when this value ends, whatever happened
+/// meanwhile.
+struct Capture<'a> {
+    core: &'a Core,
+    stream: sys::CUstream,
+    ended: bool,
+}
+
+impl Capture<'_> {
+    fn begin(core: &Core) -> Result<Capture<'_>, DriverError> {
+        let mut streams = core.streams();
+        // Nothing of the other stream can be waited for inside a recording.
+        streams.join_copies()?;
+        let stream = streams.compute.0;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives as long as the device.
+        unsafe { calls::cuStreamBeginCapture_v2(stream, mode) }?;
+        drop(streams);
+        *core.recording() = Some(Uses::default());
+        Ok(Capture { core, stream, ended: false })
+    }
+
+    /// What was kept, and what it uses.
+    fn end(&mut self) -> (Result<sys::CUgraph, DriverError>, Uses) {
+        self.ended = true;
+        let uses = self.core.recording().take().unwrap_or_default();
+        // SAFETY: the capture was begun, and ends once.
+        (unsafe { made(|to| calls::cuStreamEndCapture(self.stream, to)) }, uses)
+    }
+}
+
+impl Drop for Capture<'_> {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        if let (Ok(graph), _) = self.end()
+            && !graph.is_null()
+        {
+            // SAFETY: the graph was just made, and nobody else knows of it.
+            let _gone = unsafe { calls::cuGraphDestroy(graph) };
+        }
+    }
+}
+
 impl Graph {
-    /// What `steps` launches meanwhile, in the stream of launches.
+    /// What `steps` launches meanwhile, in the stream of launches; or why the driver keeps nothing. Then nothing has
+    /// happened, and what is wrong beyond that shows when the same is launched.
     pub(super) fn record(
         core: &Arc<Core>,
         steps: &mut dyn FnMut() -> Result<(), DeviceError>,
-    ) -> Result<Graph, DeviceError> {
-        let failed = |error| core.failed("a recording", error);
-        core.context.bind().map_err(failed)?;
-        let stream = {
-            let mut streams = core.streams();
-            // Nothing of the other stream can be waited for inside a recording.
-            streams.join_copies().map_err(failed)?;
-            let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-            // SAFETY: the stream lives as long as the device.
-            unsafe { result::stream::begin_capture(streams.compute.0, mode) }.map_err(failed)?;
-            streams.compute.0
-        };
-        *core.recording() = Some(Uses::default());
-        let told = steps();
-        let uses = core.recording().take().unwrap_or_default();
-        // SAFETY: the recording was begun above; it must end even if a step failed.
-        let graph = unsafe { result::stream::end_capture(stream) };
-        told?;
-        let graph = graph.map_err(failed)?;
+    ) -> Result<Graph, String> {
+        core.context.bind().map_err(words)?;
+        let mut capture = Capture::begin(core).map_err(words)?;
+        steps().map_err(|error| error.to_string())?;
+        let (graph, uses) = capture.end();
+        let graph = graph.map_err(words)?;
         // SAFETY: the graph was just made, and is not needed once it is instantiated.
         let executable = unsafe {
-            let executable = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
-            let _gone = result::graph::destroy(graph);
+            let executable = made(|to| calls::cuGraphInstantiateWithFlags(to, graph, 0));
+            let _gone = calls::cuGraphDestroy(graph);
             executable
         };
-        Ok(Graph { core: core.clone(), executable: executable.map_err(failed)?, uses })
+        Ok(Graph { core: core.clone(), executable: executable.map_err(words)?, uses })
     }
 }
 
@@ -70,7 +103,7 @@ impl Tape for Graph {
         let mut streams = self.core.streams();
         streams.before_launch(self.uses.memories.iter().map(|memory| &memory.touched)).map_err(failed)?;
         // SAFETY: the graph, its programs and its memories live as long as this value.
-        unsafe { result::graph::launch(self.executable, streams.compute.0) }.map_err(failed)
+        unsafe { calls::cuGraphLaunch(self.executable, streams.compute.0) }.map_err(failed)
     }
 }
 
@@ -78,7 +111,7 @@ impl Drop for Graph {
     fn drop(&mut self) {
         if self.core.context.bind().is_ok() {
             // SAFETY: it was instantiated once; the driver waits for launches of it.
-            let _gone = unsafe { result::graph::exec_destroy(self.executable) };
+            let _gone = unsafe { calls::cuGraphExecDestroy(self.executable) };
         }
     }
 }
