@@ -22,10 +22,12 @@
 //! Lanes without part in an access neither load nor store: AVX-512 has masks in its instructions, and AVX2's masked
 //! loads and stores do the same.
 
+mod address;
 mod allocate;
 mod cells;
 mod control;
 mod convert;
+mod divide;
 mod encode;
 mod index;
 mod isa;
@@ -37,6 +39,7 @@ mod memory;
 mod operation;
 mod scalar;
 mod select;
+mod store;
 mod uses;
 
 use jtllm_ir::{DType, ScalarOp};

@@ -25,6 +25,10 @@ const UNROLL_MAX: i64 = 16;
 /// Rows of the left operand that share one pass over the right operand's tile.
 const TILE_ROWS: i64 = 4;
 
+/// The same where lanes run over columns and there are registers for so many sums: what is unpacked serves more rows.
+const TILE_ROWS_MANY: i64 = 8;
+const ACCUMULATORS_MANY: i64 = 24;
+
 /// Groups of interleaved rows that a tile reads side by side: while one waits at the border of a memory page,
 /// where the processor's prefetch starts anew, the other goes on.
 const STREAMS: i64 = 2;
@@ -112,7 +116,8 @@ fn choose(lower: &Lower<'_>, contraction: &Contraction, count: &Expr, width: i64
     let lanes_over_columns = reads_interleaved(lower, &contraction.sums[0]);
     // Sibling sums are accumulated one after another, each with all registers.
     let budget = i64::from(caps.accumulators);
-    let mut rows = TILE_ROWS.min(budget);
+    let many = lanes_over_columns && budget >= ACCUMULATORS_MANY && !caps.threads;
+    let mut rows = if many { TILE_ROWS_MANY } else { TILE_ROWS.min(budget) };
     while count.divisor() % rows != 0 {
         rows -= 1;
     }

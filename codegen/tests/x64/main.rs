@@ -12,6 +12,7 @@ mod native;
 #[path = "../common/random.rs"]
 mod random;
 mod scalars;
+mod speed;
 mod works;
 
 use jtllm_codegen::emit::x64::{Level, X64};

@@ -11,10 +11,10 @@ use jtllm_ir::{DType, Expr};
 use super::isa::Level;
 use super::machine::{Access, Address, Base, Class, Division, Item, Operand, Operation, Reg, View};
 use super::select::{Held, Known, Place, Selector, compare, immediate};
-use crate::kernel::{LANE_AXIS, LOOP_AXIS, Memory, ValueId};
+use crate::kernel::{LANE_AXIS, LOOP_AXIS, ValueId};
 
 /// Offsets in instructions stay clear of the end by more than any access reaches.
-const OFFSET_MAX: i64 = i32::MAX as i64 - 4096;
+pub(super) const OFFSET_MAX: i64 = i32::MAX as i64 - 4096;
 
 /// Whether every value of an expression fits an `i32`.
 pub(super) fn is_word(x: &Expr) -> bool {
@@ -60,7 +60,7 @@ impl Selector<'_> {
     }
 
     /// `base + index * scale + offset`.
-    fn add(&mut self, base: Reg, index: Option<(Reg, u8)>, offset: i32) -> Reg {
+    pub(super) fn add(&mut self, base: Reg, index: Option<(Reg, u8)>, offset: i32) -> Reg {
         let index = index.map(|(reg, scale)| (reg, View::Quad, scale));
         let address = Address { base: Base::Reg(base), index, offset, broadcast: false };
         self.general(Code::Lea_r64_m, View::Quad, &[Operand::Memory(address)])
@@ -322,7 +322,7 @@ impl Selector<'_> {
 
     /// The terms that are computed in scopes further out, and those of the innermost scope needed.
     #[expect(clippy::type_complexity, reason = "two lists of terms, as they stand in a sum")]
-    fn cut(&self, terms: &[(Expr, i64)]) -> (Vec<(Expr, i64)>, Vec<(Expr, i64)>) {
+    pub(super) fn cut(&self, terms: &[(Expr, i64)]) -> (Vec<(Expr, i64)>, Vec<(Expr, i64)>) {
         let places: Vec<usize> = terms.iter().map(|(x, _)| self.place_of(self.needs(x))).collect();
         let innermost = places.iter().copied().max().unwrap_or(0);
         let each = terms.iter().cloned().zip(places);
@@ -383,37 +383,5 @@ impl Selector<'_> {
         };
         let register = self.index(x);
         self.changed(Code::Sub_r64_rm64, register, Some(Operand::Reg(whole, View::Quad)))
-    }
-
-    /// The address of an element, the same for all lanes: what loops do not change in a register of its own, the
-    /// rest as an index that addresses share.
-    pub(super) fn element(&mut self, memory: Memory, at: &Expr) -> Address {
-        let bytes = at.clone() * self.kernel.memory_dtype(memory).size() as i64;
-        let (terms, constant) = bytes.terms();
-        let (offset, far) = if constant.abs() < OFFSET_MAX { (constant as i32, 0) } else { (0, constant) };
-        let innermost = terms.iter().map(|(x, _)| self.place_of(self.needs(x))).max();
-        let repeats = innermost == Some(self.depth());
-        let (outer, inner) = if repeats { self.cut(&terms) } else { (terms, Vec::new()) };
-        let base = Base::Reg(self.pointer(memory, &sum_of(outer, far)));
-        let index = match inner.as_slice() {
-            [] => None,
-            [(x, c @ (1 | 2 | 4 | 8))] => Some((self.index(x), View::Quad, *c as u8)),
-            _ => Some((self.index(&sum_of(inner, 0)), View::Quad, 1)),
-        };
-        Address { base, index, offset, broadcast: false }
-    }
-
-    fn pointer(&mut self, memory: Memory, bytes: &Expr) -> Reg {
-        if bytes.as_int() == Some(0) {
-            return self.memories[&memory];
-        }
-        let needed = self.needs(bytes);
-        self.know(Known::Pointer(memory, bytes.clone()), needed, |selector| {
-            let (terms, constant) = bytes.terms();
-            let (outer, inner) = selector.cut(&terms);
-            let base = selector.pointer(memory, &sum_of(outer, 0));
-            let offset = selector.index(&sum_of(inner, constant));
-            selector.add(base, Some((offset, 1)), 0)
-        })
     }
 }
