@@ -16,8 +16,8 @@ use crate::common::{compiled_as, memories, run_by, symbols};
 use crate::levels;
 use crate::native::Native;
 
-/// Rows and columns of a weight that the second-level cache holds.
-const SIZE: usize = 512;
+/// Rows and columns of a weight of which the second-level cache holds several.
+const SIZE: usize = 256;
 
 fn product(format: &str, tokens: usize) -> Case {
     let mut case = Case::new(&format!("{format} {tokens}"));
@@ -32,9 +32,20 @@ fn product(format: &str, tokens: usize) -> Case {
 /// A kernel with the memory that it reads and writes.
 struct Ready {
     native: Native,
+    /// Each with bytes to spare, so that it can begin at a cache line.
     params: Vec<Vec<u8>>,
     symbols: Vec<i32>,
-    groups: u64,
+}
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// The same bytes from the first cache line of the memory on.
+fn aligned(bytes: &[u8]) -> Vec<u8> {
+    let mut memory = vec![0; bytes.len() + LINE];
+    let start = memory.as_ptr().align_offset(LINE);
+    memory[start..start + bytes.len()].copy_from_slice(bytes);
+    memory
 }
 
 impl Ready {
@@ -49,8 +60,8 @@ impl Ready {
             let bytes = launch.params.iter().map(Vec::len).sum();
             if largest.as_ref().is_none_or(|(most, _)| *most < bytes) {
                 let native = Native::with(target, launch.kernel);
-                let (params, symbols) = (launch.params.to_vec(), launch.symbols.to_vec());
-                largest = Some((bytes, Ready { native, params, symbols, groups: launch.groups }));
+                let params = launch.params.iter().map(|bytes| aligned(bytes)).collect();
+                largest = Some((bytes, Ready { native, params, symbols: launch.symbols.to_vec() }));
             }
             launch.interpret(target.caps());
         });
@@ -58,8 +69,13 @@ impl Ready {
     }
 
     fn time(&mut self) -> Duration {
+        let line = |bytes: &mut Vec<u8>| {
+            let start = bytes.as_ptr().align_offset(LINE);
+            bytes[start..].as_mut_ptr()
+        };
+        let pointers: Vec<*mut u8> = self.params.iter_mut().map(line).collect();
         let start = Instant::now();
-        self.native.run_groups(&mut self.params, &self.symbols, 0, self.groups);
+        self.native.run_at(&pointers, &self.symbols);
         start.elapsed()
     }
 }
@@ -106,7 +122,8 @@ fn a_kernel_is_assembled_in_microseconds() {
         for (format, tokens) in [("f32", 1), ("q4_0", 16)] {
             let case = product(format, tokens);
             let compilation = compiled_as(&case.graph, target.caps(), &Options::default());
-            let kernel: &Kernel = compilation.kernels.iter().max_by_key(|kernel| kernel.values.len()).unwrap();
+            let kernel: &Kernel =
+                compilation.kernels.iter().max_by_key(|kernel| kernel.values.len()).unwrap();
             assert!(symbols(kernel, &case.bindings).len() >= kernel.symbols.len());
             let times = (0..20).map(|_| {
                 let start = Instant::now();
