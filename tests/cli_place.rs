@@ -5,7 +5,7 @@
 mod support;
 
 use serde_json::Value;
-use support::{FRANCE, answer, failure, fixture, json, jtllm, run, stderr, stdout};
+use support::{FRANCE, answer, failure, fixture, json, jtllm, stderr, stdout};
 
 fn start(arguments: &[&str]) -> String {
     let mut command = jtllm(&[&["run", "-p", FRANCE, "--temp", "0"], arguments].concat());

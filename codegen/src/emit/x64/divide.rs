@@ -8,7 +8,7 @@ use super::select::{Selector, compare};
 impl Selector<'_> {
     /// Quotients rounded down, or remainders, lane by lane in 64 bits; 0 for a divisor of 0.
     pub(super) fn divided(&mut self, signed: bool, remainder: bool, x: Reg, y: Reg) -> Reg {
-        let [x, y] = [x, y].map(|reg| Address::of(Base::Frame(self.to_frame(reg))));
+        let [x, y] = [x, y].map(|reg| Address::of(Base::Frame(self.kept(reg))));
         let load = if signed { Code::Movsxd_r64_rm32 } else { Code::Mov_r32_rm32 };
         self.gathered(|selector, lane| {
             let [x, y] = [x, y].map(|from| selector.general_from(load, from.plus(4 * lane as i32)));

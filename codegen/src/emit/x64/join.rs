@@ -115,7 +115,7 @@ impl<'k> Selector<'k> {
             self.held[value.0 as usize] = Some(Held { place: Place::Lanes(register), depth });
             return;
         }
-        let slot = self.to_frame(*vector);
+        let slot = self.kept(*vector);
         for (at, value) in values.iter().enumerate() {
             let place = Place::Slot(slot + 4 * lane(at) as u32);
             self.held[value.0 as usize] = Some(Held { place, depth });

@@ -239,7 +239,7 @@ impl Selector<'_> {
         let dtype = self.kernel.memory_dtype(memory);
         let addresses = self.addresses(memory, at);
         let zero = self.word(0);
-        let slot = Address::of(Base::Frame(self.to_frame(zero)));
+        let slot = Address::of(Base::Frame(self.kept(zero)));
         self.each_lane(|selector, lane| {
             let (load, view) = match dtype.size() {
                 4 => (Code::Mov_r32_rm32, View::Double),

@@ -325,14 +325,14 @@ impl Selector<'_> {
         let slot = self.at(place, |selector| {
             let register = selector.lanes_of(value);
             let words = if truth { selector.masked_word(register, 1) } else { register };
-            selector.to_frame(words)
+            selector.kept(words)
         });
         self.scopes[place].slots.insert(value, slot);
         slot
     }
 
     /// Stores a vector to bytes of the frame that nobody else has.
-    pub(super) fn to_frame(&mut self, register: Reg) -> u32 {
+    pub(super) fn kept(&mut self, register: Reg) -> u32 {
         let bytes = 4 * self.level.lanes() as u32;
         let slot = self.code.frame.take(bytes, bytes);
         let place = Operand::Memory(Address::of(Base::Frame(slot)));

@@ -30,7 +30,7 @@ impl Selector<'_> {
             return self.scatter(base, index, words);
         }
         let addresses = self.addresses(memory, at);
-        let slot = Address::of(Base::Frame(self.to_frame(words)));
+        let slot = Address::of(Base::Frame(self.kept(words)));
         self.each_lane(|selector, lane| {
             let word = selector.general_from(Code::Mov_r32_rm32, slot.plus(4 * lane as i32));
             selector.store_general(dtype, addresses[lane], word);
