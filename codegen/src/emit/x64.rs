@@ -2,7 +2,7 @@
 //!
 //! # What the code is
 //!
-//! One function of type [`Entry`](super::cranelift::Entry) without relocations, as the portable target's: constants
+//! One function of type [`Entry`] without relocations, as the portable target's: constants
 //! lie behind the code. It has to lie at a multiple of [`CODE_ALIGN`] bytes.
 //!
 //! # How it is made

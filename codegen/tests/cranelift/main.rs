@@ -24,7 +24,7 @@ use proptest::prelude::any;
 static HOST: LazyLock<Cranelift> = LazyLock::new(|| Cranelift::host().unwrap());
 
 /// A kernel compiled for this machine.
-fn native(kernel: &Kernel) -> Native {
+fn on_host(kernel: &Kernel) -> Native {
     Native::with(&*HOST, kernel)
 }
 

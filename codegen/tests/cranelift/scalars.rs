@@ -6,7 +6,7 @@ use jtllm_ir::{DType, Scalar, ScalarOp};
 
 use crate::common::scalars::{all, bits, bytes, expected, kernel, same, samples};
 use crate::native::Native;
-use crate::{HOST, native};
+use crate::{HOST, on_host};
 
 fn check(target: &Cranelift, op: ScalarOp, operands: &[DType]) {
     let result = op.result(operands).unwrap();
@@ -86,7 +86,7 @@ fn every_f16_and_bf16() {
         for wide in [false, true] {
             let widen = kernel(ScalarOp::Cast(DType::F32), &[half], DType::F32, all.len(), (4, wide));
             let mut params = vec![bytes(half, &all), vec![0; all.len() * 4]];
-            native(&widen).run(&mut params, &[]);
+            on_host(&widen).run(&mut params, &[]);
             let floats = params.pop().unwrap();
             for (x, got) in all.iter().zip(bits(DType::F32, &floats)) {
                 let expected = Scalar::from_bits(half, *x).float().to_bits();
@@ -94,7 +94,7 @@ fn every_f16_and_bf16() {
             }
             let narrow = kernel(ScalarOp::Cast(half), &[DType::F32], half, all.len(), (4, wide));
             let mut params = vec![floats, vec![0; all.len() * 2]];
-            native(&narrow).run(&mut params, &[]);
+            on_host(&narrow).run(&mut params, &[]);
             for (x, got) in all.iter().zip(bits(half, &params[1])) {
                 assert!(same(half, *x, got), "{half} {x:#x} comes back as {got:#x}");
             }
@@ -123,7 +123,7 @@ fn floats_round_to_nearest_even() {
     for half in [DType::F16, DType::BF16] {
         let narrow = kernel(ScalarOp::Cast(half), &[DType::F32], half, samples.len(), (4, true));
         let mut params = vec![bytes(DType::F32, &samples), vec![0; samples.len() * 2]];
-        native(&narrow).run(&mut params, &[]);
+        on_host(&narrow).run(&mut params, &[]);
         for (x, got) in samples.iter().zip(bits(half, &params[1])) {
             let expected = match half {
                 DType::F16 => half::f16::from_f32(f32::from_bits(*x)).to_bits(),
