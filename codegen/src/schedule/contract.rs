@@ -10,7 +10,7 @@ use jtllm_ir::{DType, Expr, Node, Op, Scalar, ScalarOp};
 use super::lower::Lower;
 use super::{Scheduled, layout};
 use crate::access::{read_coordinates, spans, visit_reads};
-use crate::kernel::{CellId, ValueId};
+use crate::kernel::{CellId, Memory, ValueId};
 use crate::region::{Contraction, Product, Sum};
 
 /// Products that are written out one after another inside the innermost loop, if no format asks for more.
@@ -65,9 +65,9 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction) -> Sched
             false => column.clone() + c,
         })
         .collect();
-    let place = |r: i64, column: &Expr| {
+    let place = |r: &Expr, column: &Expr| {
         let mut at = vec![Expr::int(0); space.len()];
-        spread(&mut at, &contraction.left_axes, &left, &(row.clone() + r));
+        spread(&mut at, &contraction.left_axes, &left, &(row.clone() + r.clone()));
         spread(&mut at, &contraction.right_axes, &right, column);
         at
     };
@@ -75,22 +75,62 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction) -> Sched
     let last = Expr::int(part.end - 1);
     let padded = tile.lanes_over_columns && is_padded(&lower, contraction);
     let reading = |column: &Expr| if padded { column.clone() } else { column.minimum(&last) };
-    let places: Vec<Vec<Vec<Expr>>> =
-        (0..tile.rows).map(|r| columns.iter().map(|column| place(r, &reading(column))).collect()).collect();
+    let places: Vec<Vec<Vec<Expr>>> = (0..tile.rows)
+        .map(|r| columns.iter().map(|column| place(&Expr::int(r), &reading(column))).collect())
+        .collect();
 
     let sums: Vec<Vec<Vec<ValueId>>> =
         contraction.sums.iter().map(|sum| accumulate(&mut lower, sum, &tile, &places)).collect();
+    let end = Expr::int(part.end);
+    if is_side_by_side(&lower, &tile, width) {
+        let memories: Vec<Memory> = sums.iter().map(|values| together(&mut lower, values)).collect();
+        let count = tile.rows * tile.columns;
+        for start in (0..count).step_by(lanes as usize) {
+            let flat = Expr::int(start) + lower.b.lane();
+            let [r, c] = [flat.clone().div_floor(tile.columns), flat.clone().modulo(tile.columns)];
+            let column = column.clone() + c;
+            let inside = flat.less_than(&Expr::int(count)).and(&column.less_than(&end));
+            let at = place(&r, &column);
+            lower.conditional(&inside, |lower| {
+                for (sum, memory) in contraction.sums.iter().zip(&memories) {
+                    let value = lower.b.load(*memory, &flat);
+                    lower.bind(sum.root, value);
+                }
+                lower.store_roots(space.len(), &at, false);
+            });
+        }
+        return lower.finish();
+    }
     for r in 0..tile.rows as usize {
         for (c, column) in columns.iter().enumerate() {
             for (sum, values) in contraction.sums.iter().zip(&sums) {
                 lower.bind(sum.root, values[r][c]);
             }
-            let inside = column.less_than(&Expr::int(part.end));
-            let at = place(r as i64, column);
+            let inside = column.less_than(&end);
+            let at = place(&Expr::int(r as i64), column);
             lower.conditional(&inside, |lower| lower.store_roots(space.len(), &at, !tile.lanes_over_columns));
         }
     }
     lower.finish()
+}
+
+/// Whether what becomes of a tile's sums is computed for several of them at a time: on register machines, where all
+/// lanes would else compute the same for each. A place in a state that rows tell cannot be shown to be a lane's own.
+fn is_side_by_side(lower: &Lower<'_>, tile: &Tile, width: i64) -> bool {
+    let writes = lower.region.roots.iter().any(|root| matches!(lower.graph.op(*root), Op::Write { .. }));
+    let several = tile.rows * tile.columns > 1 && width >= tile.columns;
+    several && !tile.lanes_over_columns && !lower.caps.threads && !writes
+}
+
+/// The sums of a tile in memory, row by row, for lanes to take.
+fn together(lower: &mut Lower<'_>, sums: &[Vec<ValueId>]) -> Memory {
+    let count = sums.iter().map(Vec::len).sum::<usize>();
+    let memory = lower.b.shared(DType::F32, count as u32);
+    for (at, sum) in sums.iter().flatten().enumerate() {
+        lower.store(memory, &Expr::int(at as i64), *sum, true);
+    }
+    lower.b.barrier();
+    memory
 }
 
 pub(super) fn extents(space: &[Expr], of: &[usize]) -> Vec<Expr> {
