@@ -117,11 +117,14 @@ pub(crate) fn perplexity(args: &PerplexityArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Reads each piece; `hear` gets the piece's number, the logits and the token that came, place by place.
+/// Gets the logits of a place and the token that came.
+type Hear<'a> = dyn FnMut(&[f32], u32) -> anyhow::Result<()> + 'a;
+
+/// Reads each piece; `hear` gets its places in order, and `done` its number when it has been read.
 fn predict(
     engine: &mut Engine,
     text: &Text,
-    hear: &mut dyn FnMut(usize, &[f32], u32) -> anyhow::Result<()>,
+    hear: &mut Hear<'_>,
     done: &mut dyn FnMut(usize) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     for number in 0..text.pieces {
@@ -130,7 +133,7 @@ fn predict(
         // The last token predicts nothing that is here.
         engine.score(&piece[..text.context - 1], text.first(), &mut |place, logits| {
             if heard.is_ok() {
-                heard = hear(number, logits, piece[place + 1]);
+                heard = hear(logits, piece[place + 1]);
             }
         })?;
         heard?;
@@ -150,7 +153,7 @@ fn measure(args: &PerplexityArgs, engine: &mut Engine, text: &Text) -> anyhow::R
     predict(
         engine,
         text,
-        &mut |_, logits, token| {
+        &mut |logits, token| {
             let row = Row::of(logits);
             likelihood.borrow_mut().add(row.surprise(logits, token)?);
             writer.as_mut().map_or(Ok(()), |writer| writer.row(logits, &row))
@@ -190,7 +193,7 @@ fn compare(args: &PerplexityArgs, engine: &mut Engine, text: &Text, mut base: Re
     predict(
         engine,
         text,
-        &mut |_, logits, token| divergence.borrow_mut().add(logits, base.row()?, token),
+        &mut |logits, token| divergence.borrow_mut().add(logits, base.row()?, token),
         &mut |number| match args.json {
             true => Ok(()),
             false => print(&format!("{:4}    {}\n", number + 1, divergence.borrow().line())),

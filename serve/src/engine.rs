@@ -281,7 +281,7 @@ impl Engine {
     /// again where the model went.
     pub fn feed(&mut self, tokens: &[u32], all: bool) -> Result<Vec<f32>, EngineError> {
         let mut logits = Vec::new();
-        let first = (!all).then(|| tokens.len().saturating_sub(1)).unwrap_or_default();
+        let first = if all { 0 } else { tokens.len().saturating_sub(1) };
         match self.feed_here(tokens, first, !all, &mut |some| logits.extend_from_slice(some)) {
             Err(EngineError::Runtime(error)) => {
                 self.retreat(error)?;

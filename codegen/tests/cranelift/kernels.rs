@@ -5,7 +5,7 @@ use jtllm_codegen::kernel::{Access, CellId, Kernel, Memory, ValueId, lane_tree};
 use jtllm_codegen::target::{EmitError, Target};
 use jtllm_ir::{DType, Expr, Monoid, Scalar, ScalarOp, Symbol};
 
-use crate::native::{Native, Noise, as_floats, floats, words};
+use crate::native::{Noise, as_floats, floats, words};
 use crate::{HOST, on_host};
 
 fn one_direction(extent: &Expr) -> [Expr; 3] {
