@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Embed(EmbedArgs),
     /// Measure speed, as llama-bench does
     Bench(BenchArgs),
+    /// Measure how well a model predicts a text, as llama-perplexity does
+    Perplexity(PerplexityArgs),
     /// Show what a model is compiled to
     Inspect(InspectArgs),
     /// Show the tokens of a text
@@ -74,13 +76,16 @@ pub(crate) enum BackendName {
 /// Which numbers matrix products multiply; sums are float32 whatever they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ComputeName {
-    /// f32, but 16 bits for prompts where a GPU has matrix units and weights are not f32
+    /// f32, but int8 for packed weights on processors, and 16 bits for prompts where a GPU has matrix units and weights
+    /// are not f32
     Auto,
     F32,
     /// Both operands rounded to bfloat16
     Bf16,
     /// Both operands rounded to half precision
     F16,
+    /// Packed weights as they are, what they are multiplied with as bytes with a scale for each 32
+    Int8,
 }
 
 /// Where a model runs.
@@ -193,7 +198,7 @@ pub(crate) struct AnswerArgs {
     pub(crate) json: bool,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Machine")]
 pub(crate) struct MachineArgs {
     /// Positions of the context; 0: as many as the model was made for [default: the same, at most 4096]
@@ -450,6 +455,29 @@ pub(crate) struct EmbedArgs {
     pub(crate) threads: Option<u16>,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PerplexityArgs {
+    /// A folder, a .gguf file or a name; `demo` is the built-in model
+    pub(crate) model: String,
+    /// The text to predict
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Pieces of the text to read at most [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) chunks: Option<u32>,
+    /// Where to keep probabilities, or with --kl-divergence where they are: a file as llama-perplexity writes it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kl_divergence_base: Option<PathBuf>,
+    /// Compare with the probabilities of --kl-divergence-base, on its text
+    #[arg(long)]
+    pub(crate) kl_divergence: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
 }
 
 #[derive(Args, Debug)]

@@ -4,8 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use jtllm_runtime::cache::{KernelCache, Status};
-use jtllm_runtime::codegen::emit::cranelift::Cranelift;
-use jtllm_runtime::codegen::target::Target;
+use jtllm_runtime::device::native::{self, NATIVES, Native};
 use jtllm_runtime::machine::Machine;
 use jtllm_serve::place::{self, Found};
 use serde_json::{Value, json};
@@ -68,13 +67,22 @@ fn others() -> Vec<Way> {
     place::ways().into_iter().map(way).collect()
 }
 
+/// What can make code for the processor.
+fn natives() -> Vec<Way> {
+    let way = |Native { name, open }: Native| match open() {
+        Ok(target) => {
+            let why =
+                format!("{}, {} lanes of 32 bits: {}", target.name(), target.caps().lanes, target.variant());
+            Way { name, usable: true, why }
+        }
+        Err(error) => Way { name, usable: false, why: error.to_string() },
+    };
+    NATIVES.into_iter().map(way).collect()
+}
+
 fn ways() -> Vec<Way> {
-    let cpu = match Cranelift::host() {
-        Ok(target) => Way {
-            name: "cpu",
-            usable: true,
-            why: format!("{}, {} lanes of 32 bits: {}", target.name(), target.caps().lanes, target.variant()),
-        },
+    let cpu = match native::host() {
+        Ok(chosen) => Way { name: "cpu", usable: true, why: format!("code by {}", chosen.name) },
         Err(error) => Way { name: "cpu", usable: false, why: error.to_string() },
     };
     let interpreter = |name, what: &str| Way { name, usable: true, why: format!("{what}: exact and slow") };
@@ -130,6 +138,10 @@ fn text(
             way.why
         )?;
     }
+    for way in natives() {
+        let usable = if way.usable { "yes" } else { "no" };
+        writeln!(text, "code       {:<9} {usable:<3} {}", way.name, way.why)?;
+    }
     for device in devices {
         let why = if device.is_software { ": computes on the processor, so only on demand" } else { "" };
         writeln!(text, "device     {:<6} {:<3} {}{why}", device.backend, device.number, device.name)?;
@@ -163,6 +175,7 @@ fn report(machine: &Machine, cache: &Cache, ways: &[Way], devices: &[Found]) -> 
             "bytes": cache.bytes,
             "fault": cache.fault,
         },
+        "code": natives().iter().map(way).collect::<Vec<Value>>(),
         "backends": ways.iter().map(way).collect::<Vec<Value>>(),
         "devices": devices.iter().map(device).collect::<Vec<Value>>(),
     })

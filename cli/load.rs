@@ -1,6 +1,6 @@
 //! From a name on the command line to an engine.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use jtllm_models::arch::POSITIONS;
@@ -10,7 +10,6 @@ use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::machine::Machine;
-use jtllm_runtime::network::Network;
 use jtllm_serve::{Backend, Engine, Layers, LoadOptions, Model, Place};
 
 use crate::args::{BackendName, CacheType, CapsName, ComputeName, MachineArgs, PlaceArgs};
@@ -64,6 +63,7 @@ pub(crate) fn compute(flag: ComputeName) -> Compute {
         ComputeName::F32 => Compute::F32,
         ComputeName::Bf16 => Compute::Bf16,
         ComputeName::F16 => Compute::F16,
+        ComputeName::Int8 => Compute::Int8,
     }
 }
 
@@ -92,7 +92,7 @@ pub(crate) fn place(
 
 /// Says so where threads were asked for and none computes.
 pub(crate) fn remark_threads(model: &Model, asked: Option<u16>) {
-    let (Some(asked), None) = (asked, model.placement().threads) else { return };
+    let (Some(asked), None) = (asked, model.placement().processor) else { return };
     let why = match model.options.backend {
         Backend::Graph | Backend::Interp(_) => "the interpreter has one".to_owned(),
         _ => format!("the model is {}", model.placement()),
@@ -208,9 +208,7 @@ pub(crate) fn announce(engine: &Engine) {
         ),
         None => format!("weights {}", bytes(checkpoint.total_bytes())),
     };
-    let units = |network: &Network| network.device().target().caps().matrix.is_some();
-    let has_units = model.networks().into_iter().any(units);
-    let computes = format!("{}, products of {}", model.placement(), products(options.compute, has_units));
+    let computes = format!("{}, products of {}", model.placement(), products(model));
     terminal::say(
         Style::Faint,
         format_args!(
@@ -222,11 +220,16 @@ pub(crate) fn announce(engine: &Engine) {
     );
 }
 
-/// The numbers that matrix products multiply.
-fn products(compute: Compute, units: bool) -> &'static str {
-    match (compute, units) {
-        (Compute::Auto, true) => "f32, for prompts 16 bits",
-        (Compute::Auto, false) => Compute::F32.name(),
-        (chosen, _) => chosen.name(),
+/// The numbers that are multiplied with weights.
+fn products(model: &Model) -> String {
+    let names =
+        |types: &BTreeSet<Compute>| types.iter().map(|one| one.name()).collect::<Vec<_>>().join(" and ");
+    let [decoding, prompts] = model.products();
+    match (decoding.is_empty(), model.options.compute) {
+        // The interpreter of graphs does as it is told.
+        (true, Compute::Auto) => Compute::F32.name().to_owned(),
+        (true, told) => told.name().to_owned(),
+        _ if decoding == prompts => names(&decoding),
+        _ => format!("{}, for prompts {}", names(&decoding), names(&prompts)),
     }
 }

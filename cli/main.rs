@@ -11,6 +11,7 @@ mod inspect;
 mod interrupt;
 mod load;
 mod models;
+mod perplexity;
 mod ps;
 mod run;
 mod sampling;
@@ -50,6 +51,7 @@ fn execute(command: &Command) -> anyhow::Result<()> {
         Command::Ps(args) => ps::ps(args),
         Command::Verify(args) => verify::verify(args),
         Command::Bench(args) => bench::bench(args),
+        Command::Perplexity(args) => perplexity::perplexity(args),
         Command::Inspect(args) => inspect::inspect(args),
         Command::Completions { shell } => completions(*shell),
         Command::Tokenize(args) => tokenize::tokenize(args),

@@ -51,9 +51,15 @@ fn the_first_line_on_stderr_says_what_runs() {
     let output = run(&["run", "-p", FRANCE, "-t", "1", "-c", "64", "--backend", "cpu"]);
     let text = stderr(&output);
     let first = text.lines().next().unwrap();
-    for part in
-        ["demo", "LlamaForCausalLM", "bf16", "on the processor, 1 thread", "context 64", "mapped", "cache"]
-    {
+    for part in [
+        "demo",
+        "LlamaForCausalLM",
+        "bf16",
+        "on the processor, 1 thread with ",
+        "context 64",
+        "mapped",
+        "cache",
+    ] {
         assert!(first.contains(part), "{part} is not in {first}");
     }
 }
@@ -340,11 +346,43 @@ fn doctor_says_what_there_is() {
     assert_eq!(way("cpu")["usable"], true);
     assert!(way("cuda")["usable"].is_boolean());
     assert!(way("cuda")["why"].as_str().unwrap().len() > 10);
+    let code: Vec<&str> =
+        found["code"].as_array().unwrap().iter().map(|way| way["name"].as_str().unwrap()).collect();
+    assert_eq!(code, ["avx512", "avx2", "cranelift"]);
+    assert_eq!(found["code"][2]["usable"], true);
     assert!(found["threads"].as_u64().unwrap() >= 1);
     let text = answer(&["doctor"]);
     assert!(text.contains("kernels") && text.contains("memory"), "{text}");
     let output = jtllm(&["doctor"]).env("JTLLM_CACHE", "/dev/null/x").output().unwrap();
     assert!(stdout(&output).contains("not kept"), "{}", stdout(&output));
+}
+
+#[test]
+fn the_environment_names_what_makes_the_processors_code() {
+    let with = |code: &str| {
+        jtllm(&["run", "-p", FRANCE, "--backend", "cpu"]).env("JTLLM_CPU", code).output().unwrap()
+    };
+    let found = json(&["doctor", "--json"]);
+    for way in found["code"].as_array().unwrap() {
+        let name = way["name"].as_str().unwrap();
+        let output = with(name);
+        match way["usable"].as_bool().unwrap() {
+            true => {
+                assert_eq!(stdout(&output), "The capital of France is Paris.\n", "{}", stderr(&output));
+                assert!(stderr(&output).contains(&format!(" with {name}, ")), "{}", stderr(&output));
+                let doctor = jtllm(&["doctor"]).env("JTLLM_CPU", name).output().unwrap();
+                assert!(stdout(&doctor).contains(&format!("code by {name}\n")), "{}", stdout(&doctor));
+            }
+            false => {
+                assert_eq!(output.status.code(), Some(7));
+                assert!(stderr(&output).contains("this processor has no"), "{}", stderr(&output));
+            }
+        }
+    }
+    let output = with("mmx");
+    assert_eq!(output.status.code(), Some(7));
+    let expected = "JTLLM_CPU is \"mmx\"; expected one of avx512, avx2, cranelift";
+    assert!(stderr(&output).contains(expected), "{}", stderr(&output));
 }
 
 #[test]

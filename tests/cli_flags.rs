@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use support::{FRANCE, answer, failure, fixture, json, root, run, stderr};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "run",
     "pull",
     "list",
@@ -20,6 +20,7 @@ const COMMANDS: [&str; 14] = [
     "verify",
     "embed",
     "bench",
+    "perplexity",
     "inspect",
     "tokenize",
     "template",
@@ -224,6 +225,40 @@ const EMBED: &[Case] = &[
     ),
 ];
 
+const PERPLEXITY: &[Case] = &[
+    ("--file", &[], Test("cli_perplexity.rs", "the_lines_are_those_of_llama_perplexity")),
+    ("--chunks", &[], Test("cli_perplexity.rs", "the_lines_are_those_of_llama_perplexity")),
+    (
+        "--kl-divergence-base",
+        &[],
+        Test("cli_perplexity.rs", "a_run_is_no_distance_from_itself_and_some_from_another"),
+    ),
+    (
+        "--kl-divergence",
+        &[],
+        Test("cli_perplexity.rs", "a_run_is_no_distance_from_itself_and_some_from_another"),
+    ),
+    ("--json", &[], Test("cli_perplexity.rs", "the_lines_are_those_of_llama_perplexity")),
+    (
+        "--ctx-size",
+        &[],
+        Test("cli_perplexity.rs", "bases_that_are_none_and_texts_that_are_too_short_are_refused"),
+    ),
+    ("--threads", &[], Test("cli_perplexity.rs", "every_backend_measures_the_same")),
+    ("--compute", &[], Test("cli_perplexity.rs", "a_run_is_no_distance_from_itself_and_some_from_another")),
+    ("--cache-type-k", &[], Test("cli_perplexity.rs", "every_backend_measures_the_same")),
+    ("--cache-type-v", &[], Test("cli_perplexity.rs", "every_backend_measures_the_same")),
+    ("--backend", &[], Test("cli_perplexity.rs", "every_backend_measures_the_same")),
+    ("--device", &[], Test("cli_place.rs", "a_device_that_is_not_there_ends_with_status_7")),
+    ("--n-gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    ("--gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    (
+        "--require-gpu",
+        &[],
+        Test("cli_place.rs", "auto_takes_the_processor_where_there_is_nothing_else_and_says_why"),
+    ),
+];
+
 const DOCTOR: &[Case] = &[("--json", &["--json"], Output(&[]))];
 
 fn cases(command: &str) -> &'static [Case] {
@@ -238,6 +273,7 @@ fn cases(command: &str) -> &'static [Case] {
         "embed" => EMBED,
         "bench" => BENCH,
         "inspect" => INSPECT,
+        "perplexity" => PERPLEXITY,
         "tokenize" => TOKENIZE,
         "template" => TEMPLATE,
         "doctor" => DOCTOR,

@@ -5,10 +5,11 @@
 mod support;
 
 use serde_json::Value;
-use support::{FRANCE, answer, failure, fixture, json, jtllm, run, stderr, stdout};
+use support::{FRANCE, answer, failure, fixture, json, jtllm, stderr, stdout};
 
 fn start(arguments: &[&str]) -> String {
-    let output = run(&[&["run", "-p", FRANCE, "--temp", "0"], arguments].concat());
+    let mut command = jtllm(&[&["run", "-p", FRANCE, "--temp", "0"], arguments].concat());
+    let output = command.env("JTLLM_CPU", "cranelift").output().unwrap();
     assert_eq!(stdout(&output), "The capital of France is Paris.\n", "{}", stderr(&output));
     stderr(&output)
 }
@@ -16,7 +17,10 @@ fn start(arguments: &[&str]) -> String {
 /// The binary where no driver of graphics can be found, neither by its files nor by Vulkan.
 fn without_drivers(arguments: &[&str]) -> std::process::Output {
     let mut command = jtllm(arguments);
-    let hidden = command.env("VK_ICD_FILENAMES", "/nonexistent").env("VK_DRIVER_FILES", "/nonexistent");
+    let hidden = command
+        .env("JTLLM_CPU", "cranelift")
+        .env("VK_ICD_FILENAMES", "/nonexistent")
+        .env("VK_DRIVER_FILES", "/nonexistent");
     hidden.output().unwrap()
 }
 
@@ -28,7 +32,7 @@ fn auto_takes_the_processor_where_there_is_nothing_else_and_says_why() {
     let output = without_drivers(&["run", "-p", FRANCE, "-t", "2"]);
     let text = stderr(&output);
     assert_eq!(stdout(&output), "The capital of France is Paris.\n", "{text}");
-    assert!(text.contains("on the processor, 2 threads (no CUDA device: NVIDIA's driver library was not found, no graphics adapter)"), "{text}");
+    assert!(text.contains("on the processor, 2 threads with cranelift (no CUDA device: NVIDIA's driver library was not found, no graphics adapter)"), "{text}");
     let output = without_drivers(&["run", "-p", FRANCE, "--require-gpu"]);
     assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
     assert!(stderr(&output).contains("no graphics adapter") && stdout(&output).is_empty());
@@ -50,18 +54,18 @@ fn a_device_that_is_not_there_ends_with_status_7() {
 fn layers_are_counted_from_the_head_backwards() {
     // The demo model has six layers; the interpreter stands for a device.
     let with = |layers: &str| start(&["--backend", "interp", "-ngl", layers, "-t", "1"]);
-    assert!(
-        with("1").contains("; the head on interp, all layers on the processor, 1 thread, products of f32; ")
-    );
+    assert!(with("1").contains(
+        "; the head on interp, all layers on the processor, 1 thread with cranelift, products of f32; "
+    ));
     assert!(with("2").contains(
-        "; layer 5 and the head on interp, layers 0 to 4 on the processor, 1 thread, products of f32; "
+        "; layer 5 and the head on interp, layers 0 to 4 on the processor, 1 thread with cranelift, products of f32; "
     ));
     assert!(with("6").contains(
-        "; layers 1 to 5 and the head on interp, layer 0 on the processor, 1 thread, products of f32; "
+        "; layers 1 to 5 and the head on interp, layer 0 on the processor, 1 thread with cranelift, products of f32; "
     ));
-    assert!(
-        with("0").contains("; on the processor, 1 thread (no layer was to be elsewhere), products of f32; ")
-    );
+    assert!(with("0").contains(
+        "; on the processor, 1 thread with cranelift (no layer was to be elsewhere), products of f32; "
+    ));
     let whole = start(&["--backend", "interp", "--gpu-layers", "7"]);
     assert!(whole.contains("; on interp, products of f32; "), "{whole}");
 }

@@ -3,7 +3,7 @@
 use jtllm_ir::{DType, Expr, Graph, Monoid, Node, Op, ScalarOp};
 
 use crate::access::depends_on;
-use crate::region::{Attend, Blocks, Contraction, Sum};
+use crate::region::{Attend, Blocks, Contraction, Product, Sum};
 
 /// The operands of a Map of that operation.
 pub fn operands(graph: &Graph, node: Node, op: ScalarOp) -> Option<&[Node]> {
@@ -30,7 +30,7 @@ fn moved(graph: &Graph, node: Node) -> Option<Node> {
 }
 
 /// The value of a scalar constant, broadcast or not.
-fn constant(graph: &Graph, node: Node) -> Option<f32> {
+pub(crate) fn constant(graph: &Graph, node: Node) -> Option<f32> {
     match graph.op(node) {
         Op::Const(tensor) if tensor.len() == 1 => Some(tensor.get(0).float()),
         Op::View { x, ok: None, .. } => constant(graph, *x),
@@ -48,21 +48,23 @@ pub fn contraction(graph: &Graph, node: Node, stop: &dyn Fn(Node) -> bool) -> Op
         return None;
     }
     let depth = graph.shape(x)[last].as_int()?;
-    let factors = operands(graph, x, ScalarOp::Mul)?;
-    let (product, blocks, depth) = match factors {
-        [inner, scale]
-            if reduction(graph, *inner, Monoid::Add).is_some_and(|(_, axes)| axes == [last + 1]) =>
-        {
-            let (product, _) = reduction(graph, *inner, Monoid::Add)?;
-            let inside = graph.shape(product)[last + 1].as_int()?;
-            (product, Some(Blocks { inner: *inner, scale: *scale, count: depth }), inside)
+    let (terms, blocks, depth) = match block_sum(graph, x, last + 1) {
+        Some((inner, terms)) => {
+            let inside = graph.shape(terms)[last + 1].as_int()?;
+            (terms, Some(Blocks { inner, each: x, count: depth }), inside)
         }
-        _ => (x, None, depth),
+        None => (x, None, depth),
     };
-    if stop(product) {
+    if stop(terms) {
         return None;
     }
-    let &[a, b] = operands(graph, product, ScalarOp::Mul)? else { return None };
+    let (a, b, product) = match operands(graph, terms, ScalarOp::Mul) {
+        Some(&[a, b]) => (a, b, Product::Floats),
+        _ => {
+            let &[b, a, zero] = operands(graph, terms, ScalarOp::Dot4)? else { return None };
+            (constant(graph, zero) == Some(0.0)).then_some((a, b, Product::Bytes))?
+        }
+    };
     let (in_a, in_b) = (depends_on(graph, a, stop), depends_on(graph, b, stop));
     // Weights are what stays the same: the operand that reads them is right. Where both do, as when a weight
     // scales what is multiplied, it is the one that reads nothing else.
@@ -84,8 +86,24 @@ pub fn contraction(graph: &Graph, node: Node, stop: &dyn Fn(Node) -> bool) -> Op
     if right_axes.is_empty() || right_axes.iter().any(|axis| space[*axis].as_int().is_none()) {
         return None;
     }
-    let sum = Sum { root: node, left, right, blocks, depth };
+    // Which operand's bytes are unsigned is no choice.
+    if product == Product::Bytes && left != a {
+        return None;
+    }
+    let sum = Sum { root: node, left, right, product, blocks, depth };
     Some(Contraction { sums: vec![sum], left_axes, right_axes })
+}
+
+/// The sum over `axis` among the Maps that end in `node`, and its terms; the only one.
+fn block_sum(graph: &Graph, node: Node, axis: usize) -> Option<(Node, Node)> {
+    match graph.op(node) {
+        Op::Reduce { monoid: Monoid::Add, x, axes } if *axes == [axis] => Some((node, *x)),
+        Op::Map { xs, .. } => {
+            let mut found = xs.iter().filter_map(|x| block_sum(graph, *x, axis));
+            found.next().filter(|_| found.next().is_none())
+        }
+        _ => None,
+    }
 }
 
 fn mentions_weight(graph: &Graph, node: Node, stop: &dyn Fn(Node) -> bool) -> bool {

@@ -4,3 +4,4 @@ pub mod cranelift;
 pub mod interp;
 pub mod ptx;
 pub mod wgsl;
+pub mod x64;

@@ -37,16 +37,16 @@ pub mod schedule;
 pub mod target;
 pub mod twins;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
-use jtllm_ir::{Expr, Graph, Node};
+use jtllm_ir::{DType, Expr, Graph, Node};
 
 use canon::Gather;
 use kernel::decompose::decompose;
 use kernel::{Kernel, optimise};
-use options::Options;
-use region::{Partition, Region, Work};
+use options::{Compute, Options};
+use region::{Partition, Product, Region, Sum, Work};
 use schedule::Argument;
 use target::Caps;
 
@@ -73,6 +73,24 @@ pub struct Compilation {
     pub kernels: Vec<Kernel>,
     /// The launches of a pass, in order.
     pub steps: Vec<Step>,
+}
+
+impl Compilation {
+    /// Which numbers its contractions with weights multiply.
+    pub fn products(&self) -> BTreeSet<Compute> {
+        let sums = self.partition.regions.iter().flat_map(|region| match &region.work {
+            Work::Gemv(contraction) | Work::Gemm(contraction) => contraction.sums.as_slice(),
+            _ => &[],
+        });
+        let narrow = |node| schedule::narrow_type(&self.graph, node);
+        let compute = |sum: &Sum| match (sum.product, narrow(sum.left), narrow(sum.right)) {
+            (Product::Bytes, ..) => Compute::Int8,
+            (_, Some(DType::BF16), Some(DType::BF16)) => Compute::Bf16,
+            (_, Some(DType::F16), Some(DType::F16)) => Compute::F16,
+            _ => Compute::F32,
+        };
+        sums.map(compute).collect()
+    }
 }
 
 /// Compiles a verified graph for a target's caps.

@@ -4,10 +4,11 @@ use std::fmt;
 
 /// Which numbers contractions multiply. Sums are `f32` whatever they are, and so is all else. Attention takes no
 /// other type than the cache's, and that only where matrix units compute it and `f32` is not asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Compute {
     /// `f32`, but on targets with matrix units the type of the weights for many rows at a time, if that has 16
-    /// bits, and `bf16` for packed weights; and for attention of many rows that of the cache, if that has 16 bits.
+    /// bits, and `bf16` for packed weights; and for attention of many rows that of the cache, if that has 16 bits. On
+    /// processors [`Int8`](Compute::Int8) for packed weights.
     #[default]
     Auto,
     /// `f32`.
@@ -16,11 +17,14 @@ pub enum Compute {
     Bf16,
     /// Operands rounded to `f16`, everywhere.
     F16,
+    /// Packed weights as the bytes that they are made of, activations as bytes with a scale for each 32, where a
+    /// format's numbers are bytes times what is constant in a block; `f32` elsewhere.
+    Int8,
 }
 
 impl Compute {
     /// Every choice.
-    pub const ALL: [Compute; 4] = [Compute::Auto, Compute::F32, Compute::Bf16, Compute::F16];
+    pub const ALL: [Compute; 5] = [Compute::Auto, Compute::F32, Compute::Bf16, Compute::F16, Compute::Int8];
 
     /// The name in command lines and reports.
     pub fn name(self) -> &'static str {
@@ -29,6 +33,7 @@ impl Compute {
             Compute::F32 => "f32",
             Compute::Bf16 => "bf16",
             Compute::F16 => "f16",
+            Compute::Int8 => "int8",
         }
     }
 }

@@ -156,9 +156,10 @@ impl<'g> Cut<'g> {
     /// Which open group members the operand tree of `node` meets, and through which coordinates.
     fn met(&self, node: Node) -> Vec<Met> {
         let mut met = Vec::new();
-        let at = axes(self.graph.shape(node));
         for x in self.tree_operands(node) {
-            self.walk(x, &at, &mut met);
+            // A sum reads whole rows.
+            let reads = if matches!(self.graph.op(node), Op::Reduce { .. }) { x } else { node };
+            self.walk(x, &axes(self.graph.shape(reads)), &mut met);
         }
         met
     }
@@ -267,11 +268,17 @@ impl<'g> Cut<'g> {
 
     /// Whether a reduction is the inner level of a blocked sum, which claims it.
     fn is_block_sum(&self, node: Node) -> bool {
-        let [user] = self.users[node.0 as usize].as_slice() else { return false };
-        let [outer] = self.users[user.0 as usize].as_slice() else { return false };
+        let mut outer = node;
+        while let [user] = self.users[outer.0 as usize].as_slice() {
+            outer = *user;
+            if !matches!(self.graph.op(outer), Op::Map { .. }) {
+                break;
+            }
+        }
         let stop = |x: Node| self.group_of(x).is_some();
-        classify::contraction(self.graph, *outer, &stop)
-            .is_some_and(|c| c.sums[0].blocks.as_ref().is_some_and(|b| b.inner == node))
+        outer != node
+            && classify::contraction(self.graph, outer, &stop)
+                .is_some_and(|c| c.sums[0].blocks.as_ref().is_some_and(|b| b.inner == node))
     }
 
     /// Whether a group's member is read at the row that is being computed.
@@ -325,7 +332,7 @@ impl<'g> Cut<'g> {
             return false;
         }
         let shaped = match kind {
-            GroupKind::Rows { full } => shape == space || shape == full,
+            GroupKind::Rows { full } => shape == space || is_row(space, full, shape),
             GroupKind::Contraction(_) => shape == space,
             GroupKind::Attend(_) | GroupKind::Scan(_) => false,
         };
@@ -544,6 +551,13 @@ impl<'g> Cut<'g> {
     fn finish(self) -> Partition {
         Assembly::new(&self).finish()
     }
+}
+
+/// Whether a shape is `space` with rows such as those of `full`, of another length perhaps.
+fn is_row(space: &[Expr], full: &[Expr], shape: &[Expr]) -> bool {
+    let rows =
+        |shape: &[Expr]| shape.get(space.len()..).is_some_and(|row| row.iter().all(|n| n.as_int().is_some()));
+    shape == full || (shape.len() == full.len() && shape.starts_with(space) && rows(shape) && rows(full))
 }
 
 /// Whether a node makes an `f32` of a 16-bit number.

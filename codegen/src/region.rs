@@ -4,7 +4,7 @@ mod print;
 
 use std::collections::HashSet;
 
-use jtllm_ir::{DType, Expr, Node};
+use jtllm_ir::{DType, Expr, Graph, Node, Op, ScalarOp};
 
 /// One kernel's part of a graph.
 #[derive(Clone, Debug)]
@@ -61,7 +61,16 @@ pub struct Contraction {
     pub right_axes: Vec<usize>,
 }
 
-/// `sum_b scale[b] * sum_u left[b, u] * right[b, u]`, or without blocks `sum_u left[u] * right[u]`.
+/// What a sum of products multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Product {
+    /// Two `f32`s.
+    Floats,
+    /// Four unsigned bytes of the right operand and four signed ones of the left, as [`jtllm_ir::ScalarOp::Dot4`] does.
+    Bytes,
+}
+
+/// `sum_u left[u] * right[u]`; or with blocks `sum_b each(b)`, where `each` is made of such a sum inside the block.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sum {
     /// The node whose value this is.
@@ -70,7 +79,9 @@ pub struct Sum {
     pub left: Node,
     /// The right operand, over the same.
     pub right: Node,
-    /// With blocks: the sum inside a block, and what it is multiplied by (over space and block axis).
+    /// What is multiplied.
+    pub product: Product,
+    /// With blocks: the sum inside a block, and what becomes of it.
     pub blocks: Option<Blocks>,
     /// Products in a sum (in a block, if there are blocks).
     pub depth: i64,
@@ -81,10 +92,20 @@ pub struct Sum {
 pub struct Blocks {
     /// The sum inside a block.
     pub inner: Node,
-    /// The block's factor.
-    pub scale: Node,
+    /// What is added for each block: Maps over space and block axis above `inner`.
+    pub each: Node,
     /// How many blocks.
     pub count: i64,
+}
+
+impl Blocks {
+    /// What the sum inside a block is multiplied by, if nothing else becomes of it.
+    pub fn scale(&self, graph: &Graph) -> Option<Node> {
+        match graph.op(self.each) {
+            Op::Map { op: ScalarOp::Mul, xs } if xs[0] == self.inner => Some(xs[1]),
+            _ => None,
+        }
+    }
 }
 
 /// The nodes of an attention pattern (see `jtllm_ir::build::attention`).

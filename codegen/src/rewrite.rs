@@ -5,8 +5,11 @@
 //! 2. In 16-bit compute both operands of a contraction are rounded to that type. A scale is then part
 //!    of what is rounded: sums inside blocks would have to leave the matrix units to be scaled, once a block, for
 //!    an error that is no larger than the left operand's own.
-//! 3. Attention that matrix units can compute has its queries and weights rounded to the cache's type.
+//! 3. In 8-bit compute activations become bytes with a scale for each block, and packed weights are multiplied as the
+//!    bytes that their words hold; an offset leaves the block's sum with the sum of the activations.
+//! 4. Attention that matrix units can compute has its queries and weights rounded to the cache's type.
 
+mod integer;
 mod round;
 
 use jtllm_ir::graph::axes;
@@ -19,16 +22,21 @@ use crate::target::Caps;
 /// Applies every rewrite wherever it fits.
 pub fn rewrite(graph: &Graph, caps: &Caps, options: &Options) -> Graph {
     each(graph, &mut |graph, node| {
-        round::contraction(graph, node, caps, options.compute)
+        integer::contraction(graph, node, caps, options.compute)
+            .or_else(|| round::contraction(graph, node, caps, options.compute))
             .or_else(|| round::attention(graph, node, caps, options.compute))
             .or_else(|| split_blocks(graph, node))
     })
 }
 
-/// Rounds operands as [`rewrite`] does on a target without matrix units, and nothing else: for interpreters of graphs.
+/// Narrows operands as [`rewrite`] does on a target that does so only if it is told to, and nothing else: for
+/// interpreters of graphs.
 pub fn round_operands(graph: &Graph, options: &Options) -> Graph {
     let caps = Caps::vector(4);
-    each(graph, &mut |graph, node| round::contraction(graph, node, &caps, options.compute))
+    each(graph, &mut |graph, node| {
+        integer::contraction(graph, node, &caps, options.compute)
+            .or_else(|| round::contraction(graph, node, &caps, options.compute))
+    })
 }
 
 /// The graph with what a rewrite gives in the place of each node.
@@ -51,6 +59,7 @@ fn each(graph: &Graph, replaced: &mut dyn FnMut(&mut Graph, Node) -> Option<Node
 }
 
 /// One factor of a product: a node, read at coordinates over the product's own.
+#[derive(Clone)]
 struct Factor {
     node: Node,
     at: Vec<Expr>,

@@ -20,6 +20,7 @@ use jtllm_ir::graph::axes;
 use jtllm_ir::{Expr, Graph, Layout, Node, Op};
 
 pub(crate) use attend::Tiles;
+pub(crate) use gemm::narrow_type;
 pub use lower::Argument;
 
 use crate::access::visit_reads;
@@ -63,7 +64,7 @@ fn parts(graph: &Graph, stored: &HashSet<Node>, region: &Region, caps: &Caps) ->
     let mut row = 0;
     let stop = |node| stored.contains(&node) && !region.roots.contains(&node);
     for sum in &contraction.sums {
-        for node in [Some(sum.right), sum.blocks.as_ref().map(|blocks| blocks.scale)].into_iter().flatten() {
+        for node in [Some(sum.right), sum.blocks.as_ref().map(|blocks| blocks.each)].into_iter().flatten() {
             visit_reads(graph, node, &axes(graph.shape(node)), &stop, &mut |leaf, _| {
                 row = row.max(long_row(graph, leaf, caps.max_span).unwrap_or(0));
             });

@@ -62,6 +62,8 @@ pub struct Caps {
     /// Bytes that a lane takes of a row of weights at a time, where their depth allows; 0: one number, or one word
     /// of packed ones. Weights are then uploaded, so they start at multiples of 256 bytes.
     pub vector_bytes: u32,
+    /// Whether packed weights are multiplied as bytes unless the user says otherwise.
+    pub bytes: bool,
     /// Whether functions such as `exp` must be made of simpler ones.
     pub decompose: bool,
     /// The matrix units, if there are any.
@@ -88,6 +90,7 @@ impl Caps {
             attend_block: 64,
             attend_groups: 0,
             vector_bytes: 0,
+            bytes: false,
             decompose: true,
             matrix: None,
             stage: false,
@@ -108,6 +111,7 @@ impl Caps {
             attend_block: 64,
             attend_groups: 1024,
             vector_bytes: 0,
+            bytes: false,
             decompose: false,
             matrix: None,
             stage: false,

@@ -273,11 +273,7 @@ fn every_operation_means_what_the_table_says() {
         };
         for op in ops {
             for dtype in DType::ALL {
-                let mut operands = vec![dtype; row.arity];
-                if op == ScalarOp::Select {
-                    operands[0] = DType::Bool;
-                }
-                check_operation(op, &operands);
+                check_operation(op, &op.operands(dtype));
             }
         }
     }

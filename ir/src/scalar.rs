@@ -18,6 +18,9 @@ pub enum ScalarOp {
     Rem,
     /// `a * b + c`, rounded once.
     Fma,
+    /// Four products added to the third operand: the bytes of the first are unsigned, those of the second signed.
+    /// Wraps, so the order does not matter.
+    Dot4,
     /// The opposite.
     Neg,
     /// Absolute value.
@@ -88,6 +91,8 @@ pub enum Signature {
     Comparison,
     /// `bool` and two operands of one arithmetic type, and that type.
     Choice,
+    /// Two words of bytes (`u32`) and an `i32`, and `i32`.
+    Bytes,
     /// Any type to the one that the operation names.
     Conversion,
     /// A 32-bit type to the one that the operation names.
@@ -123,6 +128,7 @@ pub const TABLE: &[Row] = &[
     row(S::Div, "div", 2, G::Arithmetic, 4),
     row(S::Rem, "rem", 2, G::Integer, 4),
     row(S::Fma, "fma", 3, G::Float, 1),
+    row(S::Dot4, "dot4", 3, G::Bytes, 1),
     row(S::Neg, "neg", 1, G::Arithmetic, 1),
     row(S::Abs, "abs", 1, G::Arithmetic, 1),
     row(S::Min, "min", 2, G::Arithmetic, 1),
@@ -241,6 +247,19 @@ impl ScalarOp {
         (!matches!(named.op, ScalarOp::Cast(_) | ScalarOp::Bitcast(_))).then_some(named.op)
     }
 
+    /// The types of the operands when the last one has type `dtype`; whether the operation takes that one,
+    /// [`ScalarOp::result`] says.
+    pub fn operands(self, dtype: DType) -> Vec<DType> {
+        let row = self.row();
+        let mut operands = vec![dtype; row.arity];
+        match row.signature {
+            G::Choice => operands[0] = DType::Bool,
+            G::Bytes => operands[..2].fill(DType::U32),
+            _ => {}
+        }
+        operands
+    }
+
     /// The result type for operands of these types, or what was expected of them.
     pub fn result(self, operands: &[DType]) -> Result<DType, &'static str> {
         let row = self.row();
@@ -267,6 +286,8 @@ impl ScalarOp {
                 Ok(operands[1])
             }
             (G::Choice, _) => Err("bool and two operands of one arithmetic type"),
+            (G::Bytes, _) if operands == [DType::U32, DType::U32, DType::I32] => Ok(DType::I32),
+            (G::Bytes, _) => Err("operands of types u32, u32 and i32"),
             (G::Conversion, ScalarOp::Cast(dtype)) => Ok(dtype),
             (G::Reinterpretation, ScalarOp::Bitcast(dtype)) if dtype.size() == 4 && first.size() == 4 => {
                 Ok(dtype)
@@ -332,7 +353,7 @@ impl ScalarOp {
             S::Le => return truth(x <= y),
             S::Eq => return truth(x == y),
             S::Ne => return truth(x != y),
-            S::Rem | S::And | S::Or | S::Xor | S::Shl | S::Shr => f32::NAN,
+            S::Rem | S::Dot4 | S::And | S::Or | S::Xor | S::Shl | S::Shr => f32::NAN,
             S::Select | S::Cast(_) | S::Bitcast(_) => x,
         })
     }
@@ -349,6 +370,7 @@ impl ScalarOp {
             S::Div => x.wrapping_div(y) - i64::from(x % y != 0 && (x < 0) != (y < 0)),
             S::Rem if y == 0 => 0,
             S::Rem => x - y * (x.wrapping_div(y) - i64::from(x % y != 0 && (x < 0) != (y < 0))),
+            S::Dot4 => i64::from(dot4(x as u32, y as u32, xs[2].int() as i32)),
             S::Neg => -x,
             S::Abs => x.abs(),
             S::Min => x.min(y),
@@ -366,6 +388,12 @@ impl ScalarOp {
         };
         Scalar::Int(dtype.wrap(value))
     }
+}
+
+/// What [`ScalarOp::Dot4`] gives.
+pub fn dot4(unsigned: u32, signed: u32, sum: i32) -> i32 {
+    let products = unsigned.to_le_bytes().into_iter().zip(signed.to_le_bytes());
+    products.fold(sum, |sum, (x, y)| sum.wrapping_add(i32::from(x) * i32::from(y as i8)))
 }
 
 fn cast(x: Scalar, to: DType) -> Scalar {

@@ -36,9 +36,9 @@ fn names_are_unique_and_read_back() {
 
 #[test]
 fn each_operation_accepts_just_the_types_of_its_signature() {
-    // How many of the 8 types an operation takes when all its operands have one type.
+    // Which of the 8 types an operation takes as its last operand.
     let accepted = |op: ScalarOp| {
-        let fits = |dtype: &&DType| op.result(&vec![**dtype; op.row().arity]).is_ok();
+        let fits = |dtype: &&DType| op.result(&op.operands(**dtype)).is_ok();
         DType::ALL.iter().filter(fits).map(|dtype| dtype.name()).collect::<Vec<_>>().join(" ")
     };
     for row in TABLE {
@@ -47,7 +47,8 @@ fn each_operation_accepts_just_the_types_of_its_signature() {
             "rem" | "shl" | "shr" => "i32 u32",
             "and" | "or" | "xor" => "i32 u32 bool",
             "lt" | "le" | "eq" | "ne" => "f32 i32 u32 bool",
-            "select" => "bool",
+            "select" => "f32 i32 u32 bool",
+            "dot4" => "i32",
             "cast" => "f32 f16 bf16 i32 u32 i8 u8 bool",
             "bitcast" => "f32 i32 u32",
             _ => "f32",
@@ -125,6 +126,16 @@ fn transcendentals_are_within_an_ulp_or_two() {
         close("erf", x, expected);
         close("erf", -x, -expected);
     }
+}
+
+#[test]
+fn products_of_bytes_are_unsigned_times_signed() {
+    let dot = |x: u32, y: u32, sum: i64| int("dot4", DType::I32, &[i64::from(x), i64::from(y), sum]);
+    assert_eq!(dot(0x0403_0201, 0x0101_0101, 5), 15);
+    assert_eq!(dot(0xFFFF_FFFF, 0x8080_8080, 0), -4 * 255 * 128);
+    assert_eq!(dot(0xFFFF_FFFF, 0x7F7F_7F7F, 0), 4 * 255 * 127);
+    assert_eq!(dot(0x0000_0080, 0x0000_00FF, 0), -128, "the first is unsigned, the second signed");
+    assert_eq!(dot(1, 1, i64::from(i32::MAX)), i64::from(i32::MIN), "sums wrap");
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub mod cpu;
 pub mod cuda;
 mod host;
 pub mod interp;
+pub mod native;
 pub mod threads;
 pub mod wgpu;
 

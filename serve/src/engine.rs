@@ -280,16 +280,50 @@ impl Engine {
     /// A device that fails meanwhile is left, if the model's options allow it: all tokens are then computed
     /// again where the model went.
     pub fn feed(&mut self, tokens: &[u32], all: bool) -> Result<Vec<f32>, EngineError> {
-        match self.feed_here(tokens, all) {
+        let mut logits = Vec::new();
+        let first = if all { 0 } else { tokens.len().saturating_sub(1) };
+        match self.feed_here(tokens, first, !all, &mut |some| logits.extend_from_slice(some)) {
             Err(EngineError::Runtime(error)) => {
                 self.retreat(error)?;
                 self.feed(tokens, all)
             }
-            logits => logits,
+            done => done.map(|()| logits),
         }
     }
 
-    fn feed_here(&mut self, tokens: &[u32], all: bool) -> Result<Vec<f32>, EngineError> {
+    /// Reads a text anew and hands out the logits of the token at `first` and of each one after it, with its place.
+    /// Few of them are in memory at a time.
+    pub fn score(
+        &mut self,
+        tokens: &[u32],
+        first: usize,
+        hear: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), EngineError> {
+        let vocabulary = self.model.architecture().vocabulary();
+        let mut next = first;
+        loop {
+            let begin = next;
+            let mut each = |logits: &[f32]| {
+                for row in logits.chunks(vocabulary) {
+                    hear(next, row);
+                    next += 1;
+                }
+            };
+            match self.feed_here(tokens, begin, false, &mut each) {
+                Err(EngineError::Runtime(error)) => self.retreat(error)?,
+                done => return done,
+            }
+        }
+    }
+
+    /// Hands out the logits of tokens from `first` on, chunk by chunk; what the cache holds may be reused or not.
+    fn feed_here(
+        &mut self,
+        tokens: &[u32],
+        first: usize,
+        reuse: bool,
+        hear: &mut dyn FnMut(&[f32]),
+    ) -> Result<(), EngineError> {
         let context = self.context();
         let vocabulary = self.model.architecture().vocabulary();
         if tokens.is_empty() {
@@ -305,7 +339,7 @@ impl Engine {
             return Err(EngineError::NoSuchToken { id, vocabulary });
         }
         let facts = self.model.architecture().facts(tokens);
-        let keep = if all { 0 } else { self.reusable(tokens, &facts) };
+        let keep = if reuse { self.reusable(tokens, &facts) } else { 0 };
         let chunk = self.model.architecture().chunk();
         if keep == 0 && tokens.len() > chunk && self.model.architecture().looks_ahead() != LooksAhead::No {
             return Err(EngineError::ContextFull { context: chunk, need: tokens.len() });
@@ -313,20 +347,15 @@ impl Engine {
         self.truncate(keep);
         let full = |_| EngineError::ContextFull { context, need: tokens.len() };
         self.pages.reserve(0, tokens.len()).map_err(full)?;
-        let mut logits = Vec::new();
         while self.held.len() < tokens.len() {
             let start = self.held.len();
             let end = (start + chunk).min(tokens.len());
-            let last = end == tokens.len();
-            let wanted = match (all, last) {
-                (true, _) => (0..end - start).collect(),
-                (false, true) => vec![end - start - 1],
-                (false, false) => Vec::new(),
-            };
-            logits.extend(self.chunk(tokens, start..end, wanted, &facts)?);
+            let wanted = (first.max(start)..end).map(|place| place - start).collect();
+            let logits = self.chunk(tokens, start..end, wanted, &facts)?;
             self.held.extend_from_slice(&tokens[start..end]);
+            hear(&logits);
         }
-        Ok(logits)
+        Ok(())
     }
 
     /// The vector of a text, of which these are the tokens.

@@ -1,5 +1,6 @@
 //! A model ready to run: the twenty lines of glue between `models` and `runtime`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jtllm_models::arch::{self, Architecture, Pass, Rows, Weights};
@@ -244,6 +245,14 @@ impl Model {
             tell(&format!("{why}; the conversation goes on {}", self.seat.placement.short()));
         }
         Ok(())
+    }
+
+    /// Which numbers are multiplied with weights: in decoding, and in prompts. Nothing before [`Model::ready`].
+    pub fn products(&self) -> [BTreeSet<Compute>; 2] {
+        [Bucket::Fixed(1), Bucket::Many].map(|bucket| {
+            let plans = self.networks().into_iter().filter_map(|network| network.plan(Part::Body, bucket));
+            plans.flat_map(|plan| plan.compilation.products()).collect()
+        })
     }
 
     /// What it takes of the machine, if kernels run.

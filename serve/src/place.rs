@@ -157,10 +157,19 @@ pub struct Placement {
     pub backend: &'static str,
     /// What is on a device, if anything is.
     pub device: Option<OnDevice>,
-    /// Threads of the processor, if it computes layers too.
-    pub threads: Option<usize>,
+    /// What is on the processor, if it computes layers too.
+    pub processor: Option<OnProcessor>,
     /// Why it is not elsewhere, or not all of it.
     pub reasons: Vec<String>,
+}
+
+/// How the processor computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnProcessor {
+    /// Its threads.
+    pub threads: usize,
+    /// What makes its code, by the name that `JTLLM_CPU` has for it.
+    pub code: &'static str,
 }
 
 /// What of a model is on a device.
@@ -198,10 +207,10 @@ impl fmt::Display for Range {
 
 impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let threads = match self.threads {
+        let threads = match self.processor {
             None => String::new(),
-            Some(1) => ", 1 thread".to_owned(),
-            Some(many) => format!(", {many} threads"),
+            Some(OnProcessor { threads: 1, code }) => format!(", 1 thread with {code}"),
+            Some(OnProcessor { threads, code }) => format!(", {threads} threads with {code}"),
         };
         match &self.device {
             None if self.backend == Backend::Graph.name() => f.write_str("on the interpreter of graphs")?,

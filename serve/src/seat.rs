@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use jtllm_runtime::cache::KernelCache;
-use jtllm_runtime::codegen::emit::cranelift::Cranelift;
 use jtllm_runtime::codegen::options::Options;
 use jtllm_runtime::device::Device;
 use jtllm_runtime::device::cpu::Cpu;
 use jtllm_runtime::device::interp::Interpreter;
+use jtllm_runtime::device::native;
 use jtllm_runtime::need::Need;
 use jtllm_runtime::network::{Graphs, Network};
 use jtllm_runtime::reference::Reference;
@@ -17,7 +17,7 @@ use jtllm_runtime::{DeviceError, Error};
 
 use crate::engine::EngineError;
 use crate::model::{Backend, LoadOptions};
-use crate::place::{Layers, OnDevice, Placement, Size, TooLarge, Way};
+use crate::place::{Layers, OnDevice, OnProcessor, Placement, Size, TooLarge, Way};
 
 /// A tenth of a device's memory is left to whoever draws the screen, and to what is not counted before.
 const SPARE: u64 = 10;
@@ -57,7 +57,7 @@ impl Parts {
                 let runner =
                     Box::new(Reference::new(Box::new(self.graphs.clone()), self.choices(), self.positions()));
                 let placement =
-                    Placement { backend: "graph", device: None, threads: None, reasons: Vec::new() };
+                    Placement { backend: "graph", device: None, processor: None, reasons: Vec::new() };
                 Ok(Seat { runner, placement, device: None })
             }
             _ if place.layers == Layers::Count(0) => {
@@ -102,19 +102,21 @@ impl Parts {
         }
     }
 
-    fn processor(&self) -> Result<Arc<dyn Device>, EngineError> {
-        let target = Cranelift::host().map_err(Error::from)?;
-        Ok(Arc::new(Cpu::new(Box::new(target), self.options.threads)))
+    fn processor(&self) -> Result<(Arc<dyn Device>, OnProcessor), EngineError> {
+        let native::Chosen { name, target } =
+            native::host().map_err(|error| EngineError::NoDevice(error.to_string()))?;
+        let device: Arc<dyn Device> = Arc::new(Cpu::new(target, self.options.threads));
+        let on = OnProcessor { threads: device.info().threads, code: name };
+        Ok((device, on))
     }
 
     fn on_processor(&self, reasons: Vec<String>) -> Result<Seat, EngineError> {
-        let device = self.processor()?;
-        let threads = Some(device.info().threads);
+        let (device, on) = self.processor()?;
         let (graphs, cache) = (Box::new(self.graphs.clone()), self.cache.clone());
         let runner = Box::new(Network::new(device, graphs, self.choices(), cache, self.positions()));
         Ok(Seat {
             runner,
-            placement: Placement { backend: "cpu", device: None, threads, reasons },
+            placement: Placement { backend: "cpu", device: None, processor: Some(on), reasons },
             device: None,
         })
     }
@@ -159,7 +161,7 @@ impl Parts {
         let runner = Box::new(Network::new(device.clone(), graphs, self.choices(), cache, self.positions()));
         let on = OnDevice { info: device.info(), layers: None };
         let reasons = on.info.without.iter().cloned().collect();
-        let placement = Placement { backend, device: Some(on), threads: None, reasons };
+        let placement = Placement { backend, device: Some(on), processor: None, reasons };
         Seat { runner, placement, device: Some(device) }
     }
 
@@ -174,15 +176,14 @@ impl Parts {
         if count > layers {
             return Ok(self.whole(backend, device));
         }
-        let processor = self.processor()?;
-        let threads = Some(processor.info().threads);
+        let (processor, on_processor) = self.processor()?;
         let both = [processor, device.clone()];
         let (graphs, cache) = (self.graphs.clone(), self.cache.clone());
         let runner =
             Box::new(Split::new(both, graphs, layers - count, self.choices(), cache, self.positions()));
         let on = OnDevice { info: device.info(), layers: Some([layers, count - 1]) };
         let reasons = on.info.without.iter().cloned().collect();
-        let placement = Placement { backend, device: Some(on), threads, reasons };
+        let placement = Placement { backend, device: Some(on), processor: Some(on_processor), reasons };
         Ok(Seat { runner, placement, device: Some(device) })
     }
 

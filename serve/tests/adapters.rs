@@ -39,7 +39,7 @@ fn model(name: &str, backend: Backend, way: &Way) -> Result<Model, EngineError> 
         place: Default::default(),
         threads: 1,
         context: 96,
-        compute: Compute::Auto,
+        compute: Compute::F32,
         keys: DType::F32,
         values: DType::F32,
         taps: false,

@@ -115,7 +115,7 @@ fn nowhere() -> Way {
 
 fn options(backend: Backend, layers: Layers) -> LoadOptions {
     LoadOptions {
-        compute: jtllm_runtime::codegen::options::Compute::Auto,
+        compute: jtllm_runtime::codegen::options::Compute::F32,
         backend,
         place: Place { device: None, layers, required: false },
         threads: 1,
@@ -301,7 +301,7 @@ fn auto_takes_as_many_layers_as_fit() {
             "layer 2 and the head on the fake, layers 0 to 1 on",
         ),
         (half * 10 / 9 + 10, Backend::Wgpu, Some(Some([3, 1])), "MB, and all take"),
-        (1000, Backend::Auto, None, "on the processor, 1 thread (the fake has 0.0 MB of memory (1000 bytes)"),
+        (1000, Backend::Auto, None, "(the fake has 0.0 MB of memory (1000 bytes)"),
     ] {
         let way = way(Some(memory), Fails::Never, 0);
         let mut model = model(MODEL, options(backend, Layers::Auto), way).unwrap();
@@ -325,7 +325,8 @@ fn without_a_device_auto_says_why() {
     };
     let place = Place::default();
     let found = model_of(place.clone()).unwrap().placement().to_string();
-    assert_eq!(found, "on the processor, 1 thread (no fake device)");
+    let code = jtllm_runtime::device::native::host().unwrap().name;
+    assert_eq!(found, format!("on the processor, 1 thread with {code} (no fake device)"));
     for place in [Place { required: true, ..place.clone() }, Place { device: Some(4), ..place }] {
         assert!(matches!(model_of(place), Err(EngineError::NoDevice(why)) if why.contains("no fake")));
     }

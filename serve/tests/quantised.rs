@@ -136,7 +136,7 @@ fn logits(folder: &Path, backend: &Backend) -> Vec<f32> {
         place: Place::default(),
         threads: 2,
         context: 64,
-        compute: Compute::Auto,
+        compute: Compute::F32,
         keys: DType::F32,
         values: DType::F32,
         taps: false,

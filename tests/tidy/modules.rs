@@ -28,7 +28,7 @@ pub(crate) fn declared(file: &Path, source: &str, is_root: bool) -> Vec<PathBuf>
             let mut place = nested.clone();
             place.extend(inside.iter().map(|(name, _)| name));
             if let Some(path) = path_attribute(&tokens[..at]) {
-                found.push(if inside.is_empty() { folder.join(path) } else { place.join(path) });
+                found.push(joined(if inside.is_empty() { folder } else { &place }, &path));
             } else {
                 found.push(place.join(format!("{name}.rs")));
                 found.push(place.join(&name).join("mod.rs"));
@@ -36,6 +36,19 @@ pub(crate) fn declared(file: &Path, source: &str, is_root: bool) -> Vec<PathBuf>
         }
     }
     found
+}
+
+/// A path from a folder, without the steps back up.
+fn joined(folder: &Path, path: &str) -> PathBuf {
+    let mut place = folder.to_owned();
+    for part in Path::new(path) {
+        if part == ".." {
+            place.pop();
+        } else {
+            place.push(part);
+        }
+    }
+    place
 }
 
 /// The value of `#[path = ".."]` if that is the last attribute, visibility aside.

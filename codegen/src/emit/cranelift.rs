@@ -150,7 +150,7 @@ impl Target for Cranelift {
 /// A fused product needs a copy of its sum while both factors are still wanted (Cranelift has no form
 /// that overwrites the sum), so of 16 registers 8 may be sums: with 12 the loop spills.
 fn caps() -> Caps {
-    Caps { accumulators: 8, ..Caps::vector(LANES as u32) }
+    Caps { accumulators: 8, bytes: true, ..Caps::vector(LANES as u32) }
 }
 
 /// Code that can lie anywhere and needs nothing at run time; checked by the verifier in debug builds.

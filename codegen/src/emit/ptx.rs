@@ -119,6 +119,7 @@ impl Ptx {
             vector_bytes: 16,
             matrix: (level >= 75).then_some(Matrix { f16: true, bf16: level >= 80, lanes: LANES, teams: 0 }),
             stage: level >= 80,
+            bytes: false,
             decompose: true,
             ..Caps::threads(LANES)
         };

@@ -81,6 +81,7 @@ impl Wgsl {
             shared_bytes: shared_bytes.saturating_sub(lanes * 4 + 16),
             max_bindings: buffers,
             max_span: binding,
+            bytes: false,
             decompose: true,
             ..Caps::threads(lanes)
         };

@@ -9,29 +9,24 @@ use super::is_fixed;
 use crate::access::visit_reads;
 use crate::classify;
 use crate::options::Compute;
-use crate::region::Contraction;
+use crate::region::{Contraction, Product};
 use crate::schedule::Tiles;
 use crate::target::Caps;
 
 /// The sum with both operands rounded, if `node` is a contraction that is computed in 16 bits.
 pub(super) fn contraction(graph: &mut Graph, node: Node, caps: &Caps, compute: Compute) -> Option<Node> {
     let wanted = match compute {
-        Compute::F32 => return None,
+        Compute::F32 | Compute::Int8 => return None,
         Compute::Auto => caps.matrix.map(|_| None)?,
         Compute::Bf16 => Some(DType::BF16),
         Compute::F16 => Some(DType::F16),
     };
-    let stop = |x: Node| !matches!(graph.op(x), Op::Map { .. } | Op::View { .. }) && !is_leaf(graph, x);
-    let found = classify::contraction(graph, node, &stop)?;
-    let [sum] = found.sums.as_slice() else { return None };
-    if !is_fixed(graph, sum.right) {
-        return None;
-    }
+    let found = plain_contraction(graph, node)?;
     let dtype = match wanted {
         Some(dtype) => dtype,
         None => by_itself(graph, node, &found, caps)?,
     };
-    let (Op::Reduce { x, .. }, right) = (graph.op(node), sum.right) else { return None };
+    let (Op::Reduce { x, .. }, right) = (graph.op(node), found.sums[0].right) else { return None };
     let Op::Map { op: ScalarOp::Mul, xs } = graph.op(*x).clone() else { return None };
     let rounded: Vec<Node> = xs.iter().map(|x| round(graph, *x, dtype)).collect();
     // What is in the type already stays as it is.
@@ -65,6 +60,15 @@ pub(super) fn attention(graph: &mut Graph, node: Node, caps: &Caps, compute: Com
         place.insert(old, new);
     }
     place.get(&node).copied()
+}
+
+/// The contraction with weights that `node` is, if no other rewrite has changed it yet.
+pub(super) fn plain_contraction(graph: &Graph, node: Node) -> Option<Contraction> {
+    let stop = |x: Node| !matches!(graph.op(x), Op::Map { .. } | Op::View { .. }) && !is_leaf(graph, x);
+    let found = classify::contraction(graph, node, &stop)?;
+    let sum = &found.sums[0];
+    let plain = sum.blocks.is_none() && sum.product == Product::Floats;
+    (plain && is_fixed(graph, sum.right)).then_some(found)
 }
 
 fn is_leaf(graph: &Graph, node: Node) -> bool {

@@ -24,6 +24,9 @@ pub(crate) use tiles::Tiles;
 /// Queries of a prefill that share one pass over the keys.
 const TILE_QUERIES: i64 = 4;
 
+/// With so many accumulators there are registers for 16 sums beside what they are made of.
+const ACCUMULATORS_MANY: u32 = 24;
+
 /// Positions whose keys a page holds side by side; chunks of positions stay inside a page.
 const PAGE: i64 = jtllm_ir::build::PAGE;
 
@@ -39,6 +42,8 @@ struct Plan<'n> {
     lanes: i64,
     /// Lane-wide vectors of positions computed together.
     vectors: i64,
+    /// Lane-wide vectors of a head's width computed together.
+    columns: i64,
     /// Terms of sums that are written out one after another, so that their loads are on the way together: a power
     /// of two, at most a page.
     unroll: i64,
@@ -107,10 +112,17 @@ fn begin<'n>(lower: &mut Lower<'_>, nodes: &'n Attend, queries: Vec<[Expr; 2]>) 
     let width = width(lower);
     let lanes = lower.b.lanes();
     let block = i64::from(lower.caps.attend_block);
-    let vectors = if lanes >= PAGE { 1 } else { (PAGE / lanes).min((8 / tile).max(1)) };
+    // Sums that a register machine adds to side by side: one product has to wait for the one before in its sum.
+    let most = if lower.caps.accumulators >= ACCUMULATORS_MANY { 16 } else { 8 };
+    let each = (most / tile).max(1);
+    let (vectors, columns) = match lower.caps.threads {
+        true if lanes >= PAGE => (1, 1),
+        true => ((PAGE / lanes).min(each), 1),
+        false => ((block / lanes).min(each), ((width + lanes - 1) / lanes).min(each)),
+    };
     let weights = lower.b.shared(DType::F32, (tile * block) as u32);
     let unroll = if lower.caps.vector_bytes > 0 { PAGE } else { 1 };
-    Plan { nodes, queries, width, block, lanes, vectors, unroll, weights }
+    Plan { nodes, queries, width, block, lanes, vectors, columns, unroll, weights }
 }
 
 /// The width of a head.
@@ -371,22 +383,28 @@ fn values<'a>(
     here: &Expr,
     give: &mut dyn FnMut(&mut Lower<'a>, usize, &Expr, ValueId),
 ) {
-    let steps = (plan.width + plan.lanes - 1) / plan.lanes;
+    let span = plan.lanes * plan.columns;
+    let steps = (plan.width + span - 1) / span;
     lower.repeat(&Expr::int(steps), |lower, step| {
-        let d = step * plan.lanes + lower.b.lane();
+        let first = step * span + lower.b.lane();
+        let ds: Vec<Expr> = (0..plan.columns).map(|c| first.clone() + c * plan.lanes).collect();
         // Lanes beyond the width compute with the last coordinate and store nothing.
-        let reading = d.minimum(&Expr::int(plan.width - 1));
+        let last = Expr::int(plan.width - 1);
+        let reading: Vec<Expr> = ds.iter().map(|d| d.minimum(&last)).collect();
         let zero = lower.b.float(0.0);
-        let cells: Vec<CellId> = plan.queries.iter().map(|_| lower.b.cell(zero)).collect();
+        let row = |lower: &mut Lower<'a>| ds.iter().map(|_| lower.b.cell(zero)).collect();
+        let cells: Vec<Vec<CellId>> = plan.queries.iter().map(|_| row(lower)).collect();
         let add = |lower: &mut Lower<'a>, place: &Expr| {
             let position = block.clone() * plan.block + place.clone();
             for (query, [token, head]) in plan.queries.iter().enumerate() {
-                let at = [token.clone(), head.clone(), reading.clone(), position.clone()];
-                let value = lower.value(plan.nodes.value, &at);
-                let weight = lower.b.load(plan.weights, &weight_place(plan, query, place));
-                let before = lower.b.get(cells[query]);
-                let after = lower.b.scalar(ScalarOp::Fma, &[weight, value, before]);
-                lower.b.set(cells[query], after);
+                for (d, cell) in reading.iter().zip(&cells[query]) {
+                    let at = [token.clone(), head.clone(), d.clone(), position.clone()];
+                    let value = lower.value(plan.nodes.value, &at);
+                    let weight = lower.b.load(plan.weights, &weight_place(plan, query, place));
+                    let before = lower.b.get(*cell);
+                    let after = lower.b.scalar(ScalarOp::Fma, &[weight, value, before]);
+                    lower.b.set(*cell, after);
+                }
             }
         };
         if plan.unroll == 1 {
@@ -394,11 +412,13 @@ fn values<'a>(
         } else {
             along_chunks(lower, plan, here, &add);
         }
-        let inside = d.less_than(&Expr::int(plan.width));
-        let sums: Vec<ValueId> = cells.iter().map(|cell| lower.b.get(*cell)).collect();
-        lower.conditional(&inside, |lower| {
-            sums.iter().enumerate().for_each(|(query, sum)| give(lower, query, &d, *sum));
-        });
+        for (c, d) in ds.iter().enumerate() {
+            let inside = d.less_than(&Expr::int(plan.width));
+            let sums: Vec<ValueId> = cells.iter().map(|row| lower.b.get(row[c])).collect();
+            lower.conditional(&inside, |lower| {
+                sums.iter().enumerate().for_each(|(query, sum)| give(lower, query, d, *sum));
+            });
+        }
     });
 }
 

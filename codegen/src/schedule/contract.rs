@@ -5,13 +5,13 @@
 //! Else lanes run over the depth, and one `LaneReduce` ends each sum. Either way the order of additions
 //! depends on the depth and the lanes, not on the tile.
 
-use jtllm_ir::{Expr, Node, Op, ScalarOp};
+use jtllm_ir::{DType, Expr, Node, Op, Scalar, ScalarOp};
 
 use super::lower::Lower;
 use super::{Scheduled, layout};
 use crate::access::{read_coordinates, spans, visit_reads};
-use crate::kernel::{CellId, ValueId};
-use crate::region::{Contraction, Sum};
+use crate::kernel::{CellId, Memory, ValueId};
+use crate::region::{Contraction, Product, Sum};
 
 /// Products that are written out one after another inside the innermost loop, if no format asks for more.
 const UNROLL: i64 = 4;
@@ -24,6 +24,10 @@ const UNROLL_MAX: i64 = 16;
 
 /// Rows of the left operand that share one pass over the right operand's tile.
 const TILE_ROWS: i64 = 4;
+
+/// The same where lanes run over columns and there are registers for so many sums: what is unpacked serves more rows.
+const TILE_ROWS_MANY: i64 = 8;
+const ACCUMULATORS_MANY: i64 = 24;
 
 /// Groups of interleaved rows that a tile reads side by side: while one waits at the border of a memory page,
 /// where the processor's prefetch starts anew, the other goes on.
@@ -61,9 +65,9 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction) -> Sched
             false => column.clone() + c,
         })
         .collect();
-    let place = |r: i64, column: &Expr| {
+    let place = |r: &Expr, column: &Expr| {
         let mut at = vec![Expr::int(0); space.len()];
-        spread(&mut at, &contraction.left_axes, &left, &(row.clone() + r));
+        spread(&mut at, &contraction.left_axes, &left, &(row.clone() + r.clone()));
         spread(&mut at, &contraction.right_axes, &right, column);
         at
     };
@@ -71,22 +75,62 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction) -> Sched
     let last = Expr::int(part.end - 1);
     let padded = tile.lanes_over_columns && is_padded(&lower, contraction);
     let reading = |column: &Expr| if padded { column.clone() } else { column.minimum(&last) };
-    let places: Vec<Vec<Vec<Expr>>> =
-        (0..tile.rows).map(|r| columns.iter().map(|column| place(r, &reading(column))).collect()).collect();
+    let places: Vec<Vec<Vec<Expr>>> = (0..tile.rows)
+        .map(|r| columns.iter().map(|column| place(&Expr::int(r), &reading(column))).collect())
+        .collect();
 
     let sums: Vec<Vec<Vec<ValueId>>> =
         contraction.sums.iter().map(|sum| accumulate(&mut lower, sum, &tile, &places)).collect();
+    let end = Expr::int(part.end);
+    if is_side_by_side(&lower, &tile, width) {
+        let memories: Vec<Memory> = sums.iter().map(|values| together(&mut lower, values)).collect();
+        let count = tile.rows * tile.columns;
+        for start in (0..count).step_by(lanes as usize) {
+            let flat = Expr::int(start) + lower.b.lane();
+            let [r, c] = [flat.clone().div_floor(tile.columns), flat.clone().modulo(tile.columns)];
+            let column = column.clone() + c;
+            let inside = flat.less_than(&Expr::int(count)).and(&column.less_than(&end));
+            let at = place(&r, &column);
+            lower.conditional(&inside, |lower| {
+                for (sum, memory) in contraction.sums.iter().zip(&memories) {
+                    let value = lower.b.load(*memory, &flat);
+                    lower.bind(sum.root, value);
+                }
+                lower.store_roots(space.len(), &at, false);
+            });
+        }
+        return lower.finish();
+    }
     for r in 0..tile.rows as usize {
         for (c, column) in columns.iter().enumerate() {
             for (sum, values) in contraction.sums.iter().zip(&sums) {
                 lower.bind(sum.root, values[r][c]);
             }
-            let inside = column.less_than(&Expr::int(part.end));
-            let at = place(r as i64, column);
+            let inside = column.less_than(&end);
+            let at = place(&Expr::int(r as i64), column);
             lower.conditional(&inside, |lower| lower.store_roots(space.len(), &at, !tile.lanes_over_columns));
         }
     }
     lower.finish()
+}
+
+/// Whether what becomes of a tile's sums is computed for several of them at a time: on register machines, where all
+/// lanes would else compute the same for each. A place in a state that rows tell cannot be shown to be a lane's own.
+fn is_side_by_side(lower: &Lower<'_>, tile: &Tile, width: i64) -> bool {
+    let writes = lower.region.roots.iter().any(|root| matches!(lower.graph.op(*root), Op::Write { .. }));
+    let several = tile.rows * tile.columns > 1 && width >= tile.columns;
+    several && !tile.lanes_over_columns && !lower.caps.threads && !writes
+}
+
+/// The sums of a tile in memory, row by row, for lanes to take.
+fn together(lower: &mut Lower<'_>, sums: &[Vec<ValueId>]) -> Memory {
+    let count = sums.iter().map(Vec::len).sum::<usize>();
+    let memory = lower.b.shared(DType::F32, count as u32);
+    for (at, sum) in sums.iter().flatten().enumerate() {
+        lower.store(memory, &Expr::int(at as i64), *sum, true);
+    }
+    lower.b.barrier();
+    memory
 }
 
 pub(super) fn extents(space: &[Expr], of: &[usize]) -> Vec<Expr> {
@@ -112,7 +156,8 @@ fn choose(lower: &Lower<'_>, contraction: &Contraction, count: &Expr, width: i64
     let lanes_over_columns = reads_interleaved(lower, &contraction.sums[0]);
     // Sibling sums are accumulated one after another, each with all registers.
     let budget = i64::from(caps.accumulators);
-    let mut rows = TILE_ROWS.min(budget);
+    let many = lanes_over_columns && budget >= ACCUMULATORS_MANY && !caps.threads;
+    let mut rows = if many { TILE_ROWS_MANY } else { TILE_ROWS.min(budget) };
     while count.divisor() % rows != 0 {
         rows -= 1;
     }
@@ -162,10 +207,14 @@ fn is_padded(lower: &Lower<'_>, contraction: &Contraction) -> bool {
         padded &= interleaved || !at.iter().any(by_column);
     };
     for sum in &contraction.sums {
-        let scale = sum.blocks.as_ref().map(|blocks| blocks.scale);
-        for node in [Some(sum.right), scale].into_iter().flatten() {
+        let (each, inner) = sum.blocks.as_ref().map(|blocks| (blocks.each, blocks.inner)).unzip();
+        for node in [Some(sum.right), each].into_iter().flatten() {
             let at = jtllm_ir::graph::axes(lower.graph.shape(node));
-            visit_reads(lower.graph, node, &at, &stop, &mut visit);
+            visit_reads(lower.graph, node, &at, &stop, &mut |node, at| {
+                if Some(node) != inner {
+                    visit(node, at);
+                }
+            });
         }
     }
     padded
@@ -201,14 +250,12 @@ fn along_depth(lower: &mut Lower<'_>, sum: &Sum, places: &[Vec<Vec<Expr>>], cell
     };
     let levels = levels(lower, sum, sum.depth);
     lower.repeat(&Expr::int(blocks.count), |lower, block| {
-        let zero = lower.b.float(0.0);
-        let parts: Vec<Vec<CellId>> =
-            cells.iter().map(|row| row.iter().map(|_| lower.b.cell(zero)).collect()).collect();
+        let parts = parts(lower, sum, cells);
         serial(lower, &levels, sum.depth, Expr::int(0), &mut |lower, ks| {
             let ks: Vec<Vec<Expr>> = ks.iter().map(|k| vec![block.clone(), k.clone()]).collect();
             multiply(lower, sum, places, &parts, &ks);
         });
-        scale(lower, sum, places, &parts, cells, &block);
+        add_blocks(lower, sum, places, &parts, cells, &block);
     });
 }
 
@@ -258,6 +305,10 @@ struct Chunk {
 /// One word, or as many as the target loads at once, if they lie side by side. All lanes take part in a chunk
 /// before one takes more, and blocks are made of whole chunks.
 fn chunk(lower: &Lower<'_>, sum: &Sum) -> Chunk {
+    // What is added for a block need not be a multiple of its sum: then a block is not shared out.
+    if sum.blocks.as_ref().is_some_and(|blocks| blocks.scale(lower.graph).is_none()) {
+        return Chunk { word: sum.depth, words: 1 };
+    }
     let packed = packed(lower, sum);
     let word = levels(lower, sum, sum.depth).last().copied().filter(|_| packed).unwrap_or(1);
     let total = sum.depth * sum.blocks.as_ref().map_or(1, |blocks| blocks.count);
@@ -311,9 +362,7 @@ fn across_depth(lower: &mut Lower<'_>, sum: &Sum, places: &[Vec<Vec<Expr>>], cel
                 multiply(lower, sum, places, cells, &ks);
             });
         }
-        let zero = lower.b.float(0.0);
-        let parts: Vec<Vec<CellId>> =
-            cells.iter().map(|row| row.iter().map(|_| lower.b.cell(zero)).collect()).collect();
+        let parts = parts(lower, sum, cells);
         let block = first.clone().div_floor(sum.depth);
         lower.repeat(&Expr::int(turns), |lower, turn| {
             let first = first.clone() + turn * word;
@@ -322,7 +371,7 @@ fn across_depth(lower: &mut Lower<'_>, sum: &Sum, places: &[Vec<Vec<Expr>>], cel
                 .collect();
             multiply(lower, sum, places, &parts, &ks);
         });
-        scale(lower, sum, places, &parts, cells, &block);
+        add_blocks(lower, sum, places, &parts, cells, &block);
     };
     let whole = Expr::int(chunks / lanes);
     if chunks >= lanes {
@@ -379,19 +428,32 @@ fn multiply_one(
         .iter()
         .map(|at| lower.value(sum.right, &[at.as_slice(), k].concat()))
         .collect();
+    let product = match sum.product {
+        Product::Floats => ScalarOp::Fma,
+        Product::Bytes => ScalarOp::Dot4,
+    };
     for (row, cells) in places.iter().zip(cells) {
         let left = lower.value(sum.left, &[row[0].as_slice(), k].concat());
         for (right, cell) in right.iter().zip(&cells[columns.clone()]) {
             let before = lower.b.get(*cell);
             // The weight first: it is used up here, and two-address machines overwrite the first operand.
-            let after = lower.b.scalar(ScalarOp::Fma, &[*right, left, before]);
+            let after = lower.b.scalar(product, &[*right, left, before]);
             lower.b.set(*cell, after);
         }
     }
 }
 
-/// Adds each block's sum, times the block's factor.
-fn scale(
+/// Zeros for the sums inside a block.
+fn parts(lower: &mut Lower<'_>, sum: &Sum, cells: &[Vec<CellId>]) -> Vec<Vec<CellId>> {
+    let zero = match sum.product {
+        Product::Floats => lower.b.float(0.0),
+        Product::Bytes => lower.b.constant(DType::I32, Scalar::Int(0)),
+    };
+    cells.iter().map(|row| row.iter().map(|_| lower.b.cell(zero)).collect()).collect()
+}
+
+/// Adds what each block's sum becomes.
+fn add_blocks(
     lower: &mut Lower<'_>,
     sum: &Sum,
     places: &[Vec<Vec<Expr>>],
@@ -402,11 +464,30 @@ fn scale(
     let Some(blocks) = &sum.blocks else { return };
     for (r, row) in places.iter().enumerate() {
         for (c, at) in row.iter().enumerate() {
-            let factor = lower.value(blocks.scale, &[at.as_slice(), std::slice::from_ref(block)].concat());
             let part = lower.b.get(parts[r][c]);
+            lower.bind(blocks.inner, part);
             let before = lower.b.get(cells[r][c]);
-            let after = lower.b.scalar(ScalarOp::Fma, &[part, factor, before]);
+            let at = [at.as_slice(), std::slice::from_ref(block)].concat();
+            let after = add(lower, blocks.each, &at, before);
             lower.b.set(cells[r][c], after);
+        }
+    }
+}
+
+/// `before` and the value of a node, summand by summand; products are fused.
+fn add(lower: &mut Lower<'_>, node: Node, at: &[Expr], before: ValueId) -> ValueId {
+    match lower.graph.op(node) {
+        Op::Map { op: ScalarOp::Add, xs } => {
+            let before = add(lower, xs[0], at, before);
+            add(lower, xs[1], at, before)
+        }
+        Op::Map { op: ScalarOp::Mul, xs } => {
+            let (a, b) = (lower.value(xs[0], at), lower.value(xs[1], at));
+            lower.b.scalar(ScalarOp::Fma, &[a, b, before])
+        }
+        _ => {
+            let value = lower.value(node, at);
+            lower.b.scalar(ScalarOp::Add, &[before, value])
         }
     }
 }

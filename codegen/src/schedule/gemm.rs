@@ -23,7 +23,7 @@ use super::contract::{extents, spread};
 use super::lower::Lower;
 use crate::region::Contraction;
 use operand::Operand;
-pub(super) use plan::narrow_type;
+pub(crate) use plan::narrow_type;
 use plan::{Kind, Plan};
 
 /// The two sides of a contraction, each with its axes of the region's space.

@@ -6,16 +6,23 @@ use jtllm_codegen::kernel::{Access, Kernel};
 use jtllm_ir::scalar::TABLE;
 use jtllm_ir::{DType, Expr, Scalar, ScalarOp};
 
-/// A kernel that applies `op` to `count` elements of each operand.
-pub(crate) fn kernel(op: ScalarOp, operands: &[DType], result: DType, count: usize, wide: bool) -> Kernel {
-    let lanes = if wide { 4 } else { 1 };
-    let groups = Expr::int((count / lanes) as i64);
-    let mut b = Builder::new(&op.name(), 4, [groups, Expr::int(1), Expr::int(1)]);
+/// A kernel that applies `op` to `count` elements of each operand, in groups of `lanes` lanes: each lane to an element
+/// of its own if `wide`, else all to one.
+pub(crate) fn kernel(
+    op: ScalarOp,
+    operands: &[DType],
+    result: DType,
+    count: usize,
+    (lanes, wide): (u32, bool),
+) -> Kernel {
+    let step = if wide { i64::from(lanes) } else { 1 };
+    let groups = Expr::int(count as i64 / step);
+    let mut b = Builder::new(&op.name(), lanes, [groups, Expr::int(1), Expr::int(1)]);
     let len = Expr::int(count as i64);
     let params: Vec<_> =
         operands.iter().map(|dtype| b.param(*dtype, Access::Read, len.clone(), false)).collect();
     let out = b.param(result, Access::Write, len, false);
-    let at = if wide { b.grid(0) * 4 + b.lane() } else { b.grid(0) };
+    let at = if wide { b.grid(0) * step + b.lane() } else { b.grid(0) };
     let xs: Vec<_> = params.iter().map(|param| b.load(*param, &at)).collect();
     let y = b.scalar(op, &xs);
     b.store(out, &at, y);
@@ -108,7 +115,7 @@ pub(crate) fn samples(operands: &[DType]) -> Vec<Vec<u32>> {
             at /= set.len();
         }
     }
-    while columns[0].len() < all.min(20_000) + 1000 || columns[0].len() % 4 != 0 {
+    while columns[0].len() < all.min(20_000) + 1000 || columns[0].len() % 16 != 0 {
         for (column, dtype) in columns.iter_mut().zip(operands) {
             let word = match dtype {
                 DType::Bool => noise.below(2),
@@ -134,10 +141,7 @@ pub(crate) fn all() -> Vec<(ScalarOp, Vec<DType>)> {
     let mut all = Vec::new();
     for op in operations() {
         for dtype in DType::ALL {
-            let mut operands = vec![dtype; op.row().arity];
-            if op == ScalarOp::Select {
-                operands[0] = DType::Bool;
-            }
+            let operands = op.operands(dtype);
             if op.result(&operands).is_ok() {
                 all.push((op, operands));
             }

@@ -5,7 +5,8 @@ use jtllm_codegen::kernel::{Access, CellId, Kernel, Memory, ValueId, lane_tree};
 use jtllm_codegen::target::{EmitError, Target};
 use jtllm_ir::{DType, Expr, Monoid, Scalar, ScalarOp, Symbol};
 
-use crate::native::{HOST, Native, Noise, as_floats, floats, words};
+use crate::native::{Noise, as_floats, floats, words};
+use crate::{HOST, on_host};
 
 fn one_direction(extent: &Expr) -> [Expr; 3] {
     [extent.clone(), Expr::int(1), Expr::int(1)]
@@ -55,7 +56,7 @@ fn a_matvec_adds_in_the_order_of_the_lanes() {
     let mut noise = Noise(3);
     let (w, x) = (random(&mut noise, n * k), random(&mut noise, k));
     let mut params = vec![floats(&w), floats(&x), vec![0; n * 4]];
-    Native::new(&matvec(n as i64, k as i64, 8, 3)).run(&mut params, &[]);
+    on_host(&matvec(n as i64, k as i64, 8, 3)).run(&mut params, &[]);
     for (row, got) in as_floats(&params[2]).into_iter().enumerate() {
         let lanes = (0..4).map(|lane| {
             (0..k / 4).fold(0f32, |sum, step| w[row * k + step * 4 + lane].mul_add(x[step * 4 + lane], sum))
@@ -87,7 +88,7 @@ fn a_row_reduction_masks_its_tail() {
     let each = b.get(sum);
     let total = b.lane_reduce(Monoid::Add, each);
     b.store(y, &row, total);
-    let native = Native::new(&b.finish(&[rows, columns]));
+    let native = on_host(&b.finish(&[rows, columns]));
     let mut noise = Noise(5);
     for columns in [1usize, 3, 4, 5, 17, 100] {
         let x = random(&mut noise, 7 * columns);
@@ -122,7 +123,7 @@ fn rows_are_gathered_by_value() {
     let halves = table.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect();
     let ids = [3, 0, 8, 8, 1];
     let mut params = vec![halves, words(&ids), vec![0; 160]];
-    Native::new(&b.finish(&[])).run(&mut params, &[]);
+    on_host(&b.finish(&[])).run(&mut params, &[]);
     let expected: Vec<f32> = ids.iter().flat_map(|id| table[*id as usize * 8..][..8].to_vec()).collect();
     assert_eq!(as_floats(&params[2]), expected);
 }
@@ -157,7 +158,7 @@ fn four_bit_numbers_are_unpacked_and_scaled() {
     let scales: Vec<half::f16> = (0..k / 32).map(|_| half::f16::from_f32(noise.float())).collect();
     let bytes = scales.iter().flat_map(|x| x.to_le_bytes()).collect();
     let mut params = vec![words(&packed), bytes, vec![0; k as usize * 4]];
-    Native::new(&b.finish(&[])).run(&mut params, &[]);
+    on_host(&b.finish(&[])).run(&mut params, &[]);
     for (at, got) in as_floats(&params[2]).into_iter().enumerate() {
         let number = (packed[at / 8] >> (4 * (at % 8)) & 15) - 8;
         assert_eq!(got, (number as f32).mul_add(scales[at / 32].to_f32(), 0.0), "element {at}");
@@ -181,7 +182,7 @@ fn shared_memory_and_grids_of_three_directions() {
     b.barrier();
     let other = b.load(turned, &(Expr::int(3) - lane.clone()));
     b.store(y, &(group * 4 + lane), other);
-    let native = Native::new(&b.finish(&[n]));
+    let native = on_host(&b.finish(&[n]));
     let x: Vec<f32> = (0..5 * 24).map(|i| i as f32).collect();
     let expected: Vec<f32> = (0..x.len()).map(|i| (i / 4 * 4 + 3 - i % 4) as f32).collect();
     let mut params = vec![floats(&x), vec![0; x.len() * 4]];
@@ -206,7 +207,7 @@ fn lanes_without_part_stay_inside() {
         let value = b.scalar(ScalarOp::Add, &[value, value]);
         b.store(y, &at, value);
     });
-    let native = Native::new(&b.finish(&[n]));
+    let native = on_host(&b.finish(&[n]));
     for n in 1..=8usize {
         let mut buffer = vec![floats(&[1.5; 12]), floats(&[-1.0; 12])];
         native.run(&mut buffer, &[n as i32]);

@@ -23,10 +23,7 @@ fn all() -> Vec<(ScalarOp, Vec<DType>)> {
         };
         for op in ops {
             for dtype in DType::ALL {
-                let mut operands = vec![dtype; row.arity];
-                if op == ScalarOp::Select {
-                    operands[0] = DType::Bool;
-                }
+                let operands = op.operands(dtype);
                 if op.result(&operands).is_ok() {
                     found.push((op, operands));
                 }

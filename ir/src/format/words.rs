@@ -11,7 +11,7 @@
 use crate::build::{splat, splat_scalar};
 use crate::dtype::DType;
 use crate::expr::Expr;
-use crate::graph::{Graph, Node};
+use crate::graph::{Graph, Node, Op};
 use crate::scalar::{Scalar, ScalarOp};
 
 /// The element of a plane that serves each number, `span` numbers an element.
@@ -79,6 +79,36 @@ pub fn signed(graph: &mut Graph, quads: Node, shape: &[Expr]) -> Node {
     let number = graph.map(ScalarOp::And, &[shifted, top]);
     let number = graph.map(ScalarOp::Bitcast(DType::I32), &[number]);
     graph.map(ScalarOp::Cast(DType::F32), &[number])
+}
+
+/// The words whose bytes a node's elements are, if it is what [`unsigned`] or [`signed`] makes; and whether they are
+/// signed.
+pub fn bytes_of(graph: &Graph, node: Node) -> Option<(Node, bool)> {
+    let one = |node: Node, wanted: ScalarOp| match graph.op(node) {
+        Op::Map { op, xs } if *op == wanted => Some(xs.as_slice()),
+        _ => None,
+    };
+    let constant = |node: Node| match graph.op(node) {
+        Op::View { x, .. } => match graph.op(*x) {
+            Op::Const(tensor) if tensor.len() == 1 => Some(tensor.get(0).int()),
+            _ => None,
+        },
+        _ => None,
+    };
+    let &[number] = one(node, ScalarOp::Cast(DType::F32))? else { return None };
+    let top = one(number, ScalarOp::Bitcast(DType::I32));
+    let &[shifted, mask] = one(top.map_or(number, |top| top[0]), ScalarOp::And)? else { return None };
+    let (shift, expected, byte) = match top {
+        Some(_) => (ScalarOp::Shl, 0xFF00_0000, Expr::int(24)),
+        None => (ScalarOp::Shr, 0xFF, Expr::int(0)),
+    };
+    let &[words, place] = one(shifted, shift)? else { return None };
+    let axes = crate::graph::axes(graph.shape(node));
+    let bits = axes.last()?.clone().modulo(4) * 8;
+    let bits = if top.is_some() { byte - bits } else { bits };
+    let is_place =
+        matches!(graph.op(place), Op::Index { value, extras } if extras.is_empty() && *value == bits);
+    (is_place && constant(mask) == Some(expected)).then_some((words, top.is_some()))
 }
 
 /// Numbers that are `2^exponent` times too large, times their scales.

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
-use jtllm_codegen::emit::cranelift::Cranelift;
 use jtllm_codegen::target::Caps;
 use jtllm_runtime::device::Device;
 use jtllm_runtime::device::cpu::Cpu;
 use jtllm_runtime::device::cuda::Cuda;
 use jtllm_runtime::device::interp::Interpreter;
+use jtllm_runtime::device::native::NATIVES;
 use jtllm_runtime::device::wgpu::{Adapter, Choice};
 
 /// A device, and what it owes.
@@ -24,14 +24,20 @@ pub(crate) struct Subject {
 pub(crate) const ON_MOCK: &str = "JTLLM_CONFORMANCE_ON_MOCK";
 
 static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
-    let mut subjects = vec![
-        Subject {
-            name: "cpu",
-            device: Arc::new(Cpu::new(Box::new(Cranelift::host().unwrap()), 2)),
-            is_exact: true,
-        },
-        Subject { name: "interp", device: Arc::new(Interpreter::new(Caps::threads(32))), is_exact: true },
-    ];
+    let mut subjects = vec![Subject {
+        name: "interp",
+        device: Arc::new(Interpreter::new(Caps::threads(32))),
+        is_exact: true,
+    }];
+    for native in NATIVES {
+        match (native.open)() {
+            Ok(target) => {
+                let device = Arc::new(Cpu::new(target, 2));
+                subjects.push(Subject { name: native.name, device, is_exact: true });
+            }
+            Err(why) => println!("skipped: {}: {why}", native.name),
+        }
+    }
     match Cuda::open(0) {
         Ok(device) => subjects.push(Subject { name: "cuda", device: Arc::new(device), is_exact: true }),
         Err(why) if std::env::var_os(ON_MOCK).is_some() => panic!("the mock driver has no device: {why}"),
@@ -51,6 +57,12 @@ static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
 pub(crate) fn mock_driver() -> Option<PathBuf> {
     let library = std::env::current_exe().unwrap().with_file_name("libmockcuda.so");
     library.exists().then_some(library)
+}
+
+/// How many lanes a kernel without schedules has: the elements of a vector, or a few threads.
+pub(crate) fn plain_lanes(device: &dyn Device) -> u32 {
+    let caps = device.target().caps();
+    if caps.threads { 4 } else { caps.lanes }
 }
 
 /// The device of that name, if it is here.

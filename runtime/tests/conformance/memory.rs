@@ -5,7 +5,7 @@ use jtllm_codegen::kernel::{Access, Kernel};
 use jtllm_ir::{DType, Expr, ScalarOp};
 use jtllm_runtime::device::{DeviceError, Span};
 
-use crate::devices::for_each_device;
+use crate::devices::{for_each_device, plain_lanes};
 
 fn pattern(count: usize, seed: usize) -> Vec<u8> {
     (0..count).map(|at| (at * 31 + seed * 7 + 1) as u8).collect()
@@ -46,12 +46,13 @@ fn parts_are_written_and_read() {
     });
 }
 
-/// `y[i] += 1`.
-fn increment(count: usize) -> Kernel {
-    let mut b = Builder::new("increment", 4, [Expr::int(count as i64 / 4), Expr::int(1), Expr::int(1)]);
+/// `y[i] += 1`, by groups of so many lanes.
+fn increment(count: usize, lanes: u32) -> Kernel {
+    let groups = Expr::int(count as i64 / i64::from(lanes));
+    let mut b = Builder::new("increment", lanes, [groups, Expr::int(1), Expr::int(1)]);
     let x = b.param(DType::I32, Access::Read, Expr::int(count as i64), true);
     let y = b.param(DType::I32, Access::Write, Expr::int(count as i64), true);
-    let at = b.grid(0) * 4 + b.lane();
+    let at = b.grid(0) * i64::from(lanes) + b.lane();
     let value = b.load(x, &at);
     let one = b.index(DType::I32, &Expr::int(1));
     let sum = b.scalar(ScalarOp::Add, &[value, one]);
@@ -63,7 +64,8 @@ fn increment(count: usize) -> Kernel {
 fn launches_and_writes_keep_their_order() {
     for_each_device(|subject| {
         let device = &*subject.device;
-        let kernel = increment(64);
+        let lanes = plain_lanes(device);
+        let kernel = increment(64, lanes);
         let artifact = device.target().emit(&kernel).unwrap();
         let program = device.load(&[(&kernel, artifact)]).unwrap().remove(0);
         let symbols = device.alloc(256).unwrap().span();
@@ -73,8 +75,8 @@ fn launches_and_writes_keep_their_order() {
         // There and back between the halves, with a write from outside between launches.
         device.write(&half(0), &words(10)).unwrap();
         for turn in 0..50 {
-            device.launch(&program, [16, 1, 1], &symbols, &[half(0), half(256)]).unwrap();
-            device.launch(&program, [16, 1, 1], &symbols, &[half(256), half(0)]).unwrap();
+            device.launch(&program, [64 / lanes, 1, 1], &symbols, &[half(0), half(256)]).unwrap();
+            device.launch(&program, [64 / lanes, 1, 1], &symbols, &[half(256), half(0)]).unwrap();
             if turn == 20 {
                 device.write(&half(0), &words(1000)).unwrap();
             }

@@ -3,7 +3,7 @@
 use jtllm_ir::{DType, ScalarOp};
 
 use crate::common::scalars::{all, bits, bytes, expected, kernel, same, samples};
-use crate::devices::{Subject, for_each_device};
+use crate::devices::{Subject, for_each_device, plain_lanes};
 
 /// Units in the last place that WebGPU allows a quotient and a root.
 const UNITS: u32 = 3;
@@ -56,7 +56,8 @@ fn conform(subject: &Subject, op: ScalarOp, operands: &[DType]) {
     let result = op.result(operands).unwrap();
     let columns = samples(operands);
     let count = columns[0].len();
-    let kernel = kernel(op, operands, result, count, true);
+    let lanes = plain_lanes(device);
+    let kernel = kernel(op, operands, result, count, (lanes, true));
     let artifact = device.target().emit(&kernel).unwrap();
     let program = device.load(&[(&kernel, artifact)]).unwrap().remove(0);
     let mut args = Vec::new();
@@ -68,7 +69,7 @@ fn conform(subject: &Subject, op: ScalarOp, operands: &[DType]) {
     let out = device.alloc((count * result.size()) as u64).unwrap();
     args.push(out.span());
     let symbols = device.alloc(256).unwrap().span();
-    device.launch(&program, [count as u32 / 4, 1, 1], &symbols, &args).unwrap();
+    device.launch(&program, [count as u32 / lanes, 1, 1], &symbols, &args).unwrap();
     let mut found = vec![0; count * result.size()];
     device.read(&out.span(), &mut found).unwrap();
     for (at, found) in bits(result, &found).into_iter().enumerate() {

@@ -19,6 +19,9 @@ use crate::devices::{Subject, for_each_device};
 /// device is not exact.
 const LOOSER: f32 = 4.0;
 
+/// What one activation that is off by a 127th of its block's largest may change.
+const STEP: f32 = 1e-2;
+
 fn run(
     compilation: &Compilation,
     device: &dyn Device,
@@ -107,4 +110,32 @@ fn narrow_bindings() {
 #[test]
 fn recurrences() {
     for_each_device(|subject| conform(subject, recurrence::cases()));
+}
+
+/// Packed weights as bytes, against the graph that says so.
+#[test]
+fn every_format_of_bytes() {
+    for_each_device(|subject| {
+        let bytes = Options { compute: Compute::Int8, ..Options::default() };
+        for mut case in works::linear_cases() {
+            if !subject.is_exact {
+                // Signed bytes, and unsigned ones with a minimum: a driver takes seconds for each kernel.
+                if !["linear q4_0 ", "linear q5_1 "].iter().any(|name| case.graph.name.starts_with(name)) {
+                    continue;
+                }
+                // A quotient that is rounded otherwise may move an activation by one step of 127.
+                case.tolerance = STEP;
+            }
+            let compilation = common::compiled_as(&case.graph, subject.device.target().caps(), &bytes);
+            if !compilation.products().contains(&Compute::Int8) {
+                continue;
+            }
+            let mut bindings = case.bindings.clone();
+            case.graph = compilation.graph.clone();
+            let expected = case.expected();
+            let device = &*subject.device;
+            let found = run(&compilation, device, device.target(), &mut bindings);
+            case.compare(subject.name, &expected, (&found, &bindings), difference);
+        }
+    });
 }

@@ -2,7 +2,7 @@
 
 use cranelift_codegen::ir::InstBuilder;
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
-use cranelift_codegen::ir::types::{F32, F32X4, F64, I32, I32X4, I64};
+use cranelift_codegen::ir::types::{F32, F32X4, F64, I8X16, I32, I32X4, I64};
 use jtllm_ir::{DType, ScalarOp};
 
 use super::LANES;
@@ -149,6 +149,7 @@ impl Emitter<'_, '_> {
                 let divides = self.at().ins().icmp(IntCC::NotEqual, y, zero);
                 self.choose(divides, rest, zero)
             }
+            ScalarOp::Dot4 => self.dot_of_bytes(x, y, xs[2]),
             ScalarOp::Neg => self.at().ins().ineg(x),
             ScalarOp::Abs if signed => self.at().ins().iabs(x),
             ScalarOp::Abs => x,
@@ -194,6 +195,26 @@ impl Emitter<'_, '_> {
         }
         let quotient = self.at().ins().select(divides, quotient, zero);
         self.at().ins().ireduce(I32, quotient)
+    }
+
+    /// The shape of this tree is what Cranelift turns into `vpdpbusd` where the processor has it.
+    fn dot_of_bytes(&mut self, unsigned: Register, signed: Register, sum: Register) -> Register {
+        if !self.is_wide(sum) {
+            let [unsigned, signed, sum] =
+                [unsigned, signed, sum].map(|x| self.at().ins().scalar_to_vector(I32X4, x));
+            let sums = self.dot_of_bytes(unsigned, signed, sum);
+            return self.at().ins().extractlane(sums, 0);
+        }
+        let [unsigned, signed] = [unsigned, signed].map(|x| self.bits(I8X16, x));
+        let low = [self.at().ins().swiden_low(signed), self.at().ins().uwiden_low(unsigned)];
+        let high = [self.at().ins().swiden_high(signed), self.at().ins().uwiden_high(unsigned)];
+        let pairs = [low, high].map(|[x, y]| {
+            let products = self.at().ins().imul(x, y);
+            let halves = [self.at().ins().swiden_low(products), self.at().ins().swiden_high(products)];
+            self.at().ins().iadd_pairwise(halves[0], halves[1])
+        });
+        let products = self.at().ins().iadd_pairwise(pairs[0], pairs[1]);
+        self.at().ins().iadd(products, sum)
     }
 
     /// Vectors are shifted by one count for all lanes; Cranelift takes counts modulo 32.

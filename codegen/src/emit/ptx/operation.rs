@@ -50,6 +50,7 @@ const SPELLINGS: &[Spelling] = &[
         "setp.eq.u32 $p, $1, 0; selp.b32 $a, 1, $1, $p; rem.u32 $d, $0, $a;",
     ),
     row(S::Fma, "fma.rn.f32 $d, $0, $1, $2;", "", ""),
+    row(S::Dot4, "", "dp4a.u32.s32 $d, $0, $1, $2;", ""),
     row(S::Neg, "neg.f32 $d, $0;", "neg.s32 $d, $0;", ""),
     signs(S::Abs, "abs.f32 $d, $0;", "abs.s32 $d, $0;", "mov.b32 $d, $0;"),
     // The second where one is not a number.

@@ -15,6 +15,10 @@ fn div_or_zero_u(a: u32, b: u32) -> u32 { if (b == 0u) { return 0u; } return a /
 
 fn rem_or_zero_u(a: u32, b: u32) -> u32 { if (b == 0u) { return 0u; } return a % b; }
 
+fn dot_of_bytes(x: u32, y: u32, sum: i32) -> i32 {
+  return sum + dot4I8Packed(x ^ 0x80808080u, y) + 128 * dot4I8Packed(0x01010101u, y);
+}
+
 fn float_to_i32(x: f32) -> i32 {
   if (x >= 2147483648.0) { return 2147483647; }
   if (x < -2147483648.0) { return -2147483647 - 1; }

@@ -11,6 +11,7 @@ const SPELLINGS: &[(ScalarOp, &str, &str)] = &[
     (ScalarOp::Sub, "($0 - $1)", "($0 - $1)"),
     (ScalarOp::Mul, "($0 * $1)", "($0 * $1)"),
     (ScalarOp::Fma, "fma($0, $1, $2)", ""),
+    (ScalarOp::Dot4, "", "dot_of_bytes($0, $1, $2)"),
     (ScalarOp::Abs, "abs($0)", "abs($0)"),
     // The second where one is not a number.
     (ScalarOp::Min, "select($1, $0, $0 < $1)", "min($0, $1)"),

@@ -54,7 +54,7 @@ impl Operand {
             side,
             depth: sum.depth * blocks.map_or(1, |blocks| blocks.count),
             block: blocks.map(|_| sum.depth),
-            scale: blocks.filter(|_| side == 1).map(|blocks| blocks.scale),
+            scale: blocks.filter(|_| side == 1).and_then(|blocks| blocks.scale(lower.graph)),
             memory,
             rows,
             staged: false,

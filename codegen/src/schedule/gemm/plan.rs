@@ -4,7 +4,7 @@ use jtllm_ir::{DType, Graph, Node, Op, ScalarOp};
 
 use super::{Sides, strips};
 use crate::kernel::{TEAM, TEAM_ROWS, WARP, chunk};
-use crate::region::{Contraction, Sum};
+use crate::region::{Contraction, Product, Sum};
 use crate::schedule::lower::Lower;
 
 /// With fewer groups than this, smaller tiles keep more of the processor busy.
@@ -115,7 +115,9 @@ impl Plan {
     pub(super) fn choose(lower: &Lower<'_>, contraction: &Contraction, sides: &Sides) -> Option<Plan> {
         let shape = |sum: &Sum| (sum.depth, sum.blocks.as_ref().map(|blocks| blocks.count));
         let first = shape(&contraction.sums[0]);
-        if contraction.sums.iter().any(|sum| shape(sum) != first) {
+        let scaled = |sum: &Sum| sum.blocks.as_ref().is_none_or(|blocks| blocks.scale(lower.graph).is_some());
+        let plain = |sum: &Sum| sum.product == Product::Floats && scaled(sum);
+        if contraction.sums.iter().any(|sum| shape(sum) != first || !plain(sum)) {
             return None;
         }
         let sums = contraction.sums.len() as i64;
@@ -157,7 +159,7 @@ fn operand_type(lower: &Lower<'_>, contraction: &Contraction) -> Option<DType> {
 }
 
 /// The 16-bit type of which a node is the `f32`, whatever moves it.
-pub(in crate::schedule) fn narrow_type(graph: &Graph, node: Node) -> Option<DType> {
+pub(crate) fn narrow_type(graph: &Graph, node: Node) -> Option<DType> {
     match graph.op(node) {
         Op::View { x, .. } => narrow_type(graph, *x),
         Op::Map { op: ScalarOp::Cast(DType::F32), xs } => {

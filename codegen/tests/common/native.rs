@@ -1,8 +1,7 @@
 //! Runs emitted code, and lays out buffers of elements as bytes.
+#![allow(clippy::unwrap_used, dead_code)]
 
-use std::sync::LazyLock;
-
-use jtllm_codegen::emit::cranelift::{Cranelift, Entry};
+use jtllm_codegen::emit::cranelift::Entry;
 use jtllm_codegen::kernel::Kernel;
 use jtllm_codegen::target::Target;
 use jtllm_ir::expr::Environment;
@@ -10,9 +9,6 @@ use jtllm_ir::{DType, Symbol};
 use memmap2::{Mmap, MmapMut};
 
 pub(crate) use crate::common::scalars::{Noise, bits, same};
-
-/// The target under test.
-pub(crate) static HOST: LazyLock<Cranelift> = LazyLock::new(|| Cranelift::host().unwrap());
 
 /// Code in executable memory.
 pub(crate) struct Native {
@@ -40,17 +36,12 @@ impl Environment for Bindings<'_> {
 
 impl Native {
     /// Compiles a kernel for `target`.
-    pub(crate) fn with(target: &Cranelift, kernel: &Kernel) -> Native {
+    pub(crate) fn with(target: &dyn Target, kernel: &Kernel) -> Native {
         let artifact = target.emit(kernel).unwrap();
         let mut map = MmapMut::map_anon(artifact.bytes.len()).unwrap();
         map.copy_from_slice(&artifact.bytes);
         let code = map.make_exec().unwrap();
         Native { code, grid: kernel.grid.clone(), symbols: kernel.symbols.clone() }
-    }
-
-    /// Compiles a kernel for this machine.
-    pub(crate) fn new(kernel: &Kernel) -> Native {
-        Native::with(&HOST, kernel)
     }
 
     /// How many groups there are.
@@ -67,6 +58,15 @@ impl Native {
     /// Runs some groups.
     pub(crate) fn run_groups(&self, params: &mut [Vec<u8>], symbols: &[i32], first: u64, end: u64) {
         let pointers: Vec<*mut u8> = params.iter_mut().map(|bytes| bytes.as_mut_ptr()).collect();
+        self.call(&pointers, symbols, first, end);
+    }
+
+    /// Runs all groups on memory that the caller vouches for.
+    pub(crate) fn run_at(&self, params: &[*mut u8], symbols: &[i32]) {
+        self.call(params, symbols, 0, self.groups(symbols));
+    }
+
+    fn call(&self, pointers: &[*mut u8], symbols: &[i32], first: u64, end: u64) {
         // SAFETY: the bytes are a function of this type that the emitter made for this processor, in
         // executable memory; it touches only the buffers, which the tests make large enough.
         let entry: Entry = unsafe { std::mem::transmute(self.code.as_ptr()) };

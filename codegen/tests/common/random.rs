@@ -1,15 +1,14 @@
 //! Kernels made at random, run as machine code and by the interpreter of the loop IR: equal memory.
+#![allow(clippy::unwrap_used)]
 
 use jtllm_codegen::kernel::build::Builder;
 use jtllm_codegen::kernel::decompose::decompose;
 use jtllm_codegen::kernel::interp::{Buffer, Memories, Options, run};
 use jtllm_codegen::kernel::{Access, CellId, Kernel, Memory, ValueId};
 use jtllm_codegen::target::Target;
-use jtllm_fuzz::for_seconds;
 use jtllm_ir::{DType, Expr, Monoid, Scalar, ScalarOp, Symbol};
-use proptest::prelude::any;
 
-use crate::native::{HOST, Native, Noise, bits, same};
+use crate::native::{Native, Noise, bits, same};
 
 /// Elements of each memory that kernels read, and of each one that they write in a group.
 const LEN: i64 = 64;
@@ -71,7 +70,7 @@ impl Maker {
             let depth = self.noise.below(3);
             let mut x = self.free(depth);
             if self.chance(50) {
-                x = x * 4 + lane.clone();
+                x = x * self.b.lanes() + lane.clone();
             }
             if x.low() >= 0 && x.high() < end {
                 return x;
@@ -189,18 +188,18 @@ impl Maker {
                 self.b.scalar(ScalarOp::Cast(dtype), &[x])
             }
         };
-        if self.slot + 8 > SLOTS {
+        let (lanes, lane) = (self.b.lanes(), self.b.lane());
+        if self.slot + 2 * lanes > SLOTS {
             return;
         }
         let base = self.flat.clone() * SLOTS + self.slot;
-        let lane = self.b.lane();
         let at = match self.noise.below(5) {
             0 => base + lane * 2,
-            1 => base + 3 - lane,
-            2 => base + (lane + 1).modulo(4),
+            1 => base + (lanes - 1) - lane,
+            2 => base + (lane + 1).modulo(lanes),
             _ => base + lane,
         };
-        self.slot += 8;
+        self.slot += 2 * lanes;
         self.b.store(memory, &at, value);
     }
 
@@ -277,12 +276,12 @@ const READ: [DType; 7] = [DType::F32, DType::I32, DType::U32, DType::F16, DType:
 const WRITTEN: [DType; 8] = DType::ALL;
 
 /// A random kernel with a grid of several directions, and its symbols' order.
-fn make(seed: u64) -> (Kernel, Vec<Symbol>) {
+fn make(seed: u64, lanes: u32) -> (Kernel, Vec<Symbol>) {
     let mut noise = Noise(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1));
     let (n, m) = (Symbol::new("n", 0, 9, 1), Symbol::new("m", 1, 6, 1));
     let extents = [Expr::int(3), Expr::int(1), Expr::symbol(&n), Expr::int(2)];
     let grid: [Expr; 3] = std::array::from_fn(|_| extents[noise.below(4) as usize].clone());
-    let mut b = Builder::new("random", 4, grid.clone());
+    let mut b = Builder::new("random", lanes, grid.clone());
     let groups = grid.iter().fold(Expr::int(1), |product, x| product * x.clone());
     let reads: Vec<Memory> =
         READ.iter().map(|dtype| b.param(*dtype, Access::Read, Expr::int(LEN), false)).collect();
@@ -301,9 +300,10 @@ fn make(seed: u64) -> (Kernel, Vec<Symbol>) {
     if maker.chance(50) {
         let shared = maker.b.shared(DType::F32, LEN as u32);
         let lane = maker.b.lane();
-        for at in 0..LEN / 4 {
+        let lanes = maker.b.lanes();
+        for at in 0..LEN / lanes {
             let value = maker.of_type(DType::F32);
-            maker.b.store(shared, &(lane.clone() + at * 4), value);
+            maker.b.store(shared, &(lane.clone() + at * lanes), value);
             maker.value();
         }
         maker.b.barrier();
@@ -314,10 +314,11 @@ fn make(seed: u64) -> (Kernel, Vec<Symbol>) {
     (maker.b.finish(&symbols), symbols)
 }
 
-fn check(seed: u64) {
-    let (kernel, _) = make(seed);
-    let kernel = decompose(&kernel, HOST.caps());
-    let native = Native::new(&kernel);
+/// Compares one kernel, as the target's code and interpreted.
+pub(crate) fn check(target: &dyn Target, seed: u64) {
+    let (kernel, _) = make(seed, target.caps().lanes);
+    let kernel = decompose(&kernel, target.caps());
+    let native = Native::with(target, &kernel);
     let mut noise = Noise(seed);
     for n in [0, 1, 5] {
         let symbols = [noise.below(6) as i32 + 1, n];
@@ -359,9 +360,4 @@ fn check(seed: u64) {
             }
         }
     }
-}
-
-#[test]
-fn fuzz_kernels_against_the_interpreter() {
-    for_seconds("kernels against the interpreter", |random| check(random.value(any::<u64>())));
 }
