@@ -199,10 +199,7 @@ impl KernelCache {
 struct Damaged;
 
 /// The folder of that name among those of this user's caches.
-pub(crate) fn default_folder(
-    name: &str,
-    environment: impl Fn(&str) -> Option<OsString>,
-) -> Option<PathBuf> {
+pub(crate) fn default_folder(name: &str, environment: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let path = |name: &str| environment(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     path("JTLLM_CACHE")
         // The XDG rules tell to ignore a relative path.

@@ -193,10 +193,8 @@ impl Network {
     }
 
     /// Keeps packed weights, and looks for those that were kept.
-    pub fn keeping(mut self, keeping: Option<Keeping>) -> Network {
-        if let Some(keeping) = keeping {
-            self.weights.keep(keeping);
-        }
+    pub fn keeping(mut self, keeping: Keeping) -> Network {
+        self.weights.keep(keeping);
         self
     }
 

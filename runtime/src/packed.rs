@@ -24,8 +24,8 @@ use crate::cache::{CacheError, Size, Status, default_folder, has_extension, list
 use crate::os;
 use crate::weights::pack::{self, Packing};
 pub(crate) use file::PackedFile;
-use table::{ALIGNMENT, Entry, Head};
 pub use table::Origin;
+use table::{ALIGNMENT, Entry, Head};
 pub(crate) use write::Chunks;
 use write::Refusal;
 

@@ -64,8 +64,8 @@ impl Split {
     }
 
     /// Keeps packed weights, and looks for those that were kept.
-    pub fn keeping(self, keeping: Option<Keeping>) -> Split {
-        Split { front: self.front.keeping(keeping.clone()), back: self.back.keeping(keeping) }
+    pub fn keeping(self, keeping: &Keeping) -> Split {
+        Split { front: self.front.keeping(keeping.clone()), back: self.back.keeping(keeping.clone()) }
     }
 }
 

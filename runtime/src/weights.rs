@@ -303,6 +303,7 @@ fn adopt(device: &dyn Device, source: &Source) -> Option<Mem> {
     let piece = source.contiguous().filter(|_| source.format.is_direct())?;
     let len = source.matrix().0 * source.row_bytes();
     // Asynchronous copies want weights where memory of the device's own would begin.
-    let alignment = if device.target().caps().stage { ADOPTED_ALIGNMENT } else { source.format.block_bytes as u64 };
+    let alignment =
+        if device.target().caps().stage { ADOPTED_ALIGNMENT } else { source.format.block_bytes as u64 };
     device.adopt(&piece.bytes, piece.offset, len, alignment)
 }

@@ -10,6 +10,7 @@ use jtllm_runtime::device::cpu::Cpu;
 use jtllm_runtime::device::interp::Interpreter;
 use jtllm_runtime::need::Need;
 use jtllm_runtime::network::{Graphs, Network};
+use jtllm_runtime::packed::Keeping;
 use jtllm_runtime::reference::Reference;
 use jtllm_runtime::runner::Runner;
 use jtllm_runtime::split::Split;
@@ -26,6 +27,7 @@ const SPARE: u64 = 10;
 pub(crate) struct Parts {
     pub(crate) graphs: Arc<dyn Graphs>,
     pub(crate) cache: Arc<KernelCache>,
+    pub(crate) keeping: Keeping,
     pub(crate) options: LoadOptions,
 }
 
@@ -111,7 +113,8 @@ impl Parts {
         let device = self.processor()?;
         let threads = Some(device.info().threads);
         let (graphs, cache) = (Box::new(self.graphs.clone()), self.cache.clone());
-        let runner = Box::new(Network::new(device, graphs, self.choices(), cache, self.positions()));
+        let network = Network::new(device, graphs, self.choices(), cache, self.positions());
+        let runner = Box::new(network.keeping(self.keeping.clone()));
         Ok(Seat {
             runner,
             placement: Placement { backend: "cpu", device: None, threads, reasons },
@@ -156,7 +159,8 @@ impl Parts {
 
     fn whole(&self, backend: &'static str, device: Arc<dyn Device>) -> Seat {
         let (graphs, cache) = (Box::new(self.graphs.clone()), self.cache.clone());
-        let runner = Box::new(Network::new(device.clone(), graphs, self.choices(), cache, self.positions()));
+        let network = Network::new(device.clone(), graphs, self.choices(), cache, self.positions());
+        let runner = Box::new(network.keeping(self.keeping.clone()));
         let on = OnDevice { info: device.info(), layers: None };
         let reasons = on.info.without.iter().cloned().collect();
         let placement = Placement { backend, device: Some(on), threads: None, reasons };
@@ -178,8 +182,8 @@ impl Parts {
         let threads = Some(processor.info().threads);
         let both = [processor, device.clone()];
         let (graphs, cache) = (self.graphs.clone(), self.cache.clone());
-        let runner =
-            Box::new(Split::new(both, graphs, layers - count, self.choices(), cache, self.positions()));
+        let split = Split::new(both, graphs, layers - count, self.choices(), cache, self.positions());
+        let runner = Box::new(split.keeping(&self.keeping));
         let on = OnDevice { info: device.info(), layers: Some([layers, count - 1]) };
         let reasons = on.info.without.iter().cloned().collect();
         let placement = Placement { backend, device: Some(on), threads, reasons };

@@ -52,8 +52,9 @@ pub(super) fn write(
         let _ = fs::remove_file(&temporary);
         return Ok(());
     }
-    let written = fill(folder, &mut file, path, head, chunks)
-        .and_then(|()| folder.moment(Moment::Name).and_then(|()| fs::rename(&temporary, path)).map_err(failed));
+    let written = fill(folder, &mut file, path, head, chunks).and_then(|()| {
+        folder.moment(Moment::Name).and_then(|()| fs::rename(&temporary, path)).map_err(failed)
+    });
     if written.is_err() && !folder.is_dead() {
         let _ = fs::remove_file(&temporary);
     }

@@ -141,9 +141,7 @@ pub(super) struct Buffers {
 
 impl Buffers {
     pub(super) fn new(format: &Format, columns: usize) -> Buffers {
-        Buffers {
-            rows: format.own_planes().iter().map(|plane| vec![0; row_bytes(plane, columns)]).collect(),
-        }
+        Buffers { rows: format.own_planes().iter().map(|plane| vec![0; row_bytes(plane, columns)]).collect() }
     }
 
     pub(super) fn unpack(&mut self, format: &Format, bytes: &[u8]) {
