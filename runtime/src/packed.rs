@@ -97,6 +97,7 @@ pub struct PackedFolder {
     tell: Option<Box<Tell>>,
     told: AtomicBool,
     fate: Option<Box<Fate>>,
+    room: fn(&Path) -> Option<u64>,
     dead: AtomicBool,
 }
 
@@ -140,6 +141,7 @@ impl PackedFolder {
             tell: None,
             told: AtomicBool::new(false),
             fate: None,
+            room: os::free_bytes,
             dead: AtomicBool::new(false),
         }
     }
@@ -152,6 +154,11 @@ impl PackedFolder {
     /// Has things go wrong, for tests.
     pub fn with_fate(self, fate: Box<Fate>) -> PackedFolder {
         PackedFolder { fate: Some(fate), ..self }
+    }
+
+    /// Has a folder so much room, for tests.
+    pub fn with_room(self, room: fn(&Path) -> Option<u64>) -> PackedFolder {
+        PackedFolder { room, ..self }
     }
 
     /// Whether packed weights are kept, and where or why not.

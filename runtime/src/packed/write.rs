@@ -91,7 +91,7 @@ fn fill(
 ) -> Result<(), Refusal> {
     let need = head.planes.last().map_or(0, |plane| plane.offset + plane.len);
     let parent = path.parent().unwrap_or(Path::new(""));
-    if let Some(free) = os::free_bytes(parent).filter(|free| *free < need) {
+    if let Some(free) = (folder.room)(parent).filter(|free| *free < need) {
         return Err(Refusal::Space { need, free });
     }
     folder.moment(Moment::Length).and_then(|()| file.set_len(need)).map_err(failed)?;
