@@ -22,7 +22,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::cache::{CacheError, Size, Status, default_folder, has_extension, list};
 use crate::os;
-use crate::weights::pack::{self, Packing};
+pub use crate::weights::pack::PACKING_VERSION;
+use crate::weights::pack::Packing;
 pub(crate) use file::PackedFile;
 pub use table::Origin;
 use table::{ALIGNMENT, Entry, Head};
@@ -312,7 +313,7 @@ impl Keeping {
             hash.update(&(bytes.len() as u64).to_le_bytes());
             hash.update(bytes);
         };
-        part(&pack::VERSION.to_le_bytes());
+        part(&PACKING_VERSION.to_le_bytes());
         for origin in &self.origins {
             part(&origin.len.to_le_bytes());
             part(&origin.modified.to_le_bytes());

@@ -18,7 +18,7 @@ use jtllm_runtime::device::{Bytes, Device, DeviceInfo, Mem, Program, Span};
 use jtllm_runtime::ir::Format;
 use jtllm_runtime::ir::format::{APART, FORMATS};
 use jtllm_runtime::packed::table::{Entry, Head};
-use jtllm_runtime::packed::{Happening, Keeping, Moment, Origin, PackedFolder};
+use jtllm_runtime::packed::{Happening, Keeping, Moment, Origin, PACKING_VERSION, PackedFolder};
 use jtllm_runtime::weights::{Source, Wanted, Weights};
 use jtllm_runtime::{DeviceError, Error};
 use xxhash_rust::xxh3::xxh3_64;
@@ -240,10 +240,6 @@ fn layouts_have_files_of_their_own_and_far_devices_take_copies() {
     let first = start();
     assert_ne!(first.planes, interleaved.planes);
     assert_eq!(place.files().len(), 2);
-    // What the file lacks would be packed again: it has to be read for this.
-    let flipped =
-        place.files().into_iter().find(|path| head(path).planes[0].len == first.planes[0].len() as u64);
-    assert!(flipped.is_some());
     let second = start();
     assert_eq!(second, first);
     assert_eq!(second.packed, 0, "a copy is no mapping");
@@ -526,12 +522,12 @@ fn weights_of_no_file_are_not_kept() {
 }
 
 /// What packing writes, format by format: if this changes, packed files of before are wrong, and the version of packing
-/// (`weights/pack.rs`) must too.
+/// (`weights/pack.rs`) has to be one more.
 #[test]
-fn packing_writes_what_its_version_says() {
+fn golden_packing_writes_what_its_version_says() {
     let devices: [Arc<dyn Device>; 2] =
         [Arc::new(Interpreter::new(Caps::vector(16))), Arc::new(Interpreter::new(Caps::threads(32)))];
-    let mut found = String::from("version 1\n");
+    let mut found = format!("version {PACKING_VERSION}\n");
     for format in FORMATS.iter().chain(APART).filter(|format| !format.is_direct()) {
         let shape = [20, 512];
         let locate = |_: &str| Some(source(format, &shape));

@@ -12,7 +12,7 @@ use crate::error::Error;
 
 /// Part of the identity of packed files: one more for each change of what packing writes. `runtime/tests/packed.rs` has
 /// the hashes of what this version writes.
-pub(crate) const VERSION: u32 = 1;
+pub const PACKING_VERSION: u32 = 1;
 
 /// The most bytes of a chunk of a plane, unless a group of rows has more: large enough that a disk reads it at its full
 /// speed and that a thread's turn costs nothing beside the work, small enough that one matrix keeps all threads busy.
