@@ -46,6 +46,11 @@ impl Origin {
             let start = bytes.len() / SAMPLES * number;
             hash.update(&bytes[start.saturating_sub(SAMPLE)..start]);
         }
+        // A hub's blob is named by the hash of all its bytes.
+        let in_blobs = path.parent().and_then(Path::file_name).is_some_and(|folder| folder == "blobs");
+        if let Some(name) = path.file_name().filter(|_| in_blobs) {
+            hash.update(name.as_encoded_bytes());
+        }
         let since = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let modified = since.map_or(0, |since| since.as_nanos() as u64);
         Origin { path: path.to_owned(), len: bytes.len() as u64, modified, sample: hash.digest128() }

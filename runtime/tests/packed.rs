@@ -474,7 +474,7 @@ fn one_process_writes_and_the_other_says_nothing() {
     let other = File::create(&temporary).unwrap();
     other.lock().unwrap();
     assert_eq!(place.start().unwrap(), plain());
-    assert_eq!(place.files(), [temporary.clone()]);
+    assert_eq!(place.files(), std::slice::from_ref(&temporary));
     place.folder().clear().unwrap();
     assert_eq!(place.files(), [temporary], "a file that is being written stays");
     drop(other);

@@ -55,6 +55,9 @@ impl PackedFile {
         // file lies in a folder that is writable by this user alone, and whoever writes packed files never changes one
         // that has its name.
         let map = unsafe { Mmap::map(&file) }.map_err(|error| format!("it cannot be mapped: {error}"))?;
+        // A refusal costs speed alone.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
         let planes = head.planes.into_iter().map(|plane| (plane.name.clone(), plane)).collect();
         Ok(Some(PackedFile { path: path.to_owned(), bytes: Arc::new(map), planes }))
     }

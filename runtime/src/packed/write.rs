@@ -28,6 +28,48 @@ pub(super) enum Refusal {
     Weights(Error),
 }
 
+/// Bytes that are written at once, each time at a multiple of them. Two huge pages: Linux then keeps the file in huge
+/// pages and maps it by them, wherever planes begin.
+const UNIT: usize = 4 << 20;
+
+/// Writes a file from its beginning to its end, by units.
+struct Units<'a> {
+    file: &'a mut File,
+    filled: Vec<u8>,
+    /// Bytes so far.
+    at: u64,
+}
+
+impl Units<'_> {
+    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let (now, rest) = bytes.split_at(bytes.len().min(UNIT - self.filled.len()));
+            self.filled.extend_from_slice(now);
+            self.at += now.len() as u64;
+            bytes = rest;
+            if self.filled.len() == UNIT {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.write_all(&self.filled)?;
+        self.filled.clear();
+        Ok(())
+    }
+
+    /// Fills up to where a plane begins.
+    fn skip_to(&mut self, offset: u64) -> io::Result<()> {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        while self.at < offset {
+            self.write(&ZEROS[..(offset - self.at).min(4096) as usize])?;
+        }
+        Ok(())
+    }
+}
+
 /// Gives the bytes of a chunk of a plane.
 pub(crate) type Chunks<'a> = dyn FnMut(usize, usize) -> Result<Vec<u8>, Error> + 'a;
 
@@ -95,14 +137,16 @@ fn fill(
         return Err(Refusal::Space { need, free });
     }
     folder.moment(Moment::Length).and_then(|()| file.set_len(need)).map_err(failed)?;
+    let mut units = Units { file, filled: Vec::with_capacity(UNIT), at: 0 };
     for (number, plane) in head.planes.iter_mut().enumerate() {
-        file.seek(SeekFrom::Start(plane.offset)).map_err(failed)?;
+        units.skip_to(plane.offset).map_err(failed)?;
         for chunk in 0..Entry::chunks(plane.len, plane.chunk_bytes) as usize {
             let bytes = chunks(number, chunk).map_err(Refusal::Weights)?;
             plane.sums[chunk] = xxh3_64(&bytes);
-            folder.moment(Moment::Chunk).and_then(|()| file.write_all(&bytes)).map_err(failed)?;
+            folder.moment(Moment::Chunk).and_then(|()| units.write(&bytes)).map_err(failed)?;
         }
     }
+    units.flush().map_err(failed)?;
     let head = head.encode().ok_or_else(|| failed(io::ErrorKind::InvalidFilename.into()))?;
     folder.moment(Moment::Head).map_err(failed)?;
     file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&head)).map_err(failed)
