@@ -197,6 +197,8 @@ impl Weights {
             Kept::Never => (None, None),
         };
         let mut jobs = Vec::new();
+        // Nobody may wait for a plane that nobody fills: none is bound before there is room for all.
+        let mut bound = Vec::new();
         for packing in packings {
             let ready = Ready::default();
             let mut places = Vec::new();
@@ -216,12 +218,13 @@ impl Weights {
                         Place { span: mem.span(), is_filled: false }
                     }
                 };
-                let bound = Bound { span: place.span.clone(), ready: ready.clone() };
-                self.planes.insert(plane.name.clone(), bound);
+                let one = Bound { span: place.span.clone(), ready: ready.clone() };
+                bound.push((plane.name.clone(), one));
                 places.push(place);
             }
             jobs.push(Job { packing, places, file: file.clone(), ready });
         }
+        self.planes.extend(bound);
         self.stock.fill(device, jobs, draft, self.keeping.as_ref().map(|keeping| keeping.folder.clone()))
     }
 
