@@ -203,7 +203,7 @@ pub(crate) struct AnswerArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Machine")]
 pub(crate) struct MachineArgs {
-    /// Positions of the context; 0: as many as the model was made for [default: the same, at most 4096]
+    /// Positions of the context; 0: as many as the model was made for [default: the same, at most 4096; of perplexity 512]
     #[arg(short, long, value_name = "N")]
     pub(crate) ctx_size: Option<usize>,
     /// Threads [default: one for each core]
