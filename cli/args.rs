@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Delete models from the cache
     Rm(RmArgs),
+    /// Delete what is kept on disk to start faster: it is made again when it is needed
+    CleanCache(CleanCacheArgs),
     /// List the processes that have a model in memory
     Ps(PsArgs),
     /// Compare a model with the stored outputs of its reference implementation
@@ -201,7 +203,7 @@ pub(crate) struct AnswerArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Machine")]
 pub(crate) struct MachineArgs {
-    /// Positions of the context; 0: as many as the model was made for [default: the same, at most 4096]
+    /// Positions of the context; 0: as many as the model was made for [default: the same, at most 4096; of perplexity 512]
     #[arg(short, long, value_name = "N")]
     pub(crate) ctx_size: Option<usize>,
     /// Threads [default: one for each core]
@@ -545,6 +547,30 @@ pub(crate) struct RmArgs {
     /// Print a JSON list of what was deleted
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CleanCacheArgs {
+    /// What is deleted
+    #[arg(value_enum, default_value = "all")]
+    pub(crate) kind: CacheKind,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Print a JSON list of what was deleted
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What is kept on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CacheKind {
+    /// Weights as kernels read them
+    Packed,
+    /// Compiled kernels
+    Kernels,
+    /// All of these
+    All,
 }
 
 #[derive(Args, Debug)]

@@ -122,7 +122,7 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         taps: false,
         sequences: 1,
     };
-    let mut model = Model::load(checkpoint, options, load::kernel_cache())?;
+    let mut model = Model::load(checkpoint, options, load::caches())?;
     model.ready()?;
     load::remark_threads(&model, args.threads);
     model.tell(Box::new(|what| say(Style::Alarm, format_args!("{what}"))));

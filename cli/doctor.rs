@@ -1,26 +1,17 @@
 //! `jtllm doctor`: what this machine has, what jtllm uses of it, and why not the rest.
 
 use std::fmt::Write;
-use std::path::PathBuf;
 
-use jtllm_runtime::cache::{KernelCache, Status};
+use jtllm_runtime::cache::Size;
 use jtllm_runtime::device::native::{self, NATIVES, Native};
 use jtllm_runtime::machine::Machine;
-use jtllm_serve::place::{self, Found};
+use jtllm_serve::place::{self, Found as Device};
 use serde_json::{Value, json};
 
 use crate::args::DoctorArgs;
+use crate::clean::{Found, KINDS};
 use crate::load;
 use crate::terminal::{bytes, print, print_json};
-
-/// The kernel cache on disk.
-struct Cache {
-    folder: Option<PathBuf>,
-    entries: u64,
-    bytes: u64,
-    /// Why nothing is kept, if so.
-    fault: Option<String>,
-}
 
 /// One way to compute.
 struct Way {
@@ -34,22 +25,11 @@ struct Way {
 pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
     let machine = Machine::probe();
     let devices = place::devices();
-    let (cache, ways) = (cache(), ways());
+    let caches: Vec<(&str, Found)> = KINDS.iter().map(|kind| (kind.name, kind.look())).collect();
+    let ways = ways();
     match args.json {
-        true => print_json(&report(&machine, &cache, &ways, &devices)),
-        false => print(&text(&machine, &cache, &ways, &devices)?),
-    }
-}
-
-fn cache() -> Cache {
-    let cache = KernelCache::open(None);
-    let (folder, fault) = match cache.status() {
-        Status::On(folder) => (Some(folder.clone()), None),
-        Status::Off(why) => (None, Some(why.clone())),
-    };
-    match cache.size() {
-        Ok(size) => Cache { folder, entries: size.entries, bytes: size.bytes, fault },
-        Err(error) => Cache { folder, entries: 0, bytes: 0, fault: Some(error.to_string()) },
+        true => print_json(&report(&machine, &caches, &ways, &devices)),
+        false => print(&text(&machine, &caches, &ways, &devices)?),
     }
 }
 
@@ -92,9 +72,9 @@ fn ways() -> Vec<Way> {
 
 fn text(
     machine: &Machine,
-    cache: &Cache,
+    caches: &[(&str, Found)],
     ways: &[Way],
-    devices: &[Found],
+    devices: &[Device],
 ) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     let size = |count: Option<u64>| count.map_or("unknown".to_owned(), bytes);
@@ -122,11 +102,14 @@ fn text(
         None => writeln!(text, "limit      none by control groups")?,
     }
     writeln!(text, "2 MB pages {:?}", machine.huge_pages)?;
-    match (&cache.folder, &cache.fault) {
-        (_, Some(fault)) => writeln!(text, "kernels    not kept: {fault}")?,
-        (folder, None) => {
-            let folder = folder.as_ref().map_or(String::new(), |folder| folder.display().to_string());
-            writeln!(text, "kernels    {} in {folder}, {}", cache.entries, bytes(cache.bytes))?;
+    for (name, cache) in caches {
+        match (&cache.folder, &cache.fault) {
+            (_, Some(fault)) => writeln!(text, "{name:<10} not kept: {fault}")?,
+            (folder, None) => {
+                let folder = folder.as_ref().map_or(String::new(), |folder| folder.display().to_string());
+                let Size { entries, bytes: size } = cache.size;
+                writeln!(text, "{name:<10} {entries} in {folder}, {}", bytes(size))?;
+            }
         }
     }
     for way in ways {
@@ -149,11 +132,17 @@ fn text(
     Ok(text)
 }
 
-fn report(machine: &Machine, cache: &Cache, ways: &[Way], devices: &[Found]) -> Value {
+fn report(machine: &Machine, caches: &[(&str, Found)], ways: &[Way], devices: &[Device]) -> Value {
     let way = |way: &Way| json!({ "name": way.name, "usable": way.usable, "why": way.why });
-    let device = |device: &Found| {
-        let Found { backend, number, name, is_software } = device;
+    let device = |device: &Device| {
+        let Device { backend, number, name, is_software } = device;
         json!({ "backend": backend, "number": number, "name": name, "software": is_software })
+    };
+    let kept = |name: &str| {
+        let found = caches.iter().find(|(kind, _)| *kind == name).map(|(_, found)| found);
+        found.map(|Found { folder, size, fault }| {
+            json!({ "folder": folder, "entries": size.entries, "bytes": size.bytes, "fault": fault })
+        })
     };
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -169,12 +158,8 @@ fn report(machine: &Machine, cache: &Cache, ways: &[Way], devices: &[Found]) -> 
         "memory_available": machine.memory.available_bytes,
         "memory_limit": machine.memory.limit_bytes,
         "huge_pages": format!("{:?}", machine.huge_pages),
-        "kernel_cache": {
-            "folder": cache.folder,
-            "entries": cache.entries,
-            "bytes": cache.bytes,
-            "fault": cache.fault,
-        },
+        "kernel_cache": kept("kernels"),
+        "packed_cache": kept("packed"),
         "code": natives().iter().map(way).collect::<Vec<Value>>(),
         "backends": ways.iter().map(way).collect::<Vec<Value>>(),
         "devices": devices.iter().map(device).collect::<Vec<Value>>(),

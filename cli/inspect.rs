@@ -37,7 +37,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
         taps: false,
         sequences: 1,
     };
-    let mut model = Model::load(checkpoint, options, load::kernel_cache())?;
+    let mut model = Model::load(checkpoint, options, load::caches())?;
     model.ready()?;
     let network = model.network().context("the processor runs kernels")?;
     let body = match args.rows {

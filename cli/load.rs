@@ -1,6 +1,7 @@
 //! From a name on the command line to an engine.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt::Write;
 use std::path::Path;
 
 use jtllm_models::arch::POSITIONS;
@@ -10,7 +11,8 @@ use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::machine::Machine;
-use jtllm_serve::{Backend, Engine, Layers, LoadOptions, Model, Place};
+use jtllm_runtime::packed::PackedFolder;
+use jtllm_serve::{Backend, Caches, Engine, Layers, LoadOptions, Memory, Model, Place};
 
 use crate::args::{BackendName, CacheType, CapsName, ComputeName, MachineArgs, PlaceArgs};
 use crate::download::{Display, client};
@@ -39,6 +41,12 @@ pub(crate) fn checkpoint(name: Option<&str>) -> Result<Checkpoint, LoadError> {
 /// The kernel cache of this user.
 pub(crate) fn kernel_cache() -> KernelCache {
     KernelCache::open(None)
+}
+
+/// What this user keeps on disk from start to start.
+pub(crate) fn caches() -> Caches {
+    let tell = Box::new(|what: &str| say(Style::Plain, format_args!("{what}")));
+    Caches { kernels: kernel_cache(), packed: PackedFolder::open(None).telling(tell) }
 }
 
 /// Threads to compute with.
@@ -151,7 +159,7 @@ pub(crate) fn model(checkpoint: Checkpoint, machine: &MachineArgs) -> anyhow::Re
         taps: false,
         sequences: 1,
     };
-    let mut model = Model::load(checkpoint, options, kernel_cache())?;
+    let mut model = Model::load(checkpoint, options, caches())?;
     model.ready()?;
     remark_threads(&model, machine.threads);
     model.tell(Box::new(|what| say(Style::Alarm, format_args!("{what}"))));
@@ -194,10 +202,9 @@ pub(crate) fn announce(engine: &Engine) {
     let kind = checkpoint.config().architecture().unwrap_or("unknown architecture");
     let memory = match model.memory() {
         Some(memory) => format!(
-            "weights {} mapped and {} copied, cache {} ({}/{}), buffers {}; \
+            "weights {}, cache {} ({}/{}), buffers {}; \
              kernels: {} compiled, {} from the cache, in {:.3} s",
-            bytes(memory.adopted),
-            bytes(memory.copied),
+            places(&memory),
             bytes(memory.cache),
             options.keys,
             options.values,
@@ -218,6 +225,18 @@ pub(crate) fn announce(engine: &Engine) {
             options.context,
         ),
     );
+}
+
+/// Where weights are.
+fn places(memory: &Memory) -> String {
+    let mut text = format!("{} mapped", bytes(memory.adopted));
+    if memory.packed > 0 {
+        let _infallible = write!(text, ", {} in the packed file", bytes(memory.packed));
+    }
+    if memory.copied > 0 || memory.packed == 0 {
+        let _infallible = write!(text, " and {} copied", bytes(memory.copied));
+    }
+    text
 }
 
 /// The numbers that are multiplied with weights.

@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod chat;
+mod clean;
 mod doctor;
 mod download;
 mod embed;
@@ -48,6 +49,7 @@ fn execute(command: &Command) -> anyhow::Result<()> {
         Command::List(args) => models::list(args),
         Command::Show(args) => models::show(args),
         Command::Rm(args) => models::rm(args),
+        Command::CleanCache(args) => clean::clean_cache(args),
         Command::Ps(args) => ps::ps(args),
         Command::Verify(args) => verify::verify(args),
         Command::Bench(args) => bench::bench(args),

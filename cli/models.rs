@@ -80,7 +80,7 @@ pub(crate) fn rm(args: &RmArgs) -> anyhow::Result<()> {
     let found: Vec<Cached> = args.models.iter().map(|name| client.find(name)).collect::<Result<_, _>>()?;
     let mut deleted = Vec::new();
     for cached in &found {
-        if !args.force && !agreed(cached)? {
+        if !args.force && !agreed(&cached.repository, cached.size, "--force")? {
             say(Style::Plain, format_args!("{} stays", cached.repository));
             continue;
         }
@@ -94,12 +94,13 @@ pub(crate) fn rm(args: &RmArgs) -> anyhow::Result<()> {
     }
 }
 
-fn agreed(cached: &Cached) -> anyhow::Result<bool> {
+/// Asks whether something of that size may be deleted; `flag` says so without being asked.
+pub(crate) fn agreed(what: &str, size: u64, flag: &str) -> anyhow::Result<bool> {
     if !io::stdin().is_terminal() {
-        return Err(Usage("without a terminal to ask on, rm wants --force".to_owned()).into());
+        return Err(Usage(format!("without a terminal to ask on, deleting wants {flag}")).into());
     }
     let mut stream = io::stderr().lock();
-    write!(stream, "delete {} ({})? [y/N] ", cached.repository, bytes(cached.size))?;
+    write!(stream, "delete {what} ({})? [y/N] ", bytes(size))?;
     stream.flush()?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;

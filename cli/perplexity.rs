@@ -14,7 +14,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use jtllm_models::Language;
-use jtllm_models::arch::LooksAhead;
+use jtllm_models::arch::{self, LooksAhead};
 use jtllm_models::tokenizer::Special;
 use jtllm_serve::Engine;
 use serde_json::json;
@@ -28,6 +28,9 @@ use statistics::{Divergence, Likelihood, Row};
 
 /// Tokens of a piece, unless the flag or the base says otherwise.
 const CONTEXT: usize = 512;
+
+/// Pieces of fewer tokens predict nothing.
+const SHORTEST: usize = 4;
 
 /// The tokens of a text, and how they are read.
 struct Text {
@@ -43,6 +46,12 @@ impl Text {
     /// As many whole pieces as there are, at most `pieces`.
     fn read(language: &Language, path: &Path, context: usize, pieces: Option<usize>) -> anyhow::Result<Text> {
         let shown = path.display();
+        if context < SHORTEST {
+            return Err(Usage(format!(
+                "a context of {context} tokens predicts none: -c wants {SHORTEST} or more"
+            ))
+            .into());
+        }
         let bytes = fs::read(path).with_context(|| format!("{shown} cannot be read"))?;
         let text = String::from_utf8(bytes).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
@@ -89,15 +98,28 @@ pub(crate) fn perplexity(args: &PerplexityArgs) -> anyhow::Result<()> {
             Usage("--kl-divergence wants --kl-divergence-base: what to compare with".to_owned()).into()
         );
     }
+    if args.kl_divergence && (args.file.is_some() || args.machine.ctx_size.is_some()) {
+        return Err(Usage(
+            "--kl-divergence reads the base's own text, in its pieces: no -f and no -c".to_owned(),
+        )
+        .into());
+    }
     let mut base = match (&args.kl_divergence_base, args.kl_divergence) {
         (Some(path), true) => Some(Reader::open(path)?),
         _ => None,
     };
     let checkpoint = load::checkpoint(Some(&args.model))?;
     let language = Language::of(&checkpoint)?;
-    let context = args.machine.ctx_size.filter(|size| *size > 0).unwrap_or(CONTEXT);
+    let context = match args.machine.ctx_size {
+        None => CONTEXT,
+        Some(0) => arch::read(checkpoint.config())?.positions(),
+        Some(size) => size,
+    };
     let text = match (&mut base, &args.file) {
-        (Some(base), _) => base.text(begin(&language))?,
+        (Some(base), _) => {
+            let text = base.text(begin(&language))?;
+            Text { pieces: args.chunks.map_or(text.pieces, |most| text.pieces.min(most as usize)), ..text }
+        }
         (None, Some(path)) => Text::read(&language, path, context, args.chunks.map(|n| n as usize))?,
         (None, None) => return Err(Usage("-f wants a file: the text to predict".to_owned()).into()),
     };

@@ -10,12 +10,13 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use support::{FRANCE, answer, failure, fixture, json, root, run, stderr};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "run",
     "pull",
     "list",
     "show",
     "rm",
+    "clean-cache",
     "ps",
     "verify",
     "embed",
@@ -207,6 +208,11 @@ const RM: &[Case] = &[
     ("--json", &[], Test("cli_hub.rs", "the_cache_is_listed_shown_and_cleared")),
 ];
 
+const CLEAN_CACHE: &[Case] = &[
+    ("--yes", &[], Test("cli_packed.rs", "sizes_are_shown_before_anything_is_deleted")),
+    ("--json", &[], Test("cli_packed.rs", "sizes_are_shown_before_anything_is_deleted")),
+];
+
 const PS: &[Case] = &[("--json", &["--json"], Output(&[]))];
 
 const EMBED: &[Case] = &[
@@ -268,6 +274,7 @@ fn cases(command: &str) -> &'static [Case] {
         "list" => LIST,
         "show" => SHOW,
         "rm" => RM,
+        "clean-cache" => CLEAN_CACHE,
         "ps" => PS,
         "verify" => VERIFY,
         "embed" => EMBED,

@@ -100,6 +100,12 @@ fn bases_that_are_none_and_texts_that_are_too_short_are_refused() {
     let text = text(folder.path());
     let short = failure(&["perplexity", "demo", "-f", &text, "-c", "1000"], 1);
     assert!(short.contains("wants 2000 or more"), "{short}");
+    for context in ["1", "2", "3"] {
+        let refused = failure(&["perplexity", "demo", "-f", &text, "-c", context], 2);
+        assert!(refused.contains("predicts none"), "{refused}");
+    }
+    let both = ["perplexity", "demo", "--kl-divergence-base", "x", "--kl-divergence", "-c", "64"];
+    assert!(failure(&both, 2).contains("the base's own text"));
     assert!(failure(&["perplexity", "demo"], 2).contains("-f wants a file"));
     assert!(
         failure(&["perplexity", "demo", "-f", &text, "--kl-divergence"], 2).contains("what to compare with")

@@ -259,7 +259,7 @@ fn an_error_that_is_new_is_told_by_its_number() {
 fn what_a_lost_device_began_the_processor_ends() {
     let arguments = ["run", "-p", FRANCE, "--temp", "0"];
     let expected = answer(&arguments);
-    for faults in [("MOCKCUDA_LOST", "5"), ("MOCKCUDA_LOST", "60"), ("MOCKCUDA_LAUNCH_FAILS", "90")] {
+    for faults in [("MOCKCUDA_LOST", "8"), ("MOCKCUDA_LOST", "60"), ("MOCKCUDA_LAUNCH_FAILS", "90")] {
         let output = on(&Driver::new(&[faults]), &arguments);
         let told = stderr(&output);
         assert!(output.status.success(), "{faults:?}: {told}");

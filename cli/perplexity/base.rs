@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use super::Text;
 use super::statistics::{Kept, Row};
+use super::{SHORTEST, Text};
 
 const MAGIC: &[u8; 8] = b"_logits_";
 
@@ -90,7 +90,10 @@ impl Reader {
         let [context, vocabulary, pieces] = [number(8), number(12), number(16)];
         let mut reader =
             Reader { path: path.to_owned(), file, len, context, vocabulary, pieces, row: Vec::new() };
-        if context < 4 || vocabulary == 0 || pieces == 0 || reader.expected() != Some(len) {
+        if context < SHORTEST && reader.expected() == Some(len) {
+            bail!("{shown} has pieces of {context} tokens, which predict nothing");
+        }
+        if context < SHORTEST || vocabulary == 0 || pieces == 0 || reader.expected() != Some(len) {
             bail!(
                 "{shown} has {len} bytes, but says it has {pieces} pieces of {context} tokens out of {vocabulary}"
             );
@@ -103,7 +106,7 @@ impl Reader {
     fn expected(&self) -> Option<u64> {
         let [context, vocabulary, pieces] = [self.context, self.vocabulary, self.pieces].map(|n| n as u64);
         let row = 8 + 2 * vocabulary.next_multiple_of(2);
-        let places = (context - 1 - context / 2).checked_mul(pieces)?;
+        let places = context.checked_sub(1 + context / 2)?.checked_mul(pieces)?;
         let tokens = context.checked_mul(pieces)?.checked_mul(4)?;
         places.checked_mul(row)?.checked_add(tokens)?.checked_add(20)
     }
@@ -126,6 +129,10 @@ impl Reader {
         let (head, numbers) = self.row.split_at(8);
         let float = |at: usize| f32::from_le_bytes([0, 1, 2, 3].map(|byte| head[at + byte]));
         let numbers = &numbers.as_chunks::<2>().0[..self.vocabulary];
-        Ok(Kept { scale: float(0), least: float(4), numbers })
+        let (scale, least) = (float(0), float(4));
+        if !(scale >= 0.0 && scale.is_finite() && least.is_finite()) {
+            bail!("{} has no probabilities for a place: scale {scale}, least {least}", self.path.display());
+        }
+        Ok(Kept { scale, least, numbers })
     }
 }

@@ -43,7 +43,7 @@ pub fn key(parts: &[&[u8]]) -> u128 {
     hash.digest128()
 }
 
-/// Whether kernels are kept, and where.
+/// Whether something is kept, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
     /// In this folder.
@@ -55,7 +55,7 @@ pub enum Status {
 /// What a cache holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
-    /// Kernels.
+    /// Entries.
     pub entries: u64,
     /// Bytes of their files.
     pub bytes: u64,
@@ -66,7 +66,7 @@ pub struct Size {
 pub struct CacheError {
     /// The file or folder.
     pub path: PathBuf,
-    /// What was tried: `write`, `remove`, `list`.
+    /// What was tried: `lock`, `write`, `remove`, `list`.
     pub action: &'static str,
     /// The system's answer.
     pub source: io::Error,
@@ -74,7 +74,7 @@ pub struct CacheError {
 
 impl fmt::Display for CacheError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "kernel cache: cannot {} {}: {}", self.action, self.path.display(), self.source)
+        write!(f, "cache: cannot {} {}: {}", self.action, self.path.display(), self.source)
     }
 }
 
@@ -101,7 +101,7 @@ impl KernelCache {
 
     /// As [`KernelCache::open`], with the environment given by a function.
     pub fn open_in(folder: Option<PathBuf>, environment: impl Fn(&str) -> Option<OsString>) -> KernelCache {
-        let status = match folder.or_else(|| default_folder(environment)) {
+        let status = match folder.or_else(|| default_folder("kernels", environment)) {
             None => Status::Off("none of JTLLM_CACHE, XDG_CACHE_HOME and HOME is set".to_owned()),
             Some(folder) => match prepare(&folder) {
                 Ok(()) => Status::On(folder),
@@ -198,14 +198,15 @@ impl KernelCache {
 /// An entry that is not what was written.
 struct Damaged;
 
-fn default_folder(environment: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+/// The folder of that name among those of this user's caches.
+pub(crate) fn default_folder(name: &str, environment: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let path = |name: &str| environment(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     path("JTLLM_CACHE")
         // The XDG rules tell to ignore a relative path.
         .or_else(|| path("XDG_CACHE_HOME").filter(|path| path.is_absolute()).map(|path| path.join("jtllm")))
         .or_else(|| path("HOME").map(|path| path.join(".cache/jtllm")))
         .or_else(|| path("LOCALAPPDATA").map(|path| path.join("jtllm")))
-        .map(|path| path.join("kernels"))
+        .map(|path| path.join(name))
 }
 
 /// Makes the folder where missing, checks that nobody else can write into it, and sweeps what dead processes left.
@@ -227,11 +228,11 @@ fn entry(folder: &Path, key: u128) -> PathBuf {
     folder.join(format!("{key:032x}.bin"))
 }
 
-fn has_extension(path: &Path, wanted: &str) -> bool {
+pub(crate) fn has_extension(path: &Path, wanted: &str) -> bool {
     path.extension().is_some_and(|extension| extension == wanted)
 }
 
-fn list(folder: &Path) -> Result<Vec<PathBuf>, CacheError> {
+pub(crate) fn list(folder: &Path) -> Result<Vec<PathBuf>, CacheError> {
     let failed = |source| CacheError { path: folder.to_owned(), action: "list", source };
     let entries = fs::read_dir(folder).map_err(failed)?;
     entries.map(|entry| Ok(entry.map_err(failed)?.path())).collect()

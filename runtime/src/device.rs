@@ -110,6 +110,12 @@ pub trait Device: Send + Sync {
     /// caller copies. The part begins at a multiple of `alignment`.
     fn adopt(&self, bytes: &Bytes, offset: u64, len: u64, alignment: u64) -> Option<Mem>;
 
+    /// Whether its memory is the host's: then memory that no launch reads yet may be written from other threads
+    /// while launches run.
+    fn is_host(&self) -> bool {
+        false
+    }
+
     /// Changes memory from the host; returns when `bytes` are no longer needed.
     fn write(&self, to: &Span, bytes: &[u8]) -> Result<(), DeviceError>;
 

@@ -1,11 +1,12 @@
 //! What can go wrong at run time.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use jtllm_codegen::target::EmitError;
 
 /// An error of the world: memory, devices, files. Legality was checked before.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum DeviceError {
     /// There is not enough memory.
     OutOfMemory {
@@ -62,7 +63,7 @@ impl fmt::Display for DeviceError {
 impl std::error::Error for DeviceError {}
 
 /// An error of the runtime.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Error {
     /// The device failed.
     Device(DeviceError),
@@ -73,6 +74,13 @@ pub enum Error {
         /// Its name.
         name: String,
         /// What is wrong.
+        why: String,
+    },
+    /// A file of packed weights does not hold what was written to it.
+    Packed {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong, and what became of the file.
         why: String,
     },
     /// A graph breaks a rule; always a fault of the program that built it.
@@ -95,6 +103,7 @@ impl fmt::Display for Error {
             Error::Device(error) => error.fmt(f),
             Error::Emit(error) => error.fmt(f),
             Error::Weight { name, why } => write!(f, "weight {name}: {why}"),
+            Error::Packed { file, why } => write!(f, "packed weights in {}: {why}", file.display()),
             Error::Graph { graph, faults } => write!(f, "graph {graph} is malformed: {faults}"),
             Error::Pass { why } => write!(f, "a pass cannot run: {why}"),
         }

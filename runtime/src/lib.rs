@@ -9,6 +9,8 @@
 //!
 //! * Launches of a plan run in the order of its steps; two buffers share bytes only if no step needs both.
 //! * Weights are never written; a weight that lies in its file as kernels want it is read there.
+//! * A launch waits until the weights that it reads are ready. What was packed by an earlier start was compared with its
+//!   hash before that.
 //! * After the first pass of a kind no kernel is compiled again, whatever the positions.
 //! * A device's errors are only those of the world; legality is checked before a kernel is emitted.
 //!
@@ -25,10 +27,12 @@ pub mod memory;
 pub mod need;
 pub mod network;
 pub mod os;
+pub mod packed;
 pub mod pages;
 pub mod plan;
 pub mod probe;
 mod program;
+pub mod ready;
 pub mod reference;
 pub mod runner;
 pub mod single;

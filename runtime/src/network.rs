@@ -2,11 +2,12 @@
 
 mod inputs;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use jtllm_codegen::kernel::Kernel;
 use jtllm_codegen::options::Options;
+use jtllm_codegen::schedule::Argument;
 use jtllm_codegen::target::Artifact;
 use jtllm_codegen::{Compilation, compile};
 use jtllm_ir::cut::CARRIED;
@@ -17,6 +18,7 @@ use rayon::prelude::*;
 use crate::cache::KernelCache;
 use crate::device::{Device, Mem, Program, Span};
 use crate::error::{DeviceError, Error};
+use crate::packed::Keeping;
 use crate::plan::{Bindings, Plan, Sizes, bytes_of, positions};
 use crate::program::artifact;
 use crate::trace::Trace;
@@ -190,6 +192,12 @@ impl Network {
         }
     }
 
+    /// Keeps packed weights, and looks for those that were kept.
+    pub fn keeping(mut self, keeping: Keeping) -> Network {
+        self.weights.keep(keeping);
+        self
+    }
+
     /// The device.
     pub fn device(&self) -> &dyn Device {
         &*self.device
@@ -246,7 +254,8 @@ impl Network {
         let compilation = self.compile(part, bucket)?;
         self.compiled.time += begin.elapsed();
         self.check_room(std::slice::from_ref(&compilation))?;
-        self.install(part, bucket, compilation, locate)
+        self.bind_weights(std::slice::from_ref(&compilation), locate)?;
+        self.install(part, bucket, compilation)
     }
 
     /// The kernels of a part, not yet emitted.
@@ -259,19 +268,12 @@ impl Network {
     }
 
     /// Makes the plan of a compiled part.
-    fn install(
-        &mut self,
-        part: Part,
-        bucket: Bucket,
-        compilation: Compilation,
-        locate: &Locate<'_>,
-    ) -> Result<(), Error> {
+    fn install(&mut self, part: Part, bucket: Bucket, compilation: Compilation) -> Result<(), Error> {
         let begin = std::time::Instant::now();
         let compilation = Arc::new(compilation);
         let programs = self.load(&compilation)?;
         self.compiled.time += begin.elapsed();
         self.make_states(&compilation)?;
-        self.bind_weights(&compilation, locate)?;
         let shared = self.shared(part, &compilation)?;
         let limits = self.limits(part, bucket);
         let (weights, states, fixed) = (&self.weights, &self.states, &self.sizes(&[]));
@@ -299,8 +301,9 @@ impl Network {
             parts.par_iter().map(|(part, bucket)| self.compile(*part, *bucket)).collect::<Result<_, _>>()?;
         self.compiled.time += begin.elapsed();
         self.check_room(&compiled)?;
+        self.bind_weights(&compiled, locate)?;
         for ((part, bucket), compilation) in parts.into_iter().zip(compiled) {
-            self.install(part, bucket, compilation, locate)?;
+            self.install(part, bucket, compilation)?;
         }
         Ok(())
     }
@@ -397,16 +400,28 @@ impl Network {
         Ok(())
     }
 
-    fn bind_weights(&mut self, compilation: &Compilation, locate: &Locate<'_>) -> Result<(), Error> {
-        let graph = &compilation.graph;
-        let mut wanted = Vec::new();
-        for node in graph.nodes() {
-            let Op::Weight { name } = graph.op(node) else { continue };
-            let shape = graph.shape(node).iter().filter_map(jtllm_ir::Expr::as_int).collect();
-            wanted.push(Wanted { name: name.clone(), dtype: graph.dtype(node), shape });
+    /// Finds places for the weights that these parts read, in the order in which their launches do.
+    fn bind_weights(&mut self, parts: &[Compilation], locate: &Locate<'_>) -> Result<(), Error> {
+        let mut wanted: Vec<Wanted> = Vec::new();
+        let mut known: HashSet<&str> = HashSet::new();
+        for part in parts {
+            let graph = &part.graph;
+            let leaves: HashMap<&str, Node> = graph
+                .nodes()
+                .filter_map(|node| match graph.op(node) {
+                    Op::Weight { name } => Some((name.as_str(), node)),
+                    _ => None,
+                })
+                .collect();
+            for argument in part.steps.iter().flat_map(|step| &step.arguments) {
+                let (Argument::Weight(name) | Argument::Part(name, _)) = argument else { continue };
+                let Some(leaf) = leaves.get(name.as_str()).filter(|_| known.insert(name)) else { continue };
+                let shape = graph.shape(*leaf).iter().filter_map(jtllm_ir::Expr::as_int).collect();
+                wanted.push(Wanted { name: name.clone(), dtype: graph.dtype(*leaf), shape });
+            }
         }
-        self.weights.bind(&*self.device, &wanted, locate)?;
-        for gather in &compilation.gathers {
+        self.weights.bind(&self.device, &wanted, locate)?;
+        for gather in parts.iter().flat_map(|part| &part.gathers) {
             let (weight, _) = jtllm_ir::format::split_plane_name(&gather.weight);
             self.weights.source(weight, locate)?;
         }

@@ -11,14 +11,20 @@ pub mod portable;
 pub mod unix;
 
 #[cfg(target_os = "linux")]
-pub use linux::{allowed_cpus, current_cpu, may_have_graphics, pin, wait, wake_all};
+pub use linux::{allowed_cpus, current_cpu, may_have_graphics, pin, wait, wake_all, yield_to_others};
 #[cfg(not(target_os = "linux"))]
-pub use portable::{allowed_cpus, current_cpu, may_have_graphics, pin, wait, wake_all};
+pub use portable::{allowed_cpus, current_cpu, may_have_graphics, pin, wait, wake_all, yield_to_others};
 
 #[cfg(not(unix))]
-pub use portable::{Mapping, check_private, create_private_file, create_private_folder, page_size};
+pub use portable::{
+    Mapping, bytes_of_path, check_private, create_private_file, create_private_folder, free_bytes, is_at,
+    open_private_file, page_size, path_of_bytes,
+};
 #[cfg(unix)]
-pub use unix::{Mapping, check_private, create_private_file, create_private_folder, page_size};
+pub use unix::{
+    Mapping, bytes_of_path, check_private, create_private_file, create_private_folder, free_bytes, is_at,
+    open_private_file, page_size, path_of_bytes,
+};
 
 /// Bytes of one huge page, the step in which large buffers are aligned.
 pub const HUGE_PAGE_BYTES: usize = 2 << 20;

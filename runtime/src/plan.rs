@@ -15,6 +15,7 @@ use jtllm_swap::Space;
 
 use crate::device::{Device, Mem, Program, Recorded, Span, Tape};
 use crate::error::Error;
+use crate::ready::Ready;
 use crate::trace::Trace;
 use crate::weights::Weights;
 
@@ -30,8 +31,17 @@ struct Step {
     kernel: usize,
     grid: [Expr; 3],
     args: Vec<Span>,
+    /// Whether the weights among them are there.
+    ready: Vec<Ready>,
     /// Bytes of the weights among them.
     weight_bytes: u64,
+}
+
+impl Step {
+    /// Waits for the weights that it reads.
+    fn wait(&self) -> Result<(), Error> {
+        self.ready.iter().try_for_each(Ready::wait)
+    }
 }
 
 /// A compiled graph, ready to run any number of times.
@@ -149,6 +159,7 @@ impl Plan {
         for step in &compilation.steps {
             let span = |argument: &Argument| builder.argument(argument, &inputs, &constants);
             let args = step.arguments.iter().map(span).collect::<Result<Vec<Span>, _>>()?;
+            let ready = step.arguments.iter().filter_map(|argument| builder.ready(argument)).collect();
             let weights = step
                 .arguments
                 .iter()
@@ -160,6 +171,7 @@ impl Plan {
                 grid: compilation.kernels[step.kernel].grid.each_ref().map(|x| known(x, bindings.fixed)),
                 weight_bytes: weights.map(|(_, span)| span.len).sum(),
                 args,
+                ready,
             });
         }
         let fixed_bytes = builder.fixed_bytes;
@@ -229,6 +241,7 @@ impl Plan {
             if trace.is_some() {
                 device.finish()?;
             }
+            step.wait()?;
             let begin = Instant::now();
             device.launch(&step.program, groups, &self.symbols, &step.args)?;
             if let Some(trace) = trace.as_deref_mut() {
@@ -245,6 +258,8 @@ impl Plan {
     fn replay(&self, device: &dyn Device, sizes: &Sizes) -> Result<bool, Error> {
         let mut tape = self.tape.lock().unwrap_or_else(PoisonError::into_inner);
         if let Recording::NotTried = *tape {
+            // What is recorded runs as a whole.
+            self.steps.iter().try_for_each(Step::wait)?;
             let is_fixed = |step: &Step| step.grid.iter().all(|extent| extent.as_int().is_some());
             let recorded = match self.steps.iter().all(is_fixed) {
                 true => device.record(&mut || {
@@ -456,6 +471,16 @@ impl Builder<'_> {
         Ok(constants)
     }
 
+    /// Whether a weight is there.
+    fn ready(&self, argument: &Argument) -> Option<Ready> {
+        match argument {
+            Argument::Weight(name) | Argument::Part(name, _) => {
+                self.bindings.weights.plane(name).map(|plane| plane.ready.clone())
+            }
+            _ => None,
+        }
+    }
+
     fn argument(
         &self,
         argument: &Argument,
@@ -463,10 +488,10 @@ impl Builder<'_> {
         constants: &HashMap<Node, Span>,
     ) -> Result<Span, Error> {
         let found = match argument {
-            Argument::Weight(name) => self.bindings.weights.plane(name).cloned(),
+            Argument::Weight(name) => self.bindings.weights.plane(name).map(|plane| plane.span.clone()),
             Argument::Part(name, bytes) => self.bindings.weights.plane(name).map(|plane| Span {
-                mem: plane.mem.clone(),
-                offset: plane.offset + bytes.start,
+                mem: plane.span.mem.clone(),
+                offset: plane.span.offset + bytes.start,
                 len: bytes.end - bytes.start,
             }),
             Argument::State(name) => self.bindings.states.get(name).map(Mem::span),

@@ -59,7 +59,7 @@ impl Single {
         let programs = load(&*device, &compilation.kernels)?;
         let mut weights = Weights::default();
         let graph_of_kernels = &compilation.graph;
-        weights.bind(&*device, &wanted(graph_of_kernels), locate)?;
+        weights.bind(&device, &wanted(graph_of_kernels), locate)?;
         for gather in &compilation.gathers {
             weights.source(split_plane_name(&gather.weight).0, locate)?;
         }

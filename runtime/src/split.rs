@@ -11,6 +11,7 @@ use crate::cache::KernelCache;
 use crate::device::Device;
 use crate::error::Error;
 use crate::network::{Batch, Bucket, Graphs, Network, Part};
+use crate::packed::Keeping;
 use crate::runner::Runner;
 use crate::trace::Trace;
 use crate::weights::Locate;
@@ -60,6 +61,11 @@ impl Split {
             front: Network::new(front, half(true), options, cache.clone(), positions),
             back: Network::new(back, half(false), options, cache, positions),
         }
+    }
+
+    /// Keeps packed weights, and looks for those that were kept.
+    pub fn keeping(self, keeping: &Keeping) -> Split {
+        Split { front: self.front.keeping(keeping.clone()), back: self.back.keeping(keeping.clone()) }
     }
 }
 

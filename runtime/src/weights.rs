@@ -1,17 +1,25 @@
 //! Weights in memory: adopted from a mapped file where they lie as kernels want them, else taken apart into
-//! planes once.
+//! planes once, and kept in a packed file that later starts map.
+
+pub(crate) mod pack;
+mod stock;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::sync::Mutex;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use jtllm_codegen::schedule::layout;
-use jtllm_ir::format::{Format, Plane, split_plane_name};
-use jtllm_ir::{DType, Expr, Layout};
-use rayon::prelude::*;
+use jtllm_ir::DType;
+use jtllm_ir::format::{Format, split_plane_name};
 
 use crate::device::{Bytes, Device, Mem, Span};
 use crate::error::{DeviceError, Error};
+use crate::packed::{Keeping, Kept};
+use crate::ready::Ready;
+use pack::{Buffers, Packing};
+use stock::{Job, Place, Stock};
+
+/// Where memory of a device's own begins, and planes of packed files do.
+const ADOPTED_ALIGNMENT: u64 = 256;
 
 /// Consecutive rows of a tensor in a file, or as many columns of them as one of several files has.
 #[derive(Clone)]
@@ -50,7 +58,7 @@ impl Source {
     }
 
     /// Rows, and numbers of a row; a vector is one row.
-    fn matrix(&self) -> (u64, u64) {
+    pub(crate) fn matrix(&self) -> (u64, u64) {
         match self.shape.as_slice() {
             [] => (1, 1),
             [columns] => (1, *columns),
@@ -63,7 +71,7 @@ impl Source {
     }
 
     /// The bytes of one row, put together from those of all files that have a part of it.
-    fn row(&self, mut row: u64) -> Option<Cow<'_, [u8]>> {
+    pub(crate) fn row(&self, mut row: u64) -> Option<Cow<'_, [u8]>> {
         let (_, columns) = self.matrix();
         let mut found: Option<Cow<'_, [u8]>> = None;
         let mut left = 0;
@@ -118,20 +126,46 @@ pub struct Wanted {
     pub shape: Vec<i64>,
 }
 
+/// A plane that is bound.
+#[derive(Clone)]
+pub struct Bound {
+    /// Its memory.
+    pub span: Span,
+    /// Whether that may be read.
+    pub ready: Ready,
+}
+
 /// The planes of a model's weights, by leaf name.
 #[derive(Default)]
 pub struct Weights {
-    planes: HashMap<String, Span>,
+    planes: HashMap<String, Bound>,
     sources: HashMap<String, Source>,
-    /// Bytes read where they lie in the files.
+    keeping: Option<Keeping>,
+    stock: Stock,
+    /// Bytes read where they lie in the model's files.
     pub adopted_bytes: u64,
+    /// Bytes read where they lie in packed files.
+    pub packed_bytes: u64,
     /// Bytes of memory of our own.
     pub copied_bytes: u64,
 }
 
 impl Weights {
-    /// Makes sure that every wanted plane is in memory.
-    pub fn bind(&mut self, device: &dyn Device, wanted: &[Wanted], locate: &Locate<'_>) -> Result<(), Error> {
+    /// Keeps what is packed from now on, and looks there for what was.
+    pub fn keep(&mut self, keeping: Keeping) {
+        self.keeping = Some(keeping);
+    }
+
+    /// Finds a place for every wanted plane. Where the device's memory is the host's, planes are filled beside the
+    /// first passes, in the order in which they are wanted: whoever reads one waits until it is [ready](Bound::ready).
+    pub fn bind(
+        &mut self,
+        device: &Arc<dyn Device>,
+        wanted: &[Wanted],
+        locate: &Locate<'_>,
+    ) -> Result<(), Error> {
+        let mut packings: Vec<Packing> = Vec::new();
+        let mut pending: HashSet<String> = HashSet::new();
         for plane in wanted {
             if self.planes.contains_key(&plane.name) {
                 continue;
@@ -139,19 +173,63 @@ impl Weights {
             let (weight, _) = split_plane_name(&plane.name);
             let source = self.source(weight, locate)?.clone();
             self.check(plane, weight, &source)?;
-            match adopt(device, &source) {
-                Some(mem) => {
-                    self.adopted_bytes += mem.len();
-                    self.planes.insert(plane.name.clone(), mem.span());
-                }
-                None => self.unpack(device, weight, &source)?,
+            if let Some(mem) = adopt(&**device, &source) {
+                self.adopted_bytes += mem.len();
+                let bound = Bound { span: mem.span(), ready: Ready::now() };
+                self.planes.insert(plane.name.clone(), bound);
+            } else if pending.insert(weight.to_owned()) {
+                packings.push(Packing::of(weight, source, device.target().caps()));
             }
         }
-        Ok(())
+        // Numbers that files have as memory wants them go up to a device straight from there.
+        let (kept, other): (Vec<Packing>, Vec<Packing>) =
+            packings.into_iter().partition(|one| device.is_host() || !one.source.format.is_direct());
+        self.take(device, other, Kept::Never)?;
+        let found = self.keeping.as_ref().map_or(Kept::Never, |keeping| keeping.find(kept.iter()));
+        self.take(device, kept, found)
+    }
+
+    /// Gives places to the planes of these weights and has them filled.
+    fn take(&mut self, device: &Arc<dyn Device>, packings: Vec<Packing>, kept: Kept) -> Result<(), Error> {
+        let (file, draft) = match kept {
+            Kept::File(file) => (Some(Arc::new(file)), None),
+            Kept::Absent(draft) => (None, Some(draft)),
+            Kept::Never => (None, None),
+        };
+        let mut jobs = Vec::new();
+        // Nobody may wait for a plane that nobody fills: none is bound before there is room for all.
+        let mut bound = Vec::new();
+        for packing in packings {
+            let ready = Ready::default();
+            let mut places = Vec::new();
+            for plane in &packing.planes {
+                let lying = file.as_ref().and_then(|file| {
+                    let entry = file.plane(&plane.name);
+                    device.adopt(file.bytes(), entry.offset, entry.len, ADOPTED_ALIGNMENT)
+                });
+                let place = match lying {
+                    Some(mem) => {
+                        self.packed_bytes += mem.len();
+                        Place { span: mem.span(), is_filled: true }
+                    }
+                    None => {
+                        let mem = device.alloc(plane.len)?;
+                        self.copied_bytes += mem.len();
+                        Place { span: mem.span(), is_filled: false }
+                    }
+                };
+                let one = Bound { span: place.span.clone(), ready: ready.clone() };
+                bound.push((plane.name.clone(), one));
+                places.push(place);
+            }
+            jobs.push(Job { packing, places, file: file.clone(), ready });
+        }
+        self.planes.extend(bound);
+        self.stock.fill(device, jobs, draft, self.keeping.as_ref().map(|keeping| keeping.folder.clone()))
     }
 
     /// A bound plane.
-    pub fn plane(&self, name: &str) -> Option<&Span> {
+    pub fn plane(&self, name: &str) -> Option<&Bound> {
         self.planes.get(name)
     }
 
@@ -210,53 +288,6 @@ impl Weights {
         }
         Ok(())
     }
-
-    /// Takes a weight apart into all its planes, in memory of our own.
-    fn unpack(&mut self, device: &dyn Device, weight: &str, source: &Source) -> Result<(), Error> {
-        let (rows, columns) = source.matrix();
-        let caps = device.target().caps();
-        let mut planes = Vec::new();
-        for plane in source.format.own_planes() {
-            let name = source.format.plane_name(weight, plane);
-            let mut shape: Vec<Expr> = source.shape.iter().map(|n| Expr::int(*n as i64)).collect();
-            if let Some(last) = shape.last_mut() {
-                *last = last.clone().div_floor(plane.span as i64);
-            }
-            let layout = layout(&name, shape.len(), caps);
-            let bytes = layout.len(&shape).high() as u64 * plane.dtype.size() as u64;
-            planes.push((name, plane, layout, zeroed(bytes)?));
-        }
-        let group = planes.iter().map(|(_, _, layout, _)| group_rows(*layout)).max().unwrap_or(1);
-        let short = Mutex::new(None);
-        let mut parts: Vec<_> = planes
-            .iter_mut()
-            .map(|(_, plane, _, bytes)| {
-                let width = columns as usize / plane.span * plane.dtype.size();
-                bytes.chunks_mut((width * group).max(1)).collect::<Vec<_>>().into_iter()
-            })
-            .collect();
-        let groups: Vec<Vec<&mut [u8]>> = (0..rows.div_ceil(group as u64))
-            .map(|_| parts.iter_mut().filter_map(Iterator::next).collect())
-            .collect();
-        groups.into_par_iter().enumerate().for_each(|(at, mut chunks)| {
-            let first = at as u64 * group as u64;
-            let end = (first + group as u64).min(rows);
-            if let Err(row) = unpack_group(source, first..end, &mut chunks, columns as usize, group) {
-                *short.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(row);
-            }
-        });
-        if let Some(row) = short.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
-            let why = format!("its file ends before row {row}");
-            return Err(Error::Weight { name: weight.to_owned(), why });
-        }
-        for (name, _, _, bytes) in planes {
-            let mem = device.alloc(bytes.len() as u64)?;
-            device.write(&mem.span(), &bytes)?;
-            self.copied_bytes += mem.len();
-            self.planes.insert(name, mem.span());
-        }
-        Ok(())
-    }
 }
 
 /// Memory of the host, if there is so much.
@@ -271,63 +302,11 @@ pub(crate) fn zeroed(bytes: u64) -> Result<Vec<u8>, Error> {
     Ok(memory)
 }
 
-fn group_rows(layout: Layout) -> usize {
-    match layout {
-        Layout::RowMajor => 1,
-        Layout::RowInterleaved(rows) => rows as usize,
-    }
-}
-
 fn adopt(device: &dyn Device, source: &Source) -> Option<Mem> {
     let piece = source.contiguous().filter(|_| source.format.is_direct())?;
     let len = source.matrix().0 * source.row_bytes();
     // Asynchronous copies want weights where memory of the device's own would begin.
-    let alignment = if device.target().caps().stage { 256 } else { source.format.block_bytes as u64 };
+    let alignment =
+        if device.target().caps().stage { ADOPTED_ALIGNMENT } else { source.format.block_bytes as u64 };
     device.adopt(&piece.bytes, piece.offset, len, alignment)
-}
-
-/// One row of each plane.
-struct Buffers {
-    rows: Vec<Vec<u8>>,
-}
-
-impl Buffers {
-    fn new(format: &Format, columns: usize) -> Buffers {
-        let row = |plane: &Plane| vec![0; columns / plane.span * plane.dtype.size()];
-        Buffers { rows: format.own_planes().iter().map(row).collect() }
-    }
-
-    fn unpack(&mut self, format: &Format, bytes: &[u8]) {
-        let mut parts: Vec<_> = self
-            .rows
-            .iter_mut()
-            .zip(format.own_planes())
-            .map(|(row, plane)| row.chunks_exact_mut(format.block / plane.span * plane.dtype.size()))
-            .collect();
-        for block in bytes.chunks_exact(format.block_bytes) {
-            let mut planes: Vec<&mut [u8]> = parts.iter_mut().filter_map(Iterator::next).collect();
-            (format.unpack)(block, &mut planes);
-        }
-    }
-}
-
-/// Unpacks neighbouring rows into their part of each plane: interleaved if there are several.
-fn unpack_group(
-    source: &Source,
-    rows: std::ops::Range<u64>,
-    chunks: &mut [&mut [u8]],
-    columns: usize,
-    group: usize,
-) -> Result<(), u64> {
-    let mut buffers = Buffers::new(source.format, columns);
-    for (place, row) in rows.enumerate() {
-        buffers.unpack(source.format, &source.row(row).ok_or(row)?);
-        for ((chunk, bytes), plane) in chunks.iter_mut().zip(&buffers.rows).zip(source.format.own_planes()) {
-            let size = plane.dtype.size();
-            for (column, element) in bytes.chunks_exact(size).enumerate() {
-                chunk[(column * group + place) * size..][..size].copy_from_slice(element);
-            }
-        }
-    }
-    Ok(())
 }

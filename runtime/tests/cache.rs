@@ -117,7 +117,7 @@ fn what_is_not_a_file_is_not_opened() {
     assert_eq!(cache.get(KEY), None);
     assert_eq!(cache.corrupt(), 1);
     let error = cache.put(KEY, b"code").unwrap_err();
-    assert!(error.to_string().starts_with("kernel cache: cannot write "), "{error}");
+    assert!(error.to_string().starts_with("cache: cannot write "), "{error}");
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
 }
 

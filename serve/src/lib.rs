@@ -20,6 +20,6 @@ mod seat;
 mod sight;
 
 pub use engine::{Answer, Engine, EngineError, Finish, Request, Timings};
-pub use model::{Backend, LoadOptions, Memory, Model, Tell};
+pub use model::{Backend, Caches, LoadOptions, Memory, Model, Tell};
 pub use place::{Layers, Place};
 pub use sight::Seen;

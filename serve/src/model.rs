@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jtllm_models::arch::{self, Architecture, Pass, Rows, Weights};
+use jtllm_models::checkpoint::Storage;
 use jtllm_models::{Checkpoint, LoadError, TensorEntry};
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::options::Compute;
@@ -11,6 +12,7 @@ use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::device::Bytes;
 use jtllm_runtime::ir::{DType, Format, Graph};
 use jtllm_runtime::network::{Batch, Bucket, CompileStats, Graphs, Network, Part};
+use jtllm_runtime::packed::{Keeping, Origin, PackedFolder};
 use jtllm_runtime::trace::Trace;
 use jtllm_runtime::weights::{Piece, Source};
 
@@ -58,6 +60,22 @@ pub struct LoadOptions {
     pub sequences: usize,
 }
 
+/// What is kept on disk from start to start.
+#[derive(Debug)]
+pub struct Caches {
+    /// Compiled kernels.
+    pub kernels: KernelCache,
+    /// Packed weights.
+    pub packed: PackedFolder,
+}
+
+impl From<KernelCache> for Caches {
+    /// Packed weights are not kept.
+    fn from(kernels: KernelCache) -> Caches {
+        Caches { kernels, packed: PackedFolder::off("nobody asked for it") }
+    }
+}
+
 /// A model ready to run.
 pub struct Model {
     checkpoint: Arc<Checkpoint>,
@@ -80,6 +98,8 @@ pub type Tell = dyn Fn(&str) + Send;
 pub struct Memory {
     /// Bytes of weights that are read where they lie in the files.
     pub adopted: u64,
+    /// Bytes of weights that are read where they lie in packed files.
+    pub packed: u64,
     /// Bytes of weights in memory of their own.
     pub copied: u64,
     /// Bytes of keys, values and states.
@@ -160,6 +180,18 @@ fn check(formats: &Formats, architecture: &dyn Architecture) -> Result<(), LoadE
     Err(LoadError::Missing { file: formats.0.path().to_owned(), what: "tensors", names: missing })
 }
 
+/// The files that hold a checkpoint's tensors, by which packed weights are known again; none if there is one that is
+/// part of the program, or of which the path says nothing.
+fn origins(checkpoint: &Checkpoint) -> Vec<Origin> {
+    let origin = |storage: &Storage| {
+        let identity = storage.identity()?;
+        // A hub's snapshot links to a blob, which other revisions may share.
+        let path = std::fs::canonicalize(storage.path()).ok()?;
+        Some(Origin::of(&path, identity.modified, storage.as_ref()))
+    };
+    checkpoint.storages().map(origin).collect::<Option<Vec<Origin>>>().unwrap_or_default()
+}
+
 fn source(entry: &TensorEntry) -> Option<Source> {
     let pieces = entry.pieces.iter().map(|piece| Piece {
         bytes: piece.storage.clone() as Bytes,
@@ -180,10 +212,10 @@ impl Model {
     pub fn load(
         checkpoint: Checkpoint,
         options: LoadOptions,
-        cache: KernelCache,
+        caches: impl Into<Caches>,
     ) -> Result<Model, EngineError> {
         let architecture = arch::read(checkpoint.config())?;
-        Model::with_architecture(checkpoint, architecture.into(), options, cache)
+        Model::with_architecture(checkpoint, architecture.into(), options, caches)
     }
 
     /// As [`Model::load`], with an architecture of the caller's own, whatever the configuration names.
@@ -191,9 +223,9 @@ impl Model {
         checkpoint: Checkpoint,
         architecture: Arc<dyn Architecture>,
         options: LoadOptions,
-        cache: KernelCache,
+        caches: impl Into<Caches>,
     ) -> Result<Model, EngineError> {
-        Model::by_ways(checkpoint, architecture, options, cache, &ways())
+        Model::by_ways(checkpoint, architecture, options, caches, &ways())
     }
 
     /// As [`Model::with_architecture`], on devices of the caller's own ways: those of their names take the place
@@ -202,7 +234,7 @@ impl Model {
         checkpoint: Checkpoint,
         architecture: Arc<dyn Architecture>,
         options: LoadOptions,
-        cache: KernelCache,
+        caches: impl Into<Caches>,
         ways: &[Way],
     ) -> Result<Model, EngineError> {
         if options.context > arch::POSITIONS {
@@ -218,7 +250,9 @@ impl Model {
             values: options.values,
             taps: options.taps,
         });
-        let parts = Parts { graphs, cache: Arc::new(cache), options: options.clone() };
+        let Caches { kernels, packed } = caches.into();
+        let keeping = Keeping { folder: Arc::new(packed), origins: origins(&checkpoint) };
+        let parts = Parts { graphs, cache: Arc::new(kernels), keeping, options: options.clone() };
         let seat = parts.seat(ways)?;
         Ok(Model { checkpoint, architecture, parts, seat, tell: None, told_refusal: false, options })
     }
@@ -261,6 +295,7 @@ impl Model {
         for network in self.networks() {
             let (weights, compiled) = (network.weights(), &network.compiled);
             all.adopted += weights.adopted_bytes;
+            all.packed += weights.packed_bytes;
             all.copied += weights.copied_bytes;
             all.cache += network.state_bytes();
             all.buffers += network.buffer_bytes();

@@ -10,6 +10,7 @@ use jtllm_runtime::device::interp::Interpreter;
 use jtllm_runtime::device::native;
 use jtllm_runtime::need::Need;
 use jtllm_runtime::network::{Graphs, Network};
+use jtllm_runtime::packed::Keeping;
 use jtllm_runtime::reference::Reference;
 use jtllm_runtime::runner::Runner;
 use jtllm_runtime::split::Split;
@@ -26,6 +27,7 @@ const SPARE: u64 = 10;
 pub(crate) struct Parts {
     pub(crate) graphs: Arc<dyn Graphs>,
     pub(crate) cache: Arc<KernelCache>,
+    pub(crate) keeping: Keeping,
     pub(crate) options: LoadOptions,
 }
 
@@ -113,7 +115,8 @@ impl Parts {
     fn on_processor(&self, reasons: Vec<String>) -> Result<Seat, EngineError> {
         let (device, on) = self.processor()?;
         let (graphs, cache) = (Box::new(self.graphs.clone()), self.cache.clone());
-        let runner = Box::new(Network::new(device, graphs, self.choices(), cache, self.positions()));
+        let network = Network::new(device, graphs, self.choices(), cache, self.positions());
+        let runner = Box::new(network.keeping(self.keeping.clone()));
         Ok(Seat {
             runner,
             placement: Placement { backend: "cpu", device: None, processor: Some(on), reasons },
@@ -158,7 +161,8 @@ impl Parts {
 
     fn whole(&self, backend: &'static str, device: Arc<dyn Device>) -> Seat {
         let (graphs, cache) = (Box::new(self.graphs.clone()), self.cache.clone());
-        let runner = Box::new(Network::new(device.clone(), graphs, self.choices(), cache, self.positions()));
+        let network = Network::new(device.clone(), graphs, self.choices(), cache, self.positions());
+        let runner = Box::new(network.keeping(self.keeping.clone()));
         let on = OnDevice { info: device.info(), layers: None };
         let reasons = on.info.without.iter().cloned().collect();
         let placement = Placement { backend, device: Some(on), processor: None, reasons };
@@ -179,8 +183,8 @@ impl Parts {
         let (processor, on_processor) = self.processor()?;
         let both = [processor, device.clone()];
         let (graphs, cache) = (self.graphs.clone(), self.cache.clone());
-        let runner =
-            Box::new(Split::new(both, graphs, layers - count, self.choices(), cache, self.positions()));
+        let split = Split::new(both, graphs, layers - count, self.choices(), cache, self.positions());
+        let runner = Box::new(split.keeping(&self.keeping));
         let on = OnDevice { info: device.info(), layers: Some([layers, count - 1]) };
         let reasons = on.info.without.iter().cloned().collect();
         let placement = Placement { backend, device: Some(on), processor: Some(on_processor), reasons };

@@ -11,7 +11,8 @@ use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
-use jtllm_serve::{Backend, Engine, LoadOptions, Model, Place};
+use jtllm_runtime::packed::PackedFolder;
+use jtllm_serve::{Backend, Caches, Engine, LoadOptions, Memory, Model, Place};
 use serde_json::{Map, Value, json};
 
 /// A tensor as a safetensors file has it.
@@ -131,6 +132,10 @@ fn pair(name: &str, bits: u32, all: bool) -> [tempfile::TempDir; 2] {
 }
 
 fn logits(folder: &Path, backend: &Backend) -> Vec<f32> {
+    logits_with(folder, backend, KernelCache::off("a test")).0
+}
+
+fn logits_with(folder: &Path, backend: &Backend, caches: impl Into<Caches>) -> (Vec<f32>, Option<Memory>) {
     let options = LoadOptions {
         backend: backend.clone(),
         place: Place::default(),
@@ -142,13 +147,41 @@ fn logits(folder: &Path, backend: &Backend) -> Vec<f32> {
         taps: false,
         sequences: 1,
     };
-    let model = Model::load(Checkpoint::open(folder).unwrap(), options, KernelCache::off("a test")).unwrap();
+    let mut model = Model::load(Checkpoint::open(folder).unwrap(), options, caches).unwrap();
+    model.ready().unwrap();
     let mut engine = Engine::new(model, None);
     let prompt: Vec<u32> = (0..21).map(|i| 20 + i * 37 % 400).chain([5, 8]).collect();
     let mut logits = engine.feed(&prompt, true).unwrap();
     // And one token alone.
     logits.extend(engine.feed(&[prompt.as_slice(), &[77]].concat(), false).unwrap());
-    logits
+    (logits, engine.model().memory())
+}
+
+#[test]
+fn a_second_start_reads_the_packed_file_and_answers_alike() {
+    let [packed, _] = pair(FIRST, 4, true);
+    let bits = |logits: &[f32]| logits.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+    let expected = bits(&logits(packed.path(), &Backend::Cpu));
+    let kept = tempfile::tempdir().unwrap();
+    let start = |backend: &Backend| {
+        let packed_folder = PackedFolder::open(Some(kept.path().to_owned()));
+        let caches = Caches { kernels: KernelCache::off("a test"), packed: packed_folder };
+        let (logits, memory) = logits_with(packed.path(), backend, caches);
+        (bits(&logits), memory.unwrap())
+    };
+    let (found, first) = start(&Backend::Cpu);
+    assert_eq!(found, expected);
+    assert!(first.copied > 0 && first.packed == 0, "{first:?}");
+    let (found, second) = start(&Backend::Cpu);
+    assert_eq!(found, expected);
+    assert_eq!((second.copied, second.packed, second.adopted), (0, first.copied, first.adopted));
+    assert_eq!(fs::read_dir(kept.path()).unwrap().count(), 1);
+    // Rows as they are, for lanes over the depth.
+    let threads = Backend::Interp(Box::new(Caps::threads(32)));
+    let (one, two) = (start(&threads), start(&threads));
+    assert_eq!(one.0, two.0);
+    assert_eq!((one.1.packed, two.1.copied), (0, 0));
+    assert_eq!(fs::read_dir(kept.path()).unwrap().count(), 2);
 }
 
 #[test]

@@ -30,7 +30,7 @@ const BYTES: i64 = 4;
 /// The largest activation of a block becomes this.
 const LARGEST: f32 = 127.0;
 
-/// Blocks without a larger magnitude become zeros: its inverse is finite.
+/// Magnitudes below count as this one, whose inverse is finite: such blocks come out smaller than they are.
 const TINY: f32 = 1e-30;
 
 /// A summand of a weight.

@@ -199,6 +199,32 @@ fn shared_memory_of_many_pages() {
 }
 
 /// A value is what the cell was when it was read, whatever becomes of the cell.
+/// A byte is picked from the word that the shift read, though the cell that had it has another since.
+#[test]
+fn bytes_of_cells_outlive_their_change() {
+    for target in &targets() {
+        let lanes = i64::from(target.caps().lanes);
+        for (shift, mask) in [(ScalarOp::Shr, 0xFF), (ScalarOp::Shl, 0xFF00_0000)] {
+            let mut b = Builder::new("bytes", lanes as u32, one_direction(&Expr::int(1)));
+            let x = b.param(DType::U32, Access::Read, Expr::int(lanes), false);
+            let y = b.param(DType::U32, Access::Write, Expr::int(2 * lanes), false);
+            let lane = b.lane();
+            let word = b.load(x, &lane);
+            let cell = b.cell(word);
+            let before = b.get(cell);
+            let [eight, mask] = [8, mask].map(|value| b.constant(DType::U32, Scalar::Int(value)));
+            let shifted = b.scalar(shift, &[before, eight]);
+            b.set(cell, eight);
+            let byte = b.scalar(ScalarOp::And, &[shifted, mask]);
+            b.store(y, &lane, byte);
+            let after = b.get(cell);
+            b.store(y, &(lane.clone() + lanes), after);
+            let input: Vec<i32> = (0..lanes as i32).map(|at| 0x1182_7364 + at * 0x0101_0101).collect();
+            check(&b.finish(&[]), target, &[words(&input), words(&vec![7; 2 * lanes as usize])], &[]);
+        }
+    }
+}
+
 #[test]
 fn values_of_cells_outlive_their_change() {
     for target in &targets() {

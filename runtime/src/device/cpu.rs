@@ -53,6 +53,10 @@ impl Device for Cpu {
         host::adopt(bytes, offset, len, alignment)
     }
 
+    fn is_host(&self) -> bool {
+        true
+    }
+
     fn write(&self, to: &Span, bytes: &[u8]) -> Result<(), DeviceError> {
         host::write(to, bytes);
         Ok(())

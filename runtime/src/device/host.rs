@@ -56,8 +56,9 @@ pub(super) fn write(to: &Span, bytes: &[u8]) {
     assert!(bytes.len() as u64 <= to.len, "a write fits its span");
     let mem = to.mem.inner.downcast_ref::<HostMem>().expect("host devices are given host memory");
     assert!(matches!(mem, HostMem::Owned(_)), "adopted memory is only read");
-    // SAFETY: the span is owned memory of at least that length, and launches are synchronous, so nobody
-    // else reads or writes it now; `bytes` is a borrowed slice and cannot overlap it.
+    // SAFETY: the span is owned memory of at least that length. Launches are synchronous, and one that reads a weight
+    // waits until that is ready, so nobody else reads or writes it now; `bytes` is a borrowed slice and cannot overlap
+    // it.
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address(to), bytes.len()) }
 }
 

@@ -47,3 +47,9 @@ pub fn pin(cpus: &[usize]) -> io::Result<()> {
     }
     Ok(thread::sched_setaffinity(None, &set)?)
 }
+
+/// Lets the calling thread run only where others leave it time. Nothing depends on it.
+pub fn yield_to_others() {
+    // On Linux niceness belongs to a thread.
+    let _ = rustix::process::nice(10);
+}

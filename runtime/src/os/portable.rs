@@ -3,7 +3,7 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -123,6 +123,37 @@ pub fn create_private_folder(path: &Path) -> io::Result<()> {
 pub fn create_private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).open(path)
 }
+
+/// Opens a file for writing, which is created if it is not there.
+pub fn open_private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(false).open(path)
+}
+
+/// Whether the open file is the one that the path leads to, as far as lengths tell.
+pub fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(held), Ok(named)) => held.len() == named.len(),
+        _ => false,
+    }
+}
+
+/// Not known.
+pub fn free_bytes(_folder: &Path) -> Option<u64> {
+    None
+}
+
+/// A path as bytes that give it back; `None` if it is no Unicode.
+pub fn bytes_of_path(path: &Path) -> Option<Vec<u8>> {
+    Some(path.to_str()?.as_bytes().to_vec())
+}
+
+/// The path of which these are the bytes.
+pub fn path_of_bytes(bytes: &[u8]) -> Option<PathBuf> {
+    Some(PathBuf::from(std::str::from_utf8(bytes).ok()?))
+}
+
+/// Priorities are left alone.
+pub fn yield_to_others() {}
 
 /// Whether the path is a folder; owners are not known here.
 ///

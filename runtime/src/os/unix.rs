@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 use rustix::mm::{self, MapFlags, MprotectFlags, ProtFlags};
@@ -210,6 +210,36 @@ pub fn create_private_folder(path: &Path) -> io::Result<()> {
 /// Creates a new file for writing, readable by this user alone; fails where the name exists.
 pub fn create_private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Opens a file for writing, which is created, readable by this user alone, if it is not there.
+pub fn open_private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// Whether the open file is the one that the path leads to.
+pub fn is_at(file: &File, path: &Path) -> bool {
+    let node = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(held), Ok(named)) => node(held) == node(named),
+        _ => false,
+    }
+}
+
+/// Bytes that this user may still write below a folder; `None` where the system does not tell.
+pub fn free_bytes(folder: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(folder).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// A path as bytes that give it back.
+pub fn bytes_of_path(path: &Path) -> Option<Vec<u8>> {
+    Some(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).to_vec())
+}
+
+/// The path of which these are the bytes.
+pub fn path_of_bytes(bytes: &[u8]) -> Option<PathBuf> {
+    Some(PathBuf::from(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(bytes)))
 }
 
 /// Whether nobody but this user (and root) can put a file into the folder.

@@ -339,11 +339,16 @@ fn constant(code: &Code64, reg: Reg) -> Option<Operation> {
             made = Some(*operation);
         }
     }
+    // Without an operand to read from, it is made of the processor's flags.
     made.filter(|operation| {
-        operation.operands()[1..].iter().all(|operand| match operand {
-            Operand::Immediate(_) => true,
-            Operand::Memory(address) => matches!(address.base, Base::Constant(_)) && address.index.is_none(),
-            Operand::Reg(..) => false,
-        })
+        let sources = &operation.operands()[1..];
+        !sources.is_empty()
+            && sources.iter().all(|operand| match operand {
+                Operand::Immediate(_) => true,
+                Operand::Memory(address) => {
+                    matches!(address.base, Base::Constant(_)) && address.index.is_none()
+                }
+                Operand::Reg(..) => false,
+            })
     })
 }

@@ -318,6 +318,10 @@ impl Selector<'_> {
             distance @ (8 | 16 | 24) => distance as u32 / 8,
             _ => return None,
         };
+        // What a cell held when the word was read is in its register no longer once the cell has changed.
+        if matches!(self.kernel.record(xs[0]).value, Value::Cell(_)) {
+            return None;
+        }
         // An index with its highest bit set gives a zero byte.
         let places = match (shift, self.constant_of(mask)?) {
             (ScalarOp::Shr, 0xff) => 0x8080_8000 | bytes,
