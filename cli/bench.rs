@@ -177,7 +177,7 @@ fn measure(engine: &mut Engine, test: Test, repetitions: u32) -> anyhow::Result<
 /// prompt reaches the head with its last token alone.
 fn work(engine: &Engine) -> Work {
     let model = engine.model();
-    let read = model.memory().map_or(0, |memory| memory.adopted + memory.copied);
+    let read = model.memory().map_or(0, |memory| memory.adopted + memory.packed + memory.copied);
     let vocabulary = model.architecture().vocabulary() as u64;
     let tensors = jtllm_models::arch::tensors(model.architecture()).unwrap_or_default();
     let layers = tensors.iter().filter(|(_, shape)| shape.len() == 2 && shape[0] != vocabulary);
