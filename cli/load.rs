@@ -247,6 +247,7 @@ fn products(model: &Model) -> String {
     match (decoding.is_empty(), model.options.compute) {
         // The interpreter of graphs does as it is told.
         (true, Compute::Auto) => Compute::F32.name().to_owned(),
+        (true, Compute::Int8) => "int8 where weights are packed in bytes, else f32".to_owned(),
         (true, told) => told.name().to_owned(),
         _ if decoding == prompts => names(&decoding),
         _ => format!("{}, for prompts {}", names(&decoding), names(&prompts)),

@@ -50,9 +50,6 @@ pub use super::cranelift::{CODE_ALIGN, Entry};
 use crate::kernel::{Kernel, Value};
 use crate::target::{Artifact, Caps, EmitError, Target, plain_only};
 
-/// Told apart in the kernel cache's keys: raised whenever the same kernel becomes other bytes.
-const VERSION: u32 = 1;
-
 /// The target `cpu-x64`.
 pub struct X64 {
     level: Level,
@@ -103,7 +100,6 @@ impl X64 {
         }
         let shared = kernel.shared.iter().map(|s| u64::from(s.len) * s.dtype.size() as u64);
         limit("bytes of shared memory", shared.sum(), u64::from(self.caps.shared_bytes))?;
-        limit("bindings", kernel.params.len() as u64, u64::from(self.caps.max_bindings))?;
         for record in &kernel.values {
             if let Value::Scalar(op, operands) = &record.value
                 && !is_supported(*op)
@@ -133,7 +129,7 @@ impl Target for X64 {
 
     fn variant(&self) -> String {
         let dot = if self.has_dot { " vnni" } else { "" };
-        format!("x64 {VERSION} {}{dot}", self.level.name())
+        format!("x64 {}{dot}", self.level.name())
     }
 
     fn caps(&self) -> &Caps {
