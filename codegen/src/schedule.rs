@@ -9,6 +9,7 @@ mod attend;
 mod contract;
 mod gemm;
 mod lower;
+mod panel;
 mod pointwise;
 mod rows;
 mod scan;
@@ -96,7 +97,10 @@ fn nest(lower: Lower<'_>) -> Vec<Scheduled> {
         Work::Gemm(contraction) if lower.part.is_some() => contract::schedule(lower, contraction),
         Work::Gemm(contraction) => match gemm::cut(&lower, contraction) {
             Some(cut) => gemm::schedule(lower, contraction, &cut),
-            None => contract::schedule(lower, contraction),
+            None => match panel::choose(&lower, contraction) {
+                Some(panel) => panel::schedule(lower, contraction, &panel),
+                None => contract::schedule(lower, contraction),
+            },
         },
         Work::Attend(attend) => return attend::schedule(lower, attend),
         Work::Scan(scan) => scan::schedule(lower, *scan),

@@ -5,11 +5,11 @@ mod common;
 
 use common::case::Case;
 use common::works::*;
-use common::{compiled, works};
+use common::{compiled, run, works};
 use jtllm_codegen::target::Caps;
 use jtllm_ir::build::Pairing;
 use jtllm_ir::format::FORMATS;
-use jtllm_ir::{DType, Op};
+use jtllm_ir::{DType, Op, Tensor};
 
 /// How many kernels a case takes, by the names of their work.
 fn names(case: &Case) -> Vec<&'static str> {
@@ -33,6 +33,33 @@ fn bias_and_residual_are_epilogues() {
 fn gate_and_up_share_a_kernel() {
     assert_eq!(names(&gate_and_up("q4_0", 1)).len(), 1);
     assert_eq!(names(&gate_and_up("f16", 32)).len(), 1);
+}
+
+#[test]
+fn a_row_has_the_same_bits_alone_and_among_many() {
+    for format in ["f32", "f16", "bf16"] {
+        let weights = deep(format, 1).bindings.weights;
+        let rows = |tokens: usize| {
+            let mut case = deep(format, tokens);
+            case.bindings.weights.clone_from(&weights);
+            for (name, width) in [("x", 1500), ("r", 37)] {
+                let row: Vec<f32> = (0..width).map(|k| ((k * 37 % 101) as f32 - 50.0) / 64.0).collect();
+                let tensor = Tensor::floats(DType::F32, &[tokens, width], row.repeat(tokens));
+                case.bindings.inputs.insert(name.to_owned(), tensor);
+            }
+            case
+        };
+        for lanes in [4, 8, 16] {
+            let outputs = |case: Case| {
+                let caps = Caps::vector(lanes);
+                run(&compiled(&case.graph, &caps), &caps, &mut case.bindings.clone())["y"].clone()
+            };
+            let [alone, few, many] = [1, 4, 48].map(|tokens| outputs(rows(tokens)));
+            for found in few.chunks(37).chain(many.chunks(37)) {
+                assert!(alone.iter().zip(found).all(|(a, b)| a.to_bits() == b.to_bits()), "{lanes} lanes");
+            }
+        }
+    }
 }
 
 #[test]

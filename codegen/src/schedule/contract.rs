@@ -48,7 +48,7 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction) -> Sched
     let left = extents(&space, &contraction.left_axes);
     let right = extents(&space, &contraction.right_axes);
     let count = left.iter().fold(Expr::int(1), |product, n| product * n.clone());
-    let width: i64 = right.iter().map(|n| n.as_int().expect("classify: right axes are constant")).product();
+    let width = width(&lower, contraction);
     let tile = choose(&lower, contraction, &count, width);
     let lanes = i64::from(lower.caps.lanes);
     let step = tile.columns * if tile.lanes_over_columns { lanes } else { 1 };
@@ -114,12 +114,22 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction) -> Sched
     lower.finish()
 }
 
+/// Columns of a contraction.
+pub(super) fn width(lower: &Lower<'_>, contraction: &Contraction) -> i64 {
+    let right = extents(&lower.region.space, &contraction.right_axes);
+    right.iter().map(|n| n.as_int().expect("classify: right axes are constant")).product()
+}
+
+/// Whether a region's sums end in a state.
+pub(super) fn writes_state(lower: &Lower<'_>) -> bool {
+    lower.region.roots.iter().any(|root| matches!(lower.graph.op(*root), Op::Write { .. }))
+}
+
 /// Whether what becomes of a tile's sums is computed for several of them at a time: on register machines, where all
 /// lanes would else compute the same for each. A place in a state that rows tell cannot be shown to be a lane's own.
 fn is_side_by_side(lower: &Lower<'_>, tile: &Tile, width: i64) -> bool {
-    let writes = lower.region.roots.iter().any(|root| matches!(lower.graph.op(*root), Op::Write { .. }));
     let several = tile.rows * tile.columns > 1 && width >= tile.columns;
-    several && !tile.lanes_over_columns && !lower.caps.threads && !writes
+    several && !tile.lanes_over_columns && !lower.caps.threads && !writes_state(lower)
 }
 
 /// The sums of a tile in memory, row by row, for lanes to take.
@@ -177,7 +187,7 @@ fn choose(lower: &Lower<'_>, contraction: &Contraction, count: &Expr, width: i64
     Tile { rows, columns, lanes_over_columns }
 }
 
-fn reads_interleaved(lower: &Lower<'_>, sum: &Sum) -> bool {
+pub(super) fn reads_interleaved(lower: &Lower<'_>, sum: &Sum) -> bool {
     let mut found = false;
     let at = jtllm_ir::graph::axes(lower.graph.shape(sum.right));
     let stop = |node| lower.is_stored(node);
@@ -297,14 +307,14 @@ fn serial<'a>(
 }
 
 /// What a lane takes of the depth at a time: some words of some numbers.
-struct Chunk {
-    word: i64,
-    words: i64,
+pub(super) struct Chunk {
+    pub(super) word: i64,
+    pub(super) words: i64,
 }
 
 /// One word, or as many as the target loads at once, if they lie side by side. All lanes take part in a chunk
 /// before one takes more, and blocks are made of whole chunks.
-fn chunk(lower: &Lower<'_>, sum: &Sum) -> Chunk {
+pub(super) fn chunk(lower: &Lower<'_>, sum: &Sum) -> Chunk {
     // What is added for a block need not be a multiple of its sum: then a block is not shared out.
     if sum.blocks.as_ref().is_some_and(|blocks| blocks.scale(lower.graph).is_none()) {
         return Chunk { word: sum.depth, words: 1 };
@@ -351,42 +361,50 @@ fn across_depth(lower: &mut Lower<'_>, sum: &Sum, places: &[Vec<Vec<Expr>>], cel
     let Chunk { word, words } = chunk(lower, sum);
     let blocks = sum.blocks.as_ref().map_or(1, |blocks| blocks.count);
     let chunks = sum.depth * blocks / (word * words);
-    // Several rows share what is unpacked, so loads are few beside sums: a loop keeps the code short.
-    let (turns, written_out) = if places.len() > 1 && word > 1 { (words, word) } else { (1, word * words) };
-    let step = |lower: &mut Lower<'_>, index: Expr| {
-        let first = index * (word * words);
-        if sum.blocks.is_none() {
-            return lower.repeat(&Expr::int(turns), |lower, turn| {
-                let first = first.clone() + turn * word;
-                let ks: Vec<Vec<Expr>> = (0..written_out).map(|u| vec![first.clone() + u]).collect();
-                multiply(lower, sum, places, cells, &ks);
-            });
-        }
-        let parts = parts(lower, sum, cells);
-        let block = first.clone().div_floor(sum.depth);
-        lower.repeat(&Expr::int(turns), |lower, turn| {
-            let first = first.clone() + turn * word;
-            let ks: Vec<Vec<Expr>> = (0..written_out)
-                .map(|u| vec![block.clone(), (first.clone() + u).modulo(sum.depth)])
-                .collect();
-            multiply(lower, sum, places, &parts, &ks);
-        });
-        add_blocks(lower, sum, places, &parts, cells, &block);
-    };
     let whole = Expr::int(chunks / lanes);
     if chunks >= lanes {
         lower.repeat(&whole, |lower, at| {
             let index = at * lanes + lower.b.lane();
-            step(lower, index);
+            across(lower, sum, places, cells, index);
         });
     }
     let index = whole * lanes + lower.b.lane();
     let inside = index.less_than(&Expr::int(chunks));
-    lower.conditional(&inside, |lower| step(lower, index));
+    lower.conditional(&inside, |lower| across(lower, sum, places, cells, index));
+}
+
+/// Adds the products of one chunk of the depth for each lane, by the chunk's index.
+pub(super) fn across(
+    lower: &mut Lower<'_>,
+    sum: &Sum,
+    places: &[Vec<Vec<Expr>>],
+    cells: &[Vec<CellId>],
+    index: Expr,
+) {
+    let Chunk { word, words } = chunk(lower, sum);
+    // Several rows share what is unpacked, so loads are few beside sums: a loop keeps the code short.
+    let (turns, written_out) = if places.len() > 1 && word > 1 { (words, word) } else { (1, word * words) };
+    let first = index * (word * words);
+    if sum.blocks.is_none() {
+        return lower.repeat(&Expr::int(turns), |lower, turn| {
+            let first = first.clone() + turn * word;
+            let ks: Vec<Vec<Expr>> = (0..written_out).map(|u| vec![first.clone() + u]).collect();
+            multiply(lower, sum, places, cells, &ks);
+        });
+    }
+    let parts = parts(lower, sum, cells);
+    let block = first.clone().div_floor(sum.depth);
+    lower.repeat(&Expr::int(turns), |lower, turn| {
+        let first = first.clone() + turn * word;
+        let ks: Vec<Vec<Expr>> =
+            (0..written_out).map(|u| vec![block.clone(), (first.clone() + u).modulo(sum.depth)]).collect();
+        multiply(lower, sum, places, &parts, &ks);
+    });
+    add_blocks(lower, sum, places, &parts, cells, &block);
 }
 
 /// Whether the right operand's numbers come several to a word.
-fn packed(lower: &Lower<'_>, sum: &Sum) -> bool {
+pub(super) fn packed(lower: &Lower<'_>, sum: &Sum) -> bool {
     let shape = lower.graph.shape(sum.right);
     let stop = |node| lower.is_stored(node);
     let coordinates = read_coordinates(lower.graph, sum.right, &jtllm_ir::graph::axes(shape), &stop);
