@@ -88,7 +88,9 @@ pub(super) fn choose(lower: &Lower<'_>, contraction: &Contraction) -> Option<Pan
     if bytes > i64::from(caps.shared_bytes) {
         return None;
     }
-    let block = (BLOCK_BYTES / (rows * contraction.sums[0].depth * DType::F32.size() as i64)).max(2);
+    let tiles = BLOCK_BYTES / (rows * contraction.sums[0].depth * DType::F32.size() as i64);
+    // A power of two, so that chunks of usual lengths are whole blocks.
+    let block = 1 << tiles.max(2).ilog2();
     Some(Panel { rows, block, tiles: panel / COLUMNS, pieces, steps: steps / pieces, step })
 }
 

@@ -1,6 +1,7 @@
-//! The processor: machine code run by a pool of pinned threads, each taking its share of the groups.
+//! The processor: machine code run by a pool of pinned threads, each taking piece after piece of the groups.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jtllm_codegen::kernel::Kernel;
 use jtllm_codegen::target::{Artifact, Target};
@@ -11,6 +12,9 @@ use crate::code::CodeMemory;
 
 /// The form of emitted functions: parameters, symbol block, first group, end of groups.
 type Entry = unsafe extern "C" fn(*const *mut u8, *const i32, u64, u64);
+
+/// Pieces of a launch for each worker: groups need not be equally long, nor are cores equally fast.
+const PIECES: u64 = 4;
 
 /// A kernel in executable memory.
 struct Loaded {
@@ -90,10 +94,16 @@ impl Device for Cpu {
         // SAFETY: the entry point is machine code that a target emitted for this very signature.
         let entry: Entry = unsafe { std::mem::transmute(loaded.code.entry(loaded.index)) };
         let count = self.pool.count() as u64;
-        let share = |worker: u64| total * worker / count;
-        let work = |worker: usize| {
-            let (first, end) = (share(worker as u64), share(worker as u64 + 1));
-            if first < end {
+        let piece = if count == 1 { total } else { total.div_ceil(count * PIECES) };
+        let next = AtomicU64::new(0);
+        let work = |_| {
+            loop {
+                // Which worker has a piece changes no bit; what it writes is seen by all when the round is joined.
+                let first = next.fetch_add(piece, Ordering::Relaxed);
+                if first >= total {
+                    return;
+                }
+                let end = total.min(first + piece);
                 // SAFETY: the kernel was verified: it touches only its parameters, inside the lengths that
                 // the plan gave them; the groups of one launch write different elements.
                 unsafe { entry(params.as_ptr().cast(), symbols as *const i32, first, end) }
