@@ -57,6 +57,7 @@ pub use names::KernelNames;
 pub use optimise::optimise;
 pub use parse::{ParseError, parse};
 pub use uniformity::Varying;
+pub(crate) use verify::bounds::inline;
 pub use verify::{KernelError, verify};
 
 /// The axis number of the group's first grid coordinate; the others follow.

@@ -23,6 +23,7 @@
 //! loads and stores do the same.
 
 mod address;
+mod ahead;
 mod allocate;
 mod cells;
 mod control;

@@ -12,7 +12,7 @@
 //! Values that are index expressions are replaced by them first. Ranges that a kernel states for loaded
 //! values are taken on trust: they come from the graph's inputs.
 
-mod bounds;
+pub(super) mod bounds;
 mod matrix;
 
 use std::collections::{HashMap, HashSet};

@@ -35,7 +35,7 @@ impl Selector<'_> {
             let address = self.element(memory, at);
             self.load_same(dtype, address)
         } else if let Some(first) = self.neighbours(at).filter(|_| self.has_masked_access(dtype)) {
-            let address = self.element(memory, &first);
+            let address = self.element_and_ahead(memory, &first);
             self.load_neighbours(dtype, address)
         } else {
             let words = match self.reach(memory, at, dtype) {

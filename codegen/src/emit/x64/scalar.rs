@@ -83,7 +83,7 @@ impl Selector<'_> {
         }
         if let (true, Value::Load { memory, at }) = (self.is_later(value), &self.kernel.record(value).value) {
             if let Some(first) = self.neighbours(at) {
-                return Operand::Memory(self.element(*memory, &first));
+                return Operand::Memory(self.element_and_ahead(*memory, &first));
             }
             if self.level == Level::Avx512 && !self.varies(at) {
                 let address = self.element(*memory, at);

@@ -42,7 +42,7 @@ pub(super) struct Scope {
     /// What each turn adds to registers.
     pub(super) steps: Vec<(Reg, i32)>,
     /// Whether the block is repeated.
-    repeated: bool,
+    pub(super) repeated: bool,
 }
 
 impl Scope {

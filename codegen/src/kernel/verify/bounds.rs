@@ -14,7 +14,7 @@ const FACTS_PER_PROOF: usize = 3;
 const ATTEMPTS: usize = 2000;
 
 /// The expression with values that are index expressions or constants replaced by them.
-pub(in crate::kernel) fn inline(kernel: &Kernel, x: &Expr) -> Expr {
+pub(crate) fn inline(kernel: &Kernel, x: &Expr) -> Expr {
     x.substitute(&mut |leaf| {
         let Kind::Extra { slot, .. } = leaf.kind() else { return None };
         match &kernel.values.get(*slot as usize)?.value {

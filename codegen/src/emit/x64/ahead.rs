@@ -1,0 +1,61 @@
+//! Prefetches: while a group sums, what the next group will read at the same place is fetched into the caches.
+//!
+//! Rows of a weight come from memory that is further away than a core can see, several at a time, and each is too short
+//! for the processor to guess how they go on. Only large parameters that are read in loops are fetched so, and only
+//! where the next group's address is a fixed distance ahead.
+
+use iced_x86::Code;
+use jtllm_ir::Expr;
+use jtllm_ir::expr::Kind;
+
+use super::machine::{Address, Operand};
+use super::select::Selector;
+use crate::kernel::{Access, GRID_AXIS, Memory, inline};
+
+/// Parameters of fewer bytes than this stay in the caches from one token to the next, if any do.
+const LARGE: i64 = 128 << 10;
+
+/// The distances that are worth it: within a cache line there is nothing to fetch, and what comes too early goes again.
+const NEAR: i64 = 256;
+const FAR: i64 = 512 << 10;
+
+/// The scope of a group's body; loops are inside it.
+const GROUP: usize = 1;
+
+impl Selector<'_> {
+    /// The address of an element that lanes load with its neighbours; and asks for the next group's.
+    pub(super) fn element_and_ahead(&mut self, memory: Memory, at: &Expr) -> Address {
+        let address = self.element(memory, at);
+        if self.mask.is_none()
+            && let Some(distance) = self.ahead(memory, at)
+            && let Some(offset) = address.offset.checked_add(distance)
+        {
+            let next = Address { offset, ..address };
+            self.effect(Code::Prefetcht0_m8, &[Operand::Memory(next)]);
+        }
+        address
+    }
+
+    /// How many bytes behind an element the next group's lies.
+    fn ahead(&self, memory: Memory, at: &Expr) -> Option<i32> {
+        let Memory::Param(number) = memory else { return None };
+        let param = &self.kernel.params[usize::from(number)];
+        let size = param.dtype.size() as i64;
+        let is_large = param.len.as_int().is_some_and(|len| len * size >= LARGE);
+        if param.access != Access::Read
+            || !is_large
+            || !self.scopes.iter().skip(GROUP + 1).any(|scope| scope.repeated)
+        {
+            return None;
+        }
+        let direction = self.kernel.grid.iter().position(|extent| extent.as_int() != Some(1))?;
+        let axis = GRID_AXIS + direction as u16;
+        let (terms, _) = inline(self.kernel, at).terms();
+        let is_group = |x: &Expr| matches!(x.kind(), Kind::Axis { index, .. } if *index == axis);
+        let mut moving = terms.iter().filter(|(x, _)| x.mentions_axis(axis));
+        let (x, step) = moving.next()?;
+        let distance = step * size;
+        let fixed = is_group(x) && moving.next().is_none() && (NEAR..=FAR).contains(&distance);
+        fixed.then_some(distance as i32)
+    }
+}
