@@ -81,6 +81,11 @@ impl X64 {
         X64 { has_dot: false, ..self }
     }
 
+    /// The same for processors without an instruction for `dot2`.
+    pub fn without_dot2(self) -> X64 {
+        X64 { caps: Caps { dot2: false, ..self.caps }, ..self }
+    }
+
     /// The same with no more than `most` registers of each class, at least 6: for tests of what happens when there
     /// are too few.
     pub fn with_registers(self, most: usize) -> X64 {
@@ -102,7 +107,7 @@ impl X64 {
         limit("bytes of shared memory", shared.sum(), u64::from(self.caps.shared_bytes))?;
         for record in &kernel.values {
             if let Value::Scalar(op, operands) = &record.value
-                && !is_supported(*op)
+                && !(is_supported(*op) || *op == ScalarOp::Dot2 && self.caps.dot2)
             {
                 let dtype = operands.first().map_or(DType::F32, |x| kernel.record(*x).dtype);
                 return Err(EmitError::Unsupported { op: *op, dtype, target: self.name() });
@@ -112,14 +117,15 @@ impl X64 {
     }
 }
 
-/// Whether the emitter has code for an operation; the others have to be decomposed.
+/// Whether the emitter has code for an operation on every processor; the others have to be decomposed, but for `dot2`,
+/// which only kernels for processors that have it contain.
 fn is_supported(op: ScalarOp) -> bool {
     use ScalarOp as S;
-    !matches!(op, S::Exp | S::Log | S::Rsqrt | S::Sin | S::Cos | S::Tanh | S::Erf)
+    !matches!(op, S::Exp | S::Log | S::Rsqrt | S::Sin | S::Cos | S::Tanh | S::Erf | S::Dot2)
 }
 
 fn caps(level: Level) -> Caps {
-    Caps { bytes: true, ..Caps::vector(level.lanes() as u32) }
+    Caps { bytes: true, dot2: level.has_dot2_here(), ..Caps::vector(level.lanes() as u32) }
 }
 
 impl Target for X64 {
@@ -129,7 +135,8 @@ impl Target for X64 {
 
     fn variant(&self) -> String {
         let dot = if self.has_dot { " vnni" } else { "" };
-        format!("x64 {}{dot}", self.level.name())
+        let dot2 = if self.caps.dot2 { " bf16" } else { "" };
+        format!("x64 {}{dot}{dot2}", self.level.name())
     }
 
     fn caps(&self) -> &Caps {
