@@ -89,7 +89,9 @@ impl Selector<'_> {
         }
         if let (true, Value::Load { memory, at }) = (self.is_later(value), &self.kernel.record(value).value) {
             if let Some(first) = self.neighbours(at) {
-                return Operand::Memory(self.element(*memory, &first));
+                let address = self.element(*memory, &first);
+                self.fetch_ahead(*memory, at, address);
+                return Operand::Memory(address);
             }
             if self.level == Level::Avx512 && !self.varies(at) {
                 let address = self.element(*memory, at);

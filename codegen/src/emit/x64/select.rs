@@ -262,7 +262,7 @@ impl<'k> Selector<'k> {
             {
                 Place::General(self.load_general(*memory, at))
             }
-            Value::Load { memory, at } => Place::Lanes(self.load(*memory, at, target)),
+            Value::Load { .. } => Place::Lanes(self.load(value, target)),
             Value::Scalar(op, operands) => Place::Lanes(self.operation(*op, operands, target)),
             Value::LaneReduce(monoid, _) => {
                 // It may have been joined with the one before.
