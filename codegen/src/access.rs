@@ -63,7 +63,12 @@ fn visit_extras(x: &Expr, extras: &[Node], visit: &mut dyn FnMut(Node, &[Expr]))
 
 /// The tensor of which `node` at `at` is one element that is moved and widened, but not computed, and its coordinates
 /// there.
-pub fn moved(graph: &Graph, node: Node, at: &[Expr], stop: &dyn Fn(Node) -> bool) -> Option<(Node, Vec<Expr>)> {
+pub fn moved(
+    graph: &Graph,
+    node: Node,
+    at: &[Expr],
+    stop: &dyn Fn(Node) -> bool,
+) -> Option<(Node, Vec<Expr>)> {
     match graph.op(node) {
         _ if stop(node) => Some((node, at.to_vec())),
         Op::Weight { .. } | Op::Input { .. } => Some((node, at.to_vec())),

@@ -131,7 +131,9 @@ fn a_row_has_the_same_bits_alone_and_in_company() {
         let mut case = of(tokens);
         case.bindings.weights = weights.clone();
         let row: Vec<f32> = (0..98).map(|k| (k as f32 * 0.7).sin()).collect();
-        case.bindings.inputs.insert("x".to_owned(), Tensor::floats(DType::F32, &[tokens, 98], row.repeat(tokens)));
+        case.bindings
+            .inputs
+            .insert("x".to_owned(), Tensor::floats(DType::F32, &[tokens, 98], row.repeat(tokens)));
         let zeros = vec![0.0; tokens * 37];
         case.bindings.inputs.insert("r".to_owned(), Tensor::floats(DType::F32, &[tokens, 37], zeros));
         let compilation = compiled_as(&case.graph, &caps, &options(Compute::Auto));

@@ -148,15 +148,27 @@ fn products_of_pairs_are_added_upper_halves_first() {
     };
     assert_eq!(dot(pair(2.0, 3.0), pair(5.0, 7.0), 0.5), 31.5);
     let (one, large) = (1.0, 33_554_432.0);
-    assert_eq!(dot(pair(-large, large), pair(one, one), 1.0), 0.0, "the sum is rounded after the upper product");
+    assert_eq!(
+        dot(pair(-large, large), pair(one, one), 1.0),
+        0.0,
+        "the sum is rounded after the upper product"
+    );
     assert_eq!(dot(pair(one, large), pair(one, one), -large), 1.0);
     // 1 + 2^-7 squared is 1 + 2^-6 + 2^-14: products are not rounded before they are added.
     assert_eq!(dot(pair(1.007_812_5, 0.0), pair(1.007_812_5, 0.0), -1.0), 0.015_686_035);
     let least = f32::MIN_POSITIVE;
-    assert_eq!(dot(pair(0.0, least / 2.0), pair(0.0, 4.0), 0.0), 0.0, "operands below the least normal are 0");
+    assert_eq!(
+        dot(pair(0.0, least / 2.0), pair(0.0, 4.0), 0.0),
+        0.0,
+        "operands below the least normal are 0"
+    );
     assert_eq!(dot(0, 0, -least / 2.0).to_bits(), 0, "so is the sum");
     assert_eq!(dot(pair(least, 0.0), pair(0.5, 0.0), 0.0), 0.0, "and what they make");
-    assert_eq!(dot(pair(-least, 0.0), pair(1.0 / 16_777_216.0, 0.0), least), 0.0, "even if steps there round it up");
+    assert_eq!(
+        dot(pair(-least, 0.0), pair(1.0 / 16_777_216.0, 0.0), least),
+        0.0,
+        "even if steps there round it up"
+    );
     assert_eq!(dot(pair(-least, 0.0), pair(1.0 / 33_554_432.0, 0.0), least), least);
     assert!(dot(pair(f32::INFINITY, 0.0), pair(0.0, 0.0), 1.0).is_nan());
 }
