@@ -37,6 +37,7 @@ mod live;
 mod machine;
 mod memory;
 mod operation;
+mod pairs;
 mod scalar;
 mod select;
 mod store;
@@ -54,6 +55,7 @@ use crate::target::{Artifact, Caps, EmitError, Target, plain_only};
 pub struct X64 {
     level: Level,
     has_dot: bool,
+    slow_dot2: bool,
     caps: Caps,
     limits: Limits,
 }
@@ -73,7 +75,13 @@ impl X64 {
     /// A level, whether this processor has it or not: code can be looked at anywhere. What a level may have beside is
     /// used where this processor has it.
     pub fn level(level: Level) -> X64 {
-        X64 { level, has_dot: level.has_dot_here(), caps: caps(level), limits: Limits::of(level) }
+        X64 {
+            level,
+            has_dot: level.has_dot_here(),
+            slow_dot2: isa::has_slow_dot2_here(),
+            caps: caps(level),
+            limits: Limits::of(level),
+        }
     }
 
     /// The same for processors without an instruction for products of bytes.
@@ -84,6 +92,11 @@ impl X64 {
     /// The same for processors without an instruction for `dot2`.
     pub fn without_dot2(self) -> X64 {
         X64 { caps: Caps { dot2: false, ..self.caps }, ..self }
+    }
+
+    /// The same for processors on which products of pairs are made of halves where that is worth it, or are not.
+    pub fn with_slow_dot2(self, slow: bool) -> X64 {
+        X64 { slow_dot2: slow, ..self }
     }
 
     /// The same with no more than `most` registers of each class, at least 6: for tests of what happens when there
@@ -135,7 +148,11 @@ impl Target for X64 {
 
     fn variant(&self) -> String {
         let dot = if self.has_dot { " vnni" } else { "" };
-        let dot2 = if self.caps.dot2 { " bf16" } else { "" };
+        let dot2 = match (self.caps.dot2, self.slow_dot2) {
+            (false, _) => "",
+            (true, false) => " bf16",
+            (true, true) => " bf16 by halves",
+        };
         format!("x64 {}{dot}{dot2}", self.level.name())
     }
 
@@ -145,7 +162,7 @@ impl Target for X64 {
 
     fn emit(&self, kernel: &Kernel) -> Result<Artifact, EmitError> {
         self.check(kernel)?;
-        let mut code = select::select(kernel, self.level, self.has_dot);
+        let mut code = select::select(kernel, self.level, (self.has_dot, self.slow_dot2));
         code.prune();
         let places = allocate(&mut code, self.level, self.limits);
         let bytes = encode::encode(&code, &places, self.level)

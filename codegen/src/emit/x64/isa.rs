@@ -87,6 +87,18 @@ impl Level {
     }
 }
 
+/// Whether the instruction for `Dot2` takes the time of four fused products, not of one: so it is on Sapphire Rapids (0.74
+/// ns against 0.17), and on what Intel built before.
+pub(super) fn has_slow_dot2_here() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let vendor = std::arch::x86_64::__cpuid(0);
+        [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == *b"GenuineIntel"
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// An operation on vectors: on elements of 32 bits where nothing else is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {

@@ -39,6 +39,9 @@ impl Selector<'_> {
         let result = match op {
             ScalarOp::Fma => return self.fma(operands, target),
             ScalarOp::Dot4 if self.has_dot => return self.dot(Op::Dot4, operands, target),
+            ScalarOp::Dot2 if self.scopes[self.depth()].by_halves => {
+                return self.dot_of_halves(operands, target);
+            }
             ScalarOp::Dot2 => {
                 // Factors may change places, and only the second can be memory.
                 let [x, y, sum] = [operands[0], operands[1], operands[2]];
@@ -162,7 +165,7 @@ impl Selector<'_> {
     }
 
     /// A fused product that overwrites a copy of `start`, which is no copy where it is the target or the last use.
-    fn fused(&mut self, op: Op, start: Reg, target: Option<Reg>, others: [Operand; 2]) -> Reg {
+    pub(super) fn fused(&mut self, op: Op, start: Reg, target: Option<Reg>, others: [Operand; 2]) -> Reg {
         let to = target.unwrap_or_else(|| self.new_vector());
         if to != start {
             self.push(Item::Copy { to, from: start });
