@@ -301,7 +301,8 @@ fn narrowed(name: &str) -> tempfile::TempDir {
 
 /// The numbers multiplied with weights, and the logits of a text's positions and of one token more.
 fn rounded_logits(folder: &Path, options: LoadOptions) -> (Vec<Compute>, Vec<f32>) {
-    let mut model = Model::load(Checkpoint::open(folder).unwrap(), options, KernelCache::off("a test")).unwrap();
+    let mut model =
+        Model::load(Checkpoint::open(folder).unwrap(), options, KernelCache::off("a test")).unwrap();
     model.ready().unwrap();
     let [decoding, prompts] = model.products();
     let mut engine = Engine::new(model, None);

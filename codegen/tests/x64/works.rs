@@ -5,8 +5,8 @@ use jtllm_codegen::target::Target;
 use jtllm_ir::{DType, Tensor};
 
 use crate::common::ptx::is_nan;
-use crate::common::{Launch, case::Case, compiled, run_by, works};
 use crate::common::scalars::Noise;
+use crate::common::{Launch, case::Case, compiled, run_by, works};
 use crate::native::Native;
 use crate::targets;
 
@@ -53,7 +53,9 @@ fn pairs_about_the_least_normal_number() {
         let mut case = works::long_rows("bf16", [tokens, 576]);
         let mut number = |least: i32, range: u32| {
             let exponent = least + noise.below(range) as i32;
-            (1.0 + noise.below(128) as f32 / 128.0) * [1.0, -1.0][noise.below(2) as usize] * 2f32.powi(exponent)
+            (1.0 + noise.below(128) as f32 / 128.0)
+                * [1.0, -1.0][noise.below(2) as usize]
+                * 2f32.powi(exponent)
         };
         let weights = (0..9 * 576).map(|_| number(-130, 10)).collect();
         let x = (0..tokens * 576).map(|_| number(-9, 10)).collect();
@@ -61,7 +63,9 @@ fn pairs_about_the_least_normal_number() {
         case.bindings.inputs.insert("x".to_owned(), Tensor::floats(DType::F32, &[tokens, 576], x));
         for target in &targets {
             let compilation = compiled(&case.graph, target.caps());
-            run_by(&compilation, target.caps(), &mut case.bindings.clone(), &mut |launch| both(target, launch));
+            run_by(&compilation, target.caps(), &mut case.bindings.clone(), &mut |launch| {
+                both(target, launch)
+            });
         }
     }
 }
