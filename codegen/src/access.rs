@@ -2,7 +2,7 @@
 
 use jtllm_ir::expr::Kind;
 use jtllm_ir::graph::axes;
-use jtllm_ir::{Expr, Graph, Node, Op};
+use jtllm_ir::{DType, Expr, Graph, Node, Op, ScalarOp};
 
 /// Calls `visit` with each tensor that an element of `node` at `at` reads, and the coordinates there.
 ///
@@ -59,6 +59,26 @@ fn visit_extras(x: &Expr, extras: &[Node], visit: &mut dyn FnMut(Node, &[Expr]))
         }
         false
     });
+}
+
+/// The tensor of which `node` at `at` is one element that is moved and widened, but not computed, and its coordinates
+/// there.
+pub fn moved(
+    graph: &Graph,
+    node: Node,
+    at: &[Expr],
+    stop: &dyn Fn(Node) -> bool,
+) -> Option<(Node, Vec<Expr>)> {
+    match graph.op(node) {
+        _ if stop(node) => Some((node, at.to_vec())),
+        Op::Weight { .. } | Op::Input { .. } => Some((node, at.to_vec())),
+        Op::View { x, at: inner, ok: None, .. } => {
+            let inner: Vec<Expr> = inner.iter().map(|e| foreign(&e.at(at))).collect();
+            moved(graph, *x, &inner, stop)
+        }
+        Op::Map { op: ScalarOp::Cast(DType::F32), xs } => moved(graph, xs[0], at, stop),
+        _ => None,
+    }
 }
 
 /// Every coordinate expression at which an element of `node` at `at` reads a leaf.

@@ -10,6 +10,7 @@ mod contract;
 mod gemm;
 mod lower;
 mod panel;
+mod pairs;
 mod pointwise;
 mod rows;
 mod scan;
@@ -23,6 +24,7 @@ use jtllm_ir::{Expr, Graph, Layout, Node, Op};
 pub(crate) use attend::Tiles;
 pub(crate) use gemm::narrow_type;
 pub use lower::Argument;
+pub(crate) use pairs::neighbours;
 
 use crate::access::visit_reads;
 use crate::kernel::Kernel;

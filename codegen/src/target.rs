@@ -64,6 +64,9 @@ pub struct Caps {
     pub vector_bytes: u32,
     /// Whether packed weights are multiplied as bytes unless the user says otherwise.
     pub bytes: bool,
+    /// Whether there is `dot2`: numbers of `bf16` that lie side by side are then multiplied two at a time, and weights of
+    /// that type so unless the user says otherwise.
+    pub dot2: bool,
     /// Whether functions such as `exp` must be made of simpler ones.
     pub decompose: bool,
     /// The matrix units, if there are any.
@@ -91,6 +94,7 @@ impl Caps {
             attend_groups: 0,
             vector_bytes: 0,
             bytes: false,
+            dot2: false,
             decompose: true,
             matrix: None,
             stage: false,
@@ -112,6 +116,7 @@ impl Caps {
             attend_groups: 1024,
             vector_bytes: 0,
             bytes: false,
+            dot2: false,
             decompose: false,
             matrix: None,
             stage: false,
@@ -121,6 +126,11 @@ impl Caps {
     /// The same with matrix units and asynchronous copies, in groups of `lanes` lanes.
     pub fn with_matrix(self, lanes: u32) -> Caps {
         Caps { matrix: Some(Matrix { f16: true, bf16: true, lanes, teams: 0 }), stage: true, ..self }
+    }
+
+    /// The same with `dot2`.
+    pub fn with_dot2(self) -> Caps {
+        Caps { dot2: true, ..self }
     }
 
     /// The same with units that multiply for teams, in groups of `lanes` lanes.

@@ -21,6 +21,9 @@ pub enum ScalarOp {
     /// Four products added to the third operand: the bytes of the first are unsigned, those of the second signed.
     /// Wraps, so the order does not matter.
     Dot4,
+    /// Two products added to the third operand: the upper halves of two words, then the lower halves, each half a `bf16`.
+    /// Each step is rounded once, to nearest even; numbers below the least normal one are 0, operands and results alike.
+    Dot2,
     /// The opposite.
     Neg,
     /// Absolute value.
@@ -93,6 +96,8 @@ pub enum Signature {
     Choice,
     /// Two words of bytes (`u32`) and an `i32`, and `i32`.
     Bytes,
+    /// Two words of two `bf16` (`u32`) and an `f32`, and `f32`.
+    Pairs,
     /// Any type to the one that the operation names.
     Conversion,
     /// A 32-bit type to the one that the operation names.
@@ -129,6 +134,7 @@ pub const TABLE: &[Row] = &[
     row(S::Rem, "rem", 2, G::Integer, 4),
     row(S::Fma, "fma", 3, G::Float, 1),
     row(S::Dot4, "dot4", 3, G::Bytes, 1),
+    row(S::Dot2, "dot2", 3, G::Pairs, 1),
     row(S::Neg, "neg", 1, G::Arithmetic, 1),
     row(S::Abs, "abs", 1, G::Arithmetic, 1),
     row(S::Min, "min", 2, G::Arithmetic, 1),
@@ -254,7 +260,7 @@ impl ScalarOp {
         let mut operands = vec![dtype; row.arity];
         match row.signature {
             G::Choice => operands[0] = DType::Bool,
-            G::Bytes => operands[..2].fill(DType::U32),
+            G::Bytes | G::Pairs => operands[..2].fill(DType::U32),
             _ => {}
         }
         operands
@@ -288,6 +294,8 @@ impl ScalarOp {
             (G::Choice, _) => Err("bool and two operands of one arithmetic type"),
             (G::Bytes, _) if operands == [DType::U32, DType::U32, DType::I32] => Ok(DType::I32),
             (G::Bytes, _) => Err("operands of types u32, u32 and i32"),
+            (G::Pairs, _) if operands == [DType::U32, DType::U32, DType::F32] => Ok(DType::F32),
+            (G::Pairs, _) => Err("operands of types u32, u32 and f32"),
             (G::Conversion, ScalarOp::Cast(dtype)) => Ok(dtype),
             (G::Reinterpretation, ScalarOp::Bitcast(dtype)) if dtype.size() == 4 && first.size() == 4 => {
                 Ok(dtype)
@@ -308,6 +316,7 @@ impl ScalarOp {
             }
             ScalarOp::Cast(to) => cast(xs[0], to),
             ScalarOp::Bitcast(to) => Scalar::from_bits(to, xs[0].to_bits(dtype)),
+            ScalarOp::Dot2 => Scalar::Float(dot2(xs[0].int() as u32, xs[1].int() as u32, xs[2].float())),
             _ if dtype.is_float() => self.evaluate_float(xs),
             _ => self.evaluate_int(dtype, xs),
         }
@@ -353,7 +362,7 @@ impl ScalarOp {
             S::Le => return truth(x <= y),
             S::Eq => return truth(x == y),
             S::Ne => return truth(x != y),
-            S::Rem | S::Dot4 | S::And | S::Or | S::Xor | S::Shl | S::Shr => f32::NAN,
+            S::Rem | S::Dot4 | S::Dot2 | S::And | S::Or | S::Xor | S::Shl | S::Shr => f32::NAN,
             S::Select | S::Cast(_) | S::Bitcast(_) => x,
         })
     }
@@ -394,6 +403,28 @@ impl ScalarOp {
 pub fn dot4(unsigned: u32, signed: u32, sum: i32) -> i32 {
     let products = unsigned.to_le_bytes().into_iter().zip(signed.to_le_bytes());
     products.fold(sum, |sum, (x, y)| sum.wrapping_add(i32::from(x) * i32::from(y as i8)))
+}
+
+/// What [`ScalarOp::Dot2`] gives.
+pub fn dot2(x: u32, y: u32, sum: f32) -> f32 {
+    let upper = |word: u32| f32::from_bits(word & 0xffff_0000);
+    let lower = |word: u32| f32::from_bits(word << 16);
+    let sum = fma_of_normals(upper(x), upper(y), sum);
+    fma_of_normals(lower(x), lower(y), sum)
+}
+
+/// `x * y + sum` with 0 for what is below the least normal number. A result is if it would be with any exponent: one
+/// that only the coarser steps below the least normal number round up to it is 0, too.
+fn fma_of_normals(x: f32, y: f32, sum: f32) -> f32 {
+    let flushed = |x: f32| if x.is_subnormal() { 0f32.copysign(x) } else { x };
+    let (x, y, sum) = (flushed(x), flushed(y), flushed(sum));
+    let result = x.mul_add(y, sum);
+    // The products of `bf16` that lead here are exact in `f64`, and so is their sum as far as the comparison sees it.
+    let is_tiny = result.abs() == f32::MIN_POSITIVE && {
+        let exact = f64::from(x) * f64::from(y) + f64::from(sum);
+        exact.abs() < f64::from(f32::MIN_POSITIVE) * (1.0 - f64::from(f32::EPSILON) / 4.0)
+    };
+    if is_tiny { 0f32.copysign(result) } else { flushed(result) }
 }
 
 fn cast(x: Scalar, to: DType) -> Scalar {

@@ -49,6 +49,7 @@ fn each_operation_accepts_just_the_types_of_its_signature() {
             "lt" | "le" | "eq" | "ne" => "f32 i32 u32 bool",
             "select" => "f32 i32 u32 bool",
             "dot4" => "i32",
+            "dot2" => "f32",
             "cast" => "f32 f16 bf16 i32 u32 i8 u8 bool",
             "bitcast" => "f32 i32 u32",
             _ => "f32",
@@ -136,6 +137,40 @@ fn products_of_bytes_are_unsigned_times_signed() {
     assert_eq!(dot(0xFFFF_FFFF, 0x7F7F_7F7F, 0), 4 * 255 * 127);
     assert_eq!(dot(0x0000_0080, 0x0000_00FF, 0), -128, "the first is unsigned, the second signed");
     assert_eq!(dot(1, 1, i64::from(i32::MAX)), i64::from(i32::MIN), "sums wrap");
+}
+
+#[test]
+fn products_of_pairs_are_added_upper_halves_first() {
+    let pair = |low: f32, high: f32| high.to_bits() & 0xffff_0000 | low.to_bits() >> 16;
+    let dot = |x, y, sum| {
+        let words = [x, y].map(|word: u32| Scalar::Int(i64::from(word)));
+        ScalarOp::Dot2.evaluate(DType::F32, &[words[0], words[1], Scalar::Float(sum)]).float()
+    };
+    assert_eq!(dot(pair(2.0, 3.0), pair(5.0, 7.0), 0.5), 31.5);
+    let (one, large) = (1.0, 33_554_432.0);
+    assert_eq!(
+        dot(pair(-large, large), pair(one, one), 1.0),
+        0.0,
+        "the sum is rounded after the upper product"
+    );
+    assert_eq!(dot(pair(one, large), pair(one, one), -large), 1.0);
+    // 1 + 2^-7 squared is 1 + 2^-6 + 2^-14: products are not rounded before they are added.
+    assert_eq!(dot(pair(1.007_812_5, 0.0), pair(1.007_812_5, 0.0), -1.0), 0.015_686_035);
+    let least = f32::MIN_POSITIVE;
+    assert_eq!(
+        dot(pair(0.0, least / 2.0), pair(0.0, 4.0), 0.0),
+        0.0,
+        "operands below the least normal are 0"
+    );
+    assert_eq!(dot(0, 0, -least / 2.0).to_bits(), 0, "so is the sum");
+    assert_eq!(dot(pair(least, 0.0), pair(0.5, 0.0), 0.0), 0.0, "and what they make");
+    assert_eq!(
+        dot(pair(-least, 0.0), pair(1.0 / 16_777_216.0, 0.0), least),
+        0.0,
+        "even if steps there round it up"
+    );
+    assert_eq!(dot(pair(-least, 0.0), pair(1.0 / 33_554_432.0, 0.0), least), least);
+    assert!(dot(pair(f32::INFINITY, 0.0), pair(0.0, 0.0), 1.0).is_nan());
 }
 
 #[test]

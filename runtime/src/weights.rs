@@ -305,8 +305,12 @@ pub(crate) fn zeroed(bytes: u64) -> Result<Vec<u8>, Error> {
 fn adopt(device: &dyn Device, source: &Source) -> Option<Mem> {
     let piece = source.contiguous().filter(|_| source.format.is_direct())?;
     let len = source.matrix().0 * source.row_bytes();
-    // Asynchronous copies want weights where memory of the device's own would begin.
-    let alignment =
-        if device.target().caps().stage { ADOPTED_ALIGNMENT } else { source.format.block_bytes as u64 };
+    let caps = device.target().caps();
+    // Asynchronous copies want weights where memory of the device's own would begin; two numbers may be read as a word.
+    let alignment = match source.format.block_bytes as u64 {
+        _ if caps.stage => ADOPTED_ALIGNMENT,
+        2 if caps.dot2 => 4,
+        bytes => bytes,
+    };
     device.adopt(&piece.bytes, piece.offset, len, alignment)
 }

@@ -196,10 +196,10 @@ fn rounded_operands_stay_near_the_references_on_every_backend() {
     }
 }
 
-/// The logits of a sequence's last token when `count` sequences are decoded together, on `threads` threads.
-fn batched(name: &str, prompts: &[Vec<u32>], backend: Backend, threads: usize) -> Vec<Vec<f32>> {
-    let checkpoint = Checkpoint::open(&folder(name)).unwrap();
-    let mut model = Model::load(checkpoint, options(backend, threads), KernelCache::off("a test")).unwrap();
+/// The logits of each sequence's last token when they are decoded together.
+fn batched(folder: &Path, prompts: &[Vec<u32>], options: LoadOptions) -> Vec<Vec<f32>> {
+    let checkpoint = Checkpoint::open(folder).unwrap();
+    let mut model = Model::load(checkpoint, options, KernelCache::off("a test")).unwrap();
     let mut pages = PageTable::new(model.pages(), 16);
     for (sequence, prompt) in prompts.iter().enumerate() {
         pages.reserve(sequence, prompt.len()).unwrap();
@@ -233,10 +233,27 @@ fn batched(name: &str, prompts: &[Vec<u32>], backend: Backend, threads: usize) -
     last
 }
 
-#[test]
-fn a_row_has_the_same_bits_in_any_company() {
+/// Compares the last logits of texts as chunks, token by token and in batches, on one thread and two.
+fn check_company(folder: &Path, compute: Compute) {
+    let options = |threads| LoadOptions { compute, ..options(Backend::Cpu, threads) };
     let prompts: Vec<Vec<u32>> =
         (0..16).map(|s| (0..5 + s * 2).map(|i| (i * 7 + s * 3) % 250).collect()).collect();
+    let model =
+        Model::load(Checkpoint::open(folder).unwrap(), options(2), KernelCache::off("a test")).unwrap();
+    let mut engine = Engine::new(model, None);
+    let chunked: Vec<Vec<f32>> = prompts.iter().map(|p| engine.feed(p, false).unwrap()).collect();
+    for (count, threads) in [(1, 1), (1, 2), (2, 1), (3, 2), (16, 1), (16, 2)] {
+        let together = batched(folder, &prompts[..count], options(threads));
+        for sequence in 0..count {
+            let pairs = chunked[sequence].iter().zip(&together[sequence]);
+            let same = pairs.into_iter().all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{}: sequence {sequence} of {count} on {threads} threads", folder.display());
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_in_any_company() {
     for name in [
         "llama2-gqa-tiny",
         "belle-llama-tiny",
@@ -245,17 +262,79 @@ fn a_row_has_the_same_bits_in_any_company() {
         "rwkv-4-tiny",
         "rwkv-7-tiny",
     ] {
-        let mut engine = engine(name, Backend::Cpu);
-        let chunked: Vec<Vec<f32>> = prompts.iter().map(|p| engine.feed(p, false).unwrap()).collect();
-        for (count, threads) in [(1, 1), (1, 2), (2, 1), (3, 2), (16, 1), (16, 2)] {
-            let together = batched(name, &prompts[..count], Backend::Cpu, threads);
-            for sequence in 0..count {
-                let same = chunked[sequence]
-                    .iter()
-                    .zip(&together[sequence])
-                    .all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(same, "{name}: sequence {sequence} of {count} on {threads} threads");
+        check_company(&folder(name), Compute::F32);
+    }
+}
+
+/// A fixture whose matrices are numbers of `bf16`.
+fn narrowed(name: &str) -> tempfile::TempDir {
+    let path = folder(name).join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    for tensor in safetensors::parse(&bytes, &path).unwrap().tensors {
+        let own = &bytes[tensor.offset as usize..][..tensor.len as usize];
+        let start = data.len();
+        let element = match (tensor.element.name, tensor.shape.len()) {
+            ("F32", 2) => {
+                let numbers = own.as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x));
+                data.extend(numbers.flat_map(|x| half::bf16::from_f32(x).to_le_bytes()));
+                "BF16"
             }
+            (element, _) => {
+                data.extend_from_slice(own);
+                element
+            }
+        };
+        let entry = serde_json::json!({
+            "dtype": element, "shape": tensor.shape, "data_offsets": [start, data.len()]
+        });
+        header.insert(tensor.name.clone(), entry);
+    }
+    let mut text = serde_json::to_vec(&header).unwrap();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let file = [(text.len() as u64).to_le_bytes().as_slice(), &text, &data].concat();
+    let made = tempfile::tempdir().unwrap();
+    std::fs::write(made.path().join("model.safetensors"), file).unwrap();
+    std::fs::copy(folder(name).join("config.json"), made.path().join("config.json")).unwrap();
+    made
+}
+
+/// The numbers multiplied with weights, and the logits of a text's positions and of one token more.
+fn rounded_logits(folder: &Path, options: LoadOptions) -> (Vec<Compute>, Vec<f32>) {
+    let mut model =
+        Model::load(Checkpoint::open(folder).unwrap(), options, KernelCache::off("a test")).unwrap();
+    model.ready().unwrap();
+    let [decoding, prompts] = model.products();
+    let mut engine = Engine::new(model, None);
+    let text: Vec<u32> = (0..21).map(|i| 20 + i * 37 % 200).collect();
+    let mut logits = engine.feed(&text, true).unwrap();
+    logits.extend(engine.feed(&[text.as_slice(), &[77]].concat(), false).unwrap());
+    (decoding.union(&prompts).copied().collect(), logits)
+}
+
+#[test]
+fn weights_of_bf16_are_multiplied_in_pairs_by_themselves() {
+    for name in ["mistral-swa-tiny", "qwen3-tied-tiny"] {
+        let made = narrowed(name);
+        let logits = |backend: Backend, compute| {
+            rounded_logits(made.path(), LoadOptions { compute, ..options(backend, 2) })
+        };
+        let pairs = || Backend::Interp(Box::new(Caps::vector(16).with_dot2()));
+        let (products, found) = logits(pairs(), Compute::Auto);
+        assert_eq!(products, [Compute::Bf16], "{name}");
+        let (products, expected) = logits(pairs(), Compute::F32);
+        assert_eq!(products, [Compute::F32], "{name}");
+        let largest = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
+        let error = largest_difference(&found, &expected) / largest;
+        assert!(error > 0.0 && error < SIXTEEN_BITS, "{name}: {error}");
+        let (products, here) = logits(Backend::Cpu, Compute::Auto);
+        match products[..] {
+            [Compute::Bf16] => {
+                let same = found.iter().zip(&here).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{name}: {}", largest_difference(&found, &here));
+                check_company(made.path(), Compute::Auto);
+            }
+            _ => println!("skipped: this processor has no products of pairs"),
         }
     }
 }
@@ -269,8 +348,9 @@ fn ragged_batches_agree_on_an_adapter() {
     }
     let prompts: Vec<Vec<u32>> =
         (0..2).map(|s| (0..3 + s * 5).map(|i| (i * 7 + s * 3) % 250).collect()).collect();
-    let expected = batched("llama2-gqa-tiny", &prompts, Backend::Cpu, 2);
-    let found = batched("llama2-gqa-tiny", &prompts, Backend::Wgpu, 1);
+    let folder = folder("llama2-gqa-tiny");
+    let expected = batched(&folder, &prompts, options(Backend::Cpu, 2));
+    let found = batched(&folder, &prompts, options(Backend::Wgpu, 1));
     for (found, expected) in found.iter().zip(&expected) {
         let scale = expected.iter().fold(1.0f32, |most, x| most.max(x.abs()));
         let error = largest_difference(found, expected);

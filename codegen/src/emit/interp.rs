@@ -24,7 +24,8 @@ impl Target for Interp {
 
     fn variant(&self) -> String {
         let matrix = if self.caps.matrix.is_some() { " matrix" } else { "" };
-        format!("{} {}{matrix}", self.caps.lanes, if self.caps.threads { "threads" } else { "vector" })
+        let dot2 = if self.caps.dot2 { " dot2" } else { "" };
+        format!("{} {}{matrix}{dot2}", self.caps.lanes, if self.caps.threads { "threads" } else { "vector" })
     }
 
     fn caps(&self) -> &Caps {

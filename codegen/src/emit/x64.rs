@@ -38,6 +38,7 @@ mod live;
 mod machine;
 mod memory;
 mod operation;
+mod pairs;
 mod scalar;
 mod select;
 mod store;
@@ -55,6 +56,7 @@ use crate::target::{Artifact, Caps, EmitError, Target, plain_only};
 pub struct X64 {
     level: Level,
     has_dot: bool,
+    slow_dot2: bool,
     caps: Caps,
     limits: Limits,
 }
@@ -74,12 +76,28 @@ impl X64 {
     /// A level, whether this processor has it or not: code can be looked at anywhere. What a level may have beside is
     /// used where this processor has it.
     pub fn level(level: Level) -> X64 {
-        X64 { level, has_dot: level.has_dot_here(), caps: caps(level), limits: Limits::of(level) }
+        X64 {
+            level,
+            has_dot: level.has_dot_here(),
+            slow_dot2: isa::has_slow_dot2_here(),
+            caps: caps(level),
+            limits: Limits::of(level),
+        }
     }
 
     /// The same for processors without an instruction for products of bytes.
     pub fn without_dot(self) -> X64 {
         X64 { has_dot: false, ..self }
+    }
+
+    /// The same for processors without an instruction for `dot2`.
+    pub fn without_dot2(self) -> X64 {
+        X64 { caps: Caps { dot2: false, ..self.caps }, ..self }
+    }
+
+    /// The same for processors on which products of pairs are made of halves where that is worth it, or are not.
+    pub fn with_slow_dot2(self, slow: bool) -> X64 {
+        X64 { slow_dot2: slow, ..self }
     }
 
     /// The same with no more than `most` registers of each class, at least 6: for tests of what happens when there
@@ -103,7 +121,7 @@ impl X64 {
         limit("bytes of shared memory", shared.sum(), u64::from(self.caps.shared_bytes))?;
         for record in &kernel.values {
             if let Value::Scalar(op, operands) = &record.value
-                && !is_supported(*op)
+                && !(is_supported(*op) || *op == ScalarOp::Dot2 && self.caps.dot2)
             {
                 let dtype = operands.first().map_or(DType::F32, |x| kernel.record(*x).dtype);
                 return Err(EmitError::Unsupported { op: *op, dtype, target: self.name() });
@@ -113,14 +131,15 @@ impl X64 {
     }
 }
 
-/// Whether the emitter has code for an operation; the others have to be decomposed.
+/// Whether the emitter has code for an operation on every processor; the others have to be decomposed, but for `dot2`,
+/// which only kernels for processors that have it contain.
 fn is_supported(op: ScalarOp) -> bool {
     use ScalarOp as S;
-    !matches!(op, S::Exp | S::Log | S::Rsqrt | S::Sin | S::Cos | S::Tanh | S::Erf)
+    !matches!(op, S::Exp | S::Log | S::Rsqrt | S::Sin | S::Cos | S::Tanh | S::Erf | S::Dot2)
 }
 
 fn caps(level: Level) -> Caps {
-    Caps { bytes: true, ..Caps::vector(level.lanes() as u32) }
+    Caps { bytes: true, dot2: level.has_dot2_here(), ..Caps::vector(level.lanes() as u32) }
 }
 
 impl Target for X64 {
@@ -130,7 +149,12 @@ impl Target for X64 {
 
     fn variant(&self) -> String {
         let dot = if self.has_dot { " vnni" } else { "" };
-        format!("x64 {}{dot}", self.level.name())
+        let dot2 = match (self.caps.dot2, self.slow_dot2) {
+            (false, _) => "",
+            (true, false) => " bf16",
+            (true, true) => " bf16 by halves",
+        };
+        format!("x64 {}{dot}{dot2}", self.level.name())
     }
 
     fn caps(&self) -> &Caps {
@@ -139,7 +163,7 @@ impl Target for X64 {
 
     fn emit(&self, kernel: &Kernel) -> Result<Artifact, EmitError> {
         self.check(kernel)?;
-        let mut code = select::select(kernel, self.level, self.has_dot);
+        let mut code = select::select(kernel, self.level, (self.has_dot, self.slow_dot2));
         code.prune();
         let places = allocate(&mut code, self.level, self.limits);
         let bytes = encode::encode(&code, &places, self.level)

@@ -10,14 +10,15 @@ use crate::access::visit_reads;
 use crate::classify;
 use crate::options::Compute;
 use crate::region::{Contraction, Product};
-use crate::schedule::Tiles;
+use crate::schedule::{Tiles, neighbours};
 use crate::target::Caps;
 
 /// The sum with both operands rounded, if `node` is a contraction that is computed in 16 bits.
 pub(super) fn contraction(graph: &mut Graph, node: Node, caps: &Caps, compute: Compute) -> Option<Node> {
     let wanted = match compute {
         Compute::F32 | Compute::Int8 => return None,
-        Compute::Auto => caps.matrix.map(|_| None)?,
+        Compute::Auto if caps.matrix.is_some() || caps.dot2 => None,
+        Compute::Auto => return None,
         Compute::Bf16 => Some(DType::BF16),
         Compute::F16 => Some(DType::F16),
     };
@@ -78,10 +79,14 @@ fn is_leaf(graph: &Graph, node: Node) -> bool {
     )
 }
 
-/// The type that a target with matrix units takes for a contraction if nobody says otherwise: for many rows
+/// The type that a target takes for a contraction if nobody says otherwise: where there is `dot2`, `bf16` for weights of
+/// that type, but not for those of `f16`, whose numbers rounding would change. With matrix units, for many rows
 /// and weights of 16 bits or less, that of the weights, and `bf16` for packed ones. Single rows are not slower in
-/// `f32`, and weights of 32 bits were kept so for a reason.
+/// `f32` there, and weights of 32 bits were kept so for a reason.
 fn by_itself(graph: &Graph, node: Node, found: &Contraction, caps: &Caps) -> Option<DType> {
+    if caps.dot2 && is_paired(graph, found, caps) {
+        return Some(DType::BF16);
+    }
     let space = graph.shape(node);
     if !found.left_axes.iter().any(|axis| classify::is_many(&space[*axis])) {
         return None;
@@ -100,6 +105,15 @@ fn by_itself(graph: &Graph, node: Node, found: &Contraction, caps: &Caps) -> Opt
         _ => DType::BF16,
     };
     caps.matrix.filter(|matrix| matrix.has(dtype)).map(|_| dtype)
+}
+
+/// Whether weights are numbers of `bf16` that lie in memory two by two, and activations will.
+fn is_paired(graph: &Graph, found: &Contraction, caps: &Caps) -> bool {
+    let sum = &found.sums[0];
+    let weight = neighbours(graph, sum.right, caps, &|_| false);
+    let made = |node| !matches!(graph.op(node), Op::View { .. });
+    weight.is_some_and(|weight| graph.dtype(weight) == DType::BF16)
+        && neighbours(graph, sum.left, caps, &made).is_some()
 }
 
 /// The value rounded to a type and back, below the views that only spread it: so it is rounded once an element.

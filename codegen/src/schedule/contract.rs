@@ -8,7 +8,7 @@
 use jtllm_ir::{DType, Expr, Node, Op, Scalar, ScalarOp};
 
 use super::lower::Lower;
-use super::{Scheduled, layout};
+use super::{Scheduled, layout, pairs};
 use crate::access::{read_coordinates, spans, visit_reads};
 use crate::kernel::{CellId, Memory, ValueId};
 use crate::region::{Contraction, Product, Sum};
@@ -319,6 +319,9 @@ pub(super) fn chunk(lower: &Lower<'_>, sum: &Sum) -> Chunk {
     if sum.blocks.as_ref().is_some_and(|blocks| blocks.scale(lower.graph).is_none()) {
         return Chunk { word: sum.depth, words: 1 };
     }
+    if pairs::fit(lower, sum) {
+        return Chunk { word: 1, words: 2 };
+    }
     let packed = packed(lower, sum);
     let word = levels(lower, sum, sum.depth).last().copied().filter(|_| packed).unwrap_or(1);
     let total = sum.depth * sum.blocks.as_ref().map_or(1, |blocks| blocks.count);
@@ -411,7 +414,8 @@ pub(super) fn packed(lower: &Lower<'_>, sum: &Sum) -> bool {
     !spans(&coordinates, shape.len() as u16 - 1).is_empty()
 }
 
-/// Adds some products to each cell of a tile, in the order of `ks`: coordinates behind the region's space.
+/// Adds some products to each cell of a tile, in the order of `ks`: coordinates behind the region's space, of which
+/// neighbours are multiplied together where that is possible.
 /// A single row takes one column at a time, so that one word of each weight is held, not one of all; several
 /// rows share each unpacked weight.
 fn multiply(
@@ -422,36 +426,43 @@ fn multiply(
     ks: &[Vec<Expr>],
 ) {
     let columns = places[0].len();
+    let paired = pairs::fit(lower, sum);
+    let ks: Vec<Vec<Expr>> = ks.iter().step_by(if paired { 2 } else { 1 }).cloned().collect();
     let groups: Vec<(std::ops::Range<usize>, &[Vec<Expr>])> = match places {
-        [_] => (0..columns).map(|c| (c..c + 1, ks)).collect(),
+        [_] => (0..columns).map(|c| (c..c + 1, ks.as_slice())).collect(),
         _ => ks.iter().map(|k| (0..columns, std::slice::from_ref(k))).collect(),
     };
     for (columns, ks) in groups {
         for k in ks {
-            multiply_one(lower, sum, places, cells, columns.clone(), k);
+            multiply_one(lower, (sum, paired), places, cells, columns.clone(), k);
         }
     }
 }
 
-/// Adds one product to each cell of some columns.
+/// Adds one product to each cell of some columns, or those of two neighbours.
 fn multiply_one(
     lower: &mut Lower<'_>,
-    sum: &Sum,
+    (sum, paired): (&Sum, bool),
     places: &[Vec<Vec<Expr>>],
     cells: &[Vec<CellId>],
     columns: std::ops::Range<usize>,
     k: &[Expr],
 ) {
+    let factor = |lower: &mut Lower<'_>, node, at: &[Expr]| match paired {
+        true => pairs::load(lower, node, at),
+        false => lower.value(node, at),
+    };
     let right: Vec<ValueId> = places[0][columns.clone()]
         .iter()
-        .map(|at| lower.value(sum.right, &[at.as_slice(), k].concat()))
+        .map(|at| factor(lower, sum.right, &[at.as_slice(), k].concat()))
         .collect();
     let product = match sum.product {
+        Product::Floats if paired => ScalarOp::Dot2,
         Product::Floats => ScalarOp::Fma,
         Product::Bytes => ScalarOp::Dot4,
     };
     for (row, cells) in places.iter().zip(cells) {
-        let left = lower.value(sum.left, &[row[0].as_slice(), k].concat());
+        let left = factor(lower, sum.left, &[row[0].as_slice(), k].concat());
         for (right, cell) in right.iter().zip(&cells[columns.clone()]) {
             let before = lower.b.get(*cell);
             // The weight first: it is used up here, and two-address machines overwrite the first operand.

@@ -56,7 +56,7 @@ pub(super) struct Lower<'a> {
     /// Nodes whose value at the place being computed is known: sums, mostly.
     bound: HashMap<Node, ValueId>,
     arguments: Vec<Argument>,
-    memories: HashMap<(Argument, Access), Memory>,
+    memories: HashMap<(Argument, Access, DType), Memory>,
 }
 
 impl<'a> Lower<'a> {
@@ -131,13 +131,13 @@ impl<'a> Lower<'a> {
     /// The parameter of an argument. A state that is read and written is one: browsers let no launch bind a buffer
     /// twice if it is written.
     fn memory(&mut self, argument: Argument, access: Access, dtype: DType, len: Expr) -> Memory {
-        let is_read_too = self.memories.contains_key(&(argument.clone(), Access::Update));
+        let is_read_too = self.memories.contains_key(&(argument.clone(), Access::Update, dtype));
         let access = match access {
             Access::Read if self.writes(&argument) => Access::Update,
             Access::Write if is_read_too => Access::Update,
             _ => access,
         };
-        if let Some(known) = self.memories.get(&(argument.clone(), access)) {
+        if let Some(known) = self.memories.get(&(argument.clone(), access, dtype)) {
             return *known;
         }
         // Weights may be adopted from a mapped file, unless the target loads or copies vectors of them.
@@ -145,7 +145,7 @@ impl<'a> Lower<'a> {
         let aligned = own || !matches!(argument, Argument::Weight(_) | Argument::Part(..));
         let memory = self.b.param(dtype, access, len, aligned);
         self.arguments.push(argument.clone());
-        self.memories.insert((argument, access), memory);
+        self.memories.insert((argument, access, dtype), memory);
         memory
     }
 
@@ -277,6 +277,14 @@ impl<'a> Lower<'a> {
     /// The parameter in which a source lies.
     pub(super) fn open(&mut self, source: &Source) -> Memory {
         self.memory(source.argument.clone(), Access::Read, source.dtype, source.len.clone())
+    }
+
+    /// Two neighbours of 16 bits that begin at a source, the first one in the lower half of the word. They must lie at a
+    /// multiple of two elements.
+    pub(super) fn load_pair(&mut self, source: &Source) -> ValueId {
+        let len = source.len.clone().div_floor(2);
+        let memory = self.memory(source.argument.clone(), Access::Read, DType::U32, len);
+        self.b.load(memory, &source.offset.clone().div_floor(2))
     }
 
     fn load_weight(&mut self, node: Node, name: &str, at: &[Expr]) -> ValueId {

@@ -3,6 +3,7 @@
 
 use jtllm_codegen::kernel::build::Builder;
 use jtllm_codegen::kernel::{Access, Kernel};
+use jtllm_codegen::target::Caps;
 use jtllm_ir::scalar::TABLE;
 use jtllm_ir::{DType, Expr, Scalar, ScalarOp};
 
@@ -128,18 +129,20 @@ pub(crate) fn samples(operands: &[DType]) -> Vec<Vec<u32>> {
     columns
 }
 
-/// The operations of the table that emitters are asked for, conversions aside.
-pub(crate) fn operations() -> impl Iterator<Item = ScalarOp> {
+/// The operations of the table that emitters for such targets are asked for, conversions aside.
+pub(crate) fn operations(caps: &Caps) -> impl Iterator<Item = ScalarOp> {
+    let dot2 = caps.dot2;
     TABLE
         .iter()
+        .filter(move |row| dot2 || row.op != ScalarOp::Dot2)
         .filter(|row| row.cost < 8 && !matches!(row.op, ScalarOp::Cast(_) | ScalarOp::Bitcast(_)))
         .map(|row| row.op)
 }
 
 /// Each operation with each list of operands that it takes; conversions too.
-pub(crate) fn all() -> Vec<(ScalarOp, Vec<DType>)> {
+pub(crate) fn all(caps: &Caps) -> Vec<(ScalarOp, Vec<DType>)> {
     let mut all = Vec::new();
-    for op in operations() {
+    for op in operations(caps) {
         for dtype in DType::ALL {
             let operands = op.operands(dtype);
             if op.result(&operands).is_ok() {

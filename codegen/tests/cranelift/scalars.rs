@@ -2,6 +2,7 @@
 //! as scalars and as vectors.
 
 use jtllm_codegen::emit::cranelift::Cranelift;
+use jtllm_codegen::target::Target;
 use jtllm_ir::{DType, Scalar, ScalarOp};
 
 use crate::common::scalars::{all, bits, bytes, expected, kernel, same, samples};
@@ -32,7 +33,7 @@ fn check(target: &Cranelift, op: ScalarOp, operands: &[DType]) {
 
 #[test]
 fn every_operation_on_every_type() {
-    let all = all();
+    let all = all(HOST.caps());
     assert_eq!(all.len(), 64 + 64 + 9);
     for (op, operands) in all {
         check(&HOST, op, &operands);

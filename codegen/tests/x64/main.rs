@@ -31,7 +31,11 @@ fn levels() -> Vec<Level> {
 /// Each level, with all registers and with so few that every kernel of some size runs out of them; and without
 /// instructions that a level may have.
 fn targets() -> Vec<X64> {
-    let of = |level| [X64::level(level), X64::level(level).with_registers(6).without_dot()];
+    let of = |level| {
+        let few = X64::level(level).with_registers(6);
+        let other = X64::level(level).without_dot().without_dot2().with_registers(6);
+        [X64::level(level).with_slow_dot2(false), few.with_slow_dot2(true), other]
+    };
     levels().into_iter().flat_map(of).collect()
 }
 

@@ -1,10 +1,10 @@
 //! Every operation on every type it takes, every conversion: against `ScalarOp::evaluate`, bit for bit.
 
-use jtllm_codegen::emit::x64::X64;
+use jtllm_codegen::emit::x64::{Level, X64};
 use jtllm_codegen::target::Target;
 use jtllm_ir::{DType, Scalar, ScalarOp};
 
-use crate::common::scalars::{all, bits, bytes, expected, kernel, same, samples};
+use crate::common::scalars::{Noise, all, bits, bytes, expected, kernel, same, samples};
 use crate::native::Native;
 use crate::{levels, targets};
 
@@ -34,10 +34,47 @@ fn check(target: &X64, op: ScalarOp, operands: &[DType]) {
 #[test]
 fn every_operation_on_every_type() {
     for target in &targets() {
-        for (op, operands) in all() {
+        for (op, operands) in all(target.caps()) {
             check(target, op, &operands);
         }
     }
+}
+
+/// Products near the least normal number, where what is 0 and what is not is a matter of the last bit.
+#[test]
+fn products_of_pairs_near_the_least_normal_number() {
+    let target = X64::level(Level::Avx512);
+    if !Level::Avx512.is_here() || !target.caps().dot2 {
+        return eprintln!("skipped: this processor has no products of pairs");
+    }
+    let operands = ScalarOp::Dot2.operands(DType::F32);
+    let mut noise = Noise(11);
+    let count = 64 << 10;
+    let mut columns = vec![Vec::new(); 3];
+    for _ in 0..count {
+        // Small, down to what is no normal number, times something about 2^-25 to 2^-18.
+        let mut pair = |exponent: u32, range: u32| {
+            let mut half = || (exponent + noise.below(range)) << 7 | noise.below(128) | noise.below(2) << 15;
+            half() | half() << 16
+        };
+        let (x, y) = (pair(0, 8), pair(102, 8));
+        columns[0].push(x);
+        columns[1].push(y);
+        columns[2].push(noise.below(3) << 23 | noise.below(4) | noise.below(2) << 31);
+    }
+    let mut params: Vec<Vec<u8>> =
+        operands.iter().zip(&columns).map(|(dtype, column)| bytes(*dtype, column)).collect();
+    params.push(vec![0; count * 4]);
+    let kernel = kernel(ScalarOp::Dot2, &operands, DType::F32, count, (target.caps().lanes, true));
+    Native::with(&target, &kernel).run(&mut params, &[]);
+    let (mut least, mut none) = (0, 0);
+    for (at, got) in bits(DType::F32, &params[3]).into_iter().enumerate() {
+        let expected = expected(ScalarOp::Dot2, &operands, &columns, at);
+        assert_eq!(got, expected, "sample {at}: {:#x?}", columns.iter().map(|c| c[at]).collect::<Vec<_>>());
+        least += usize::from(got & !(1 << 31) == 1 << 23);
+        none += usize::from(got & !(1 << 31) == 0);
+    }
+    assert!(least > 100 && none > 1000, "{least} least normal numbers, {none} zeros");
 }
 
 /// All 65536 numbers of 16 bits, to `f32` and back.

@@ -96,6 +96,7 @@ fn products_in_the_cache_beside_cranelift() {
         ("f32", Compute::F32),
         ("f16", Compute::F32),
         ("bf16", Compute::F32),
+        ("bf16", Compute::Bf16),
         ("q8_0", Compute::F32),
         ("q4_0", Compute::F32),
         ("q8_0", Compute::Int8),

@@ -1,8 +1,11 @@
 //! Every case of the compiler, as machine code and interpreted: equal memory.
 
+use jtllm_codegen::emit::x64::{Level, X64};
 use jtllm_codegen::target::Target;
+use jtllm_ir::{DType, Tensor};
 
 use crate::common::ptx::is_nan;
+use crate::common::scalars::Noise;
 use crate::common::{Launch, case::Case, compiled, run_by, works};
 use crate::native::Native;
 use crate::targets;
@@ -36,4 +39,33 @@ fn check(cases: &[Case]) {
 #[test]
 fn every_case_of_the_compiler() {
     check(&works::cases());
+}
+
+/// Products, sums and operands about the least normal number, in tiles of every height, by pairs and by halves.
+#[test]
+fn pairs_about_the_least_normal_number() {
+    let targets: Vec<X64> = [false, true].map(|slow| X64::level(Level::Avx512).with_slow_dot2(slow)).into();
+    if !Level::Avx512.is_here() || !targets[0].caps().dot2 {
+        return eprintln!("skipped: this processor has no products of pairs");
+    }
+    let mut noise = Noise(5);
+    for tokens in [1, 2, 3, 4, 8] {
+        let mut case = works::long_rows("bf16", [tokens, 576]);
+        let mut number = |least: i32, range: u32| {
+            let exponent = least + noise.below(range) as i32;
+            (1.0 + noise.below(128) as f32 / 128.0)
+                * [1.0, -1.0][noise.below(2) as usize]
+                * 2f32.powi(exponent)
+        };
+        let weights = (0..9 * 576).map(|_| number(-130, 10)).collect();
+        let x = (0..tokens * 576).map(|_| number(-9, 10)).collect();
+        case.bindings.weights.insert("w".to_owned(), Tensor::floats(DType::BF16, &[9, 576], weights));
+        case.bindings.inputs.insert("x".to_owned(), Tensor::floats(DType::F32, &[tokens, 576], x));
+        for target in &targets {
+            let compilation = compiled(&case.graph, target.caps());
+            run_by(&compilation, target.caps(), &mut case.bindings.clone(), &mut |launch| {
+                both(target, launch)
+            });
+        }
+    }
 }

@@ -119,18 +119,26 @@ impl<'k> Selector<'k> {
         let depth = self.depth();
         self.scopes[depth].before.push(immediate(at, 0));
         self.axes.insert(axis, (at, depth));
+        let by_halves = self.slow_dot2 && self.mask.is_none() && self.is_made_of_pairs(body);
+        self.scopes[depth].by_halves = by_halves;
         self.block(body);
         self.scopes[depth].steps.push((at, 1));
         let mut entry = Vec::new();
+        if by_halves {
+            entry.push(self.flush(true));
+        }
         if extent.low() <= 0 {
             entry.extend([compare(at, count), Item::Branch(Code::Jge_rel32_64, exit)]);
         }
         entry.push(Item::Label { label: head, head: true });
-        let again = vec![
+        let mut again = vec![
             compare(at, count),
             Item::Branch(Code::Jl_rel32_64, head),
             Item::Label { label: exit, head: false },
         ];
+        if by_halves {
+            again.push(self.flush(false));
+        }
         self.close(entry, again);
     }
 

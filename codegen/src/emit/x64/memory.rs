@@ -9,7 +9,7 @@ use super::index::{is_word, sum_of};
 use super::isa::{Level, Op};
 use super::machine::{Access, Address, Base, Class, Item, Operand, Operation, Reg, View};
 use super::select::Selector;
-use crate::kernel::{LANE_AXIS, Memory};
+use crate::kernel::{LANE_AXIS, Memory, Value, ValueId};
 
 impl Selector<'_> {
     /// Lane 0's element, if each further lane accesses the next one.
@@ -28,7 +28,12 @@ impl Selector<'_> {
     }
 
     /// Loads one element for all lanes, or one for each.
-    pub(super) fn load(&mut self, memory: Memory, at: &Expr, target: Option<Reg>) -> Reg {
+    pub(super) fn load(&mut self, value: ValueId, target: Option<Reg>) -> Reg {
+        let kernel = self.kernel;
+        let Value::Load { memory, at } = &kernel.record(value).value else {
+            unreachable!("only such values are loaded")
+        };
+        let memory = *memory;
         let dtype = self.kernel.memory_dtype(memory);
         let loaded = if !self.varies(at) {
             // A block under a mask is entered only if a lane takes part, so the element exists.

@@ -109,7 +109,7 @@ impl Selector<'_> {
                 self.vector(Op::BroadcastMemory, &[place])
             }
             Place::Later => match &record.value {
-                Value::Load { memory, at } => self.load(*memory, at, None),
+                Value::Load { .. } => self.load(value, None),
                 _ => unreachable!("only loads wait for their use"),
             },
             Place::General(register) => {

@@ -38,7 +38,16 @@ impl Selector<'_> {
         }
         let result = match op {
             ScalarOp::Fma => return self.fma(operands, target),
-            ScalarOp::Dot4 if self.has_dot => return self.dot(operands, target),
+            ScalarOp::Dot4 if self.has_dot => return self.dot(Op::Dot4, operands, target),
+            ScalarOp::Dot2 if self.scopes[self.depth()].by_halves => {
+                return self.dot_of_halves(operands, target);
+            }
+            ScalarOp::Dot2 => {
+                // Factors may change places, and only the second can be memory.
+                let [x, y, sum] = [operands[0], operands[1], operands[2]];
+                let (x, y) = if self.is_later(x) && !self.is_later(y) { (y, x) } else { (x, y) };
+                return self.dot(Op::Dot2, &[x, y, sum], target);
+            }
             ScalarOp::Select => {
                 let xs: Vec<Reg> = operands.iter().map(|x| self.lanes_of(*x)).collect();
                 let to = target.unwrap_or_else(|| self.code.new_reg(self.code.class(xs[1])));
@@ -154,7 +163,7 @@ impl Selector<'_> {
     }
 
     /// A fused product that overwrites a copy of `start`, which is no copy where it is the target or the last use.
-    fn fused(&mut self, op: Op, start: Reg, target: Option<Reg>, others: [Operand; 2]) -> Reg {
+    pub(super) fn fused(&mut self, op: Op, start: Reg, target: Option<Reg>, others: [Operand; 2]) -> Reg {
         let to = target.unwrap_or_else(|| self.new_vector());
         if to != start {
             self.push(Item::Copy { to, from: start });
@@ -165,13 +174,13 @@ impl Selector<'_> {
         to
     }
 
-    /// Products of bytes added to the last operand's register, or to a copy of it.
-    fn dot(&mut self, xs: &[ValueId], target: Option<Reg>) -> Reg {
-        let (unsigned, sum) = (self.lanes_of(xs[0]), self.lanes_of(xs[2]));
-        let signed = self.operand(xs[1]);
+    /// Products added to the last operand's register, or to a copy of it.
+    fn dot(&mut self, op: Op, xs: &[ValueId], target: Option<Reg>) -> Reg {
+        let (first, sum) = (self.lanes_of(xs[0]), self.lanes_of(xs[2]));
+        let second = self.operand(xs[1]);
         // A target that is a factor may not be overwritten before it is read.
-        let apart = target.filter(|to| *to == sum || (*to != unsigned && signed != self.whole(*to)));
-        let result = self.fused(Op::Dot4, sum, apart, [self.whole(unsigned), signed]);
+        let apart = target.filter(|to| *to == sum || (*to != first && second != self.whole(*to)));
+        let result = self.fused(op, sum, apart, [self.whole(first), second]);
         match target {
             Some(target) if target != result => {
                 self.push(Item::Copy { to: target, from: result });

@@ -36,6 +36,10 @@ pub(super) struct Scope {
     pub(super) known: HashMap<Known, Reg>,
     /// Where lanes of values lie in the frame.
     pub(super) slots: HashMap<ValueId, u32>,
+    /// The halves of words, where products of pairs are made of them.
+    pub(super) halves: HashMap<ValueId, [Reg; 2]>,
+    /// Whether they are.
+    pub(super) by_halves: bool,
     code: Vec<Item>,
     /// What comes before the block, once.
     pub(super) before: Vec<Item>,
@@ -47,8 +51,16 @@ pub(super) struct Scope {
 
 impl Scope {
     fn new(repeated: bool) -> Scope {
-        let (known, slots) = (HashMap::new(), HashMap::new());
-        Scope { known, slots, code: Vec::new(), before: Vec::new(), steps: Vec::new(), repeated }
+        Scope {
+            known: HashMap::new(),
+            slots: HashMap::new(),
+            halves: HashMap::new(),
+            by_halves: false,
+            code: Vec::new(),
+            before: Vec::new(),
+            steps: Vec::new(),
+            repeated,
+        }
     }
 }
 
@@ -77,6 +89,8 @@ pub(super) struct Selector<'k> {
     pub(super) level: Level,
     /// Whether there is an instruction for `Dot4`.
     pub(super) has_dot: bool,
+    /// Whether the instruction for `Dot2` takes longer than fused products of halves that are there.
+    pub(super) slow_dot2: bool,
     pub(super) varying: Varying,
     pub(super) uses: Uses,
     pub(super) code: Code64,
@@ -98,13 +112,14 @@ pub(super) struct Selector<'k> {
 }
 
 /// The kernel as machine operations.
-pub(super) fn select(kernel: &Kernel, level: Level, has_dot: bool) -> Code64 {
+pub(super) fn select(kernel: &Kernel, level: Level, (has_dot, slow_dot2): (bool, bool)) -> Code64 {
     let uses = Uses::of(kernel);
     let left = (0..kernel.values.len()).map(|value| uses.count(ValueId(value as u32))).collect();
     let mut selector = Selector {
         kernel,
         level,
         has_dot,
+        slow_dot2,
         varying: kernel.varying(),
         uses,
         code: Code64::default(),
@@ -262,7 +277,7 @@ impl<'k> Selector<'k> {
             {
                 Place::General(self.load_general(*memory, at))
             }
-            Value::Load { memory, at } => Place::Lanes(self.load(*memory, at, target)),
+            Value::Load { .. } => Place::Lanes(self.load(value, target)),
             Value::Scalar(op, operands) => Place::Lanes(self.operation(*op, operands, target)),
             Value::LaneReduce(monoid, _) => {
                 // It may have been joined with the one before.
