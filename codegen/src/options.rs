@@ -8,7 +8,7 @@ use std::fmt;
 pub enum Compute {
     /// `f32`, but on targets with matrix units the type of the weights for many rows at a time, if that has 16
     /// bits, and `bf16` for packed weights; and for attention of many rows that of the cache, if that has 16 bits. On
-    /// processors [`Int8`](Compute::Int8) for packed weights, and `bf16` for weights of that type where there is `dot2`;
+    /// processors [`Int8`](Compute::Int8) for packed weights, and `bf16` for weights of that type where `dot2` is fast;
     /// weights of `f16` stay as they are, since rounding them would cost three of their bits.
     #[default]
     Auto,

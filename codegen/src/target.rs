@@ -64,9 +64,11 @@ pub struct Caps {
     pub vector_bytes: u32,
     /// Whether packed weights are multiplied as bytes unless the user says otherwise.
     pub bytes: bool,
-    /// Whether there is `dot2`: numbers of `bf16` that lie side by side are then multiplied two at a time, and weights of
-    /// that type so unless the user says otherwise.
+    /// Whether there is `dot2`: numbers of `bf16` that lie side by side are then multiplied two at a time.
     pub dot2: bool,
+    /// Whether weights of `bf16` are multiplied so unless the user says otherwise: not where it takes as long as doing
+    /// without.
+    pub pairs: bool,
     /// Whether functions such as `exp` must be made of simpler ones.
     pub decompose: bool,
     /// The matrix units, if there are any.
@@ -95,6 +97,7 @@ impl Caps {
             vector_bytes: 0,
             bytes: false,
             dot2: false,
+            pairs: false,
             decompose: true,
             matrix: None,
             stage: false,
@@ -117,6 +120,7 @@ impl Caps {
             vector_bytes: 0,
             bytes: false,
             dot2: false,
+            pairs: false,
             decompose: false,
             matrix: None,
             stage: false,
@@ -130,7 +134,7 @@ impl Caps {
 
     /// The same with `dot2`.
     pub fn with_dot2(self) -> Caps {
-        Caps { dot2: true, ..self }
+        Caps { dot2: true, pairs: true, ..self }
     }
 
     /// The same with units that multiply for teams, in groups of `lanes` lanes.

@@ -76,13 +76,9 @@ impl X64 {
     /// A level, whether this processor has it or not: code can be looked at anywhere. What a level may have beside is
     /// used where this processor has it.
     pub fn level(level: Level) -> X64 {
-        X64 {
-            level,
-            has_dot: level.has_dot_here(),
-            slow_dot2: isa::has_slow_dot2_here(),
-            caps: caps(level),
-            limits: Limits::of(level),
-        }
+        let (has_dot, caps) = (level.has_dot_here(), caps(level));
+        X64 { level, has_dot, slow_dot2: false, caps, limits: Limits::of(level) }
+            .with_slow_dot2(isa::has_slow_dot2_here())
     }
 
     /// The same for processors without an instruction for products of bytes.
@@ -92,12 +88,13 @@ impl X64 {
 
     /// The same for processors without an instruction for `dot2`.
     pub fn without_dot2(self) -> X64 {
-        X64 { caps: Caps { dot2: false, ..self.caps }, ..self }
+        X64 { caps: Caps { dot2: false, pairs: false, ..self.caps }, ..self }
     }
 
     /// The same for processors on which products of pairs are made of halves where that is worth it, or are not.
     pub fn with_slow_dot2(self, slow: bool) -> X64 {
-        X64 { slow_dot2: slow, ..self }
+        let pairs = self.caps.dot2 && !slow;
+        X64 { slow_dot2: slow, caps: Caps { pairs, ..self.caps }, ..self }
     }
 
     /// The same with no more than `most` registers of each class, at least 6: for tests of what happens when there

@@ -17,7 +17,7 @@ use crate::target::Caps;
 pub(super) fn contraction(graph: &mut Graph, node: Node, caps: &Caps, compute: Compute) -> Option<Node> {
     let wanted = match compute {
         Compute::F32 | Compute::Int8 => return None,
-        Compute::Auto if caps.matrix.is_some() || caps.dot2 => None,
+        Compute::Auto if caps.matrix.is_some() || caps.pairs => None,
         Compute::Auto => return None,
         Compute::Bf16 => Some(DType::BF16),
         Compute::F16 => Some(DType::F16),
@@ -79,12 +79,12 @@ fn is_leaf(graph: &Graph, node: Node) -> bool {
     )
 }
 
-/// The type that a target takes for a contraction if nobody says otherwise: where there is `dot2`, `bf16` for weights of
+/// The type that a target takes for a contraction if nobody says otherwise: where `dot2` is fast, `bf16` for weights of
 /// that type, but not for those of `f16`, whose numbers rounding would change. With matrix units, for many rows
 /// and weights of 16 bits or less, that of the weights, and `bf16` for packed ones. Single rows are not slower in
 /// `f32` there, and weights of 32 bits were kept so for a reason.
 fn by_itself(graph: &Graph, node: Node, found: &Contraction, caps: &Caps) -> Option<DType> {
-    if caps.dot2 && is_paired(graph, found, caps) {
+    if caps.pairs && is_paired(graph, found, caps) {
         return Some(DType::BF16);
     }
     let space = graph.shape(node);
