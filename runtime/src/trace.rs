@@ -21,6 +21,8 @@ pub struct Entry {
     pub bytes: u64,
     /// Those of them that are weights.
     pub weight_bytes: u64,
+    /// Those of them that are caches of keys and values, or states.
+    pub state_bytes: u64,
     /// Multiplications and additions of products that are summed, by what is multiplied. Attention counts the positions
     /// up to each row's own; a mask that hides more of them is not looked at.
     pub operations: BTreeMap<Compute, u64>,

@@ -258,10 +258,10 @@ fn narrow_numbers_are_multiplied_faster_where_there_is_an_instruction() {
     println!("f32 {floats:?}, bf16 {halves:?}, int8 {bytes:?} G/s");
     assert_eq!(halves.is_some(), has("avx512f") && has("avx512bf16"));
     assert_eq!(bytes.is_some(), has("avx2"));
-    // Each instruction multiplies two and four times as much; processors may issue fewer of them.
+    // Processors issue fewer of the instructions that multiply more (half of a Sapphire Rapids' `f32` for bf16).
     if !cfg!(debug_assertions) {
         let floats = floats.unwrap();
-        assert!(halves.is_none_or(|halves| halves > 0.9 * floats), "{halves:?} {floats}");
+        assert!(halves.is_none_or(|halves| halves > 0.3 * floats), "{halves:?} {floats}");
         assert!(bytes.is_none_or(|bytes| bytes > 0.9 * floats), "{bytes:?} {floats}");
     }
 }
@@ -293,6 +293,8 @@ fn limits_of_a_working_set() {
     assert_eq!((speed(0), speed(100), speed(101), speed(u64::MAX)), (9.0, 9.0, 2.0, 2.0));
     let peaks = [Multiplied::F32, Multiplied::Bf16, Multiplied::Bytes].map(|what| limits.peak(what));
     assert_eq!(peaks, [Some(5.0), Some(5.0), Some(20.0)], "bf16 are multiplied as f32 where nothing else is");
+    let slow = Limits { peaks: [(Multiplied::F32, 5.0), (Multiplied::Bf16, 3.0)].into(), ..limits.clone() };
+    assert_eq!(slow.peak(Multiplied::Bf16), Some(5.0), "nor where that is slower");
     assert_eq!(Limits::default().peak(Multiplied::F32), None);
     assert_eq!(Limits::default().reading(1), None);
 }

@@ -27,6 +27,8 @@ pub(super) struct Cost {
 enum Moved {
     /// So many, over sizes.
     All(Expr),
+    /// A state: so many, over sizes.
+    State(Expr),
     /// A cache: so many for all of its positions, of which those that sequences have are read.
     Read(Expr),
     /// A cache of which the pass's rows are written.
@@ -43,13 +45,13 @@ impl Cost {
         let moved = step.arguments.iter().zip(&kernel.params).map(|(argument, param)| {
             let bytes = param.len.clone() * param.dtype.size() as i64;
             let none = Sizes::from([("pages".to_owned(), 0)]);
-            let is_cache =
-                matches!(argument, Argument::State(_)) && super::known(&bytes, &none).as_int() == Some(0);
-            match (is_cache, param.access) {
-                (true, Access::Read) => Moved::Read(bytes),
-                (true, _) => Moved::Written(bytes),
-                (false, Access::Update) => Moved::All(bytes * 2),
-                (false, _) => Moved::All(bytes),
+            let is_cache = super::known(&bytes, &none).as_int() == Some(0);
+            let times = if param.access == Access::Update { 2 } else { 1 };
+            match argument {
+                Argument::State(_) if is_cache && param.access == Access::Read => Moved::Read(bytes),
+                Argument::State(_) if is_cache => Moved::Written(bytes),
+                Argument::State(_) => Moved::State(bytes * times),
+                _ => Moved::All(bytes * times),
             }
         });
         Cost {
@@ -64,12 +66,16 @@ impl Cost {
     pub(super) fn add(&self, entry: &mut Entry, sizes: &Sizes, extent: Extent) {
         let value = |x: &Expr| x.evaluate(&Values(sizes)).max(0) as u64;
         let positions = sizes.get("pages").map_or(1, |pages| (*pages).max(1) as u64 * super::PAGE as u64);
-        let bytes = self.moved.iter().map(|moved| match moved {
-            Moved::All(bytes) => value(bytes),
-            Moved::Read(bytes) => value(bytes) / positions * extent.positions,
-            Moved::Written(bytes) => value(bytes) / positions * extent.rows,
-        });
-        entry.bytes += bytes.sum::<u64>();
+        for moved in &self.moved {
+            let (bytes, is_state) = match moved {
+                Moved::All(bytes) => (value(bytes), false),
+                Moved::State(bytes) => (value(bytes), true),
+                Moved::Read(bytes) => (value(bytes) / positions * extent.positions, true),
+                Moved::Written(bytes) => (value(bytes) / positions * extent.rows, true),
+            };
+            entry.bytes += bytes;
+            entry.state_bytes += if is_state { bytes } else { 0 };
+        }
         entry.weight_bytes += self.weight_bytes;
         for (compute, count) in &self.operations {
             let all = match count {

@@ -73,8 +73,9 @@ impl Limits {
         self.reads.iter().find(|reach| bytes <= reach.bytes)
     }
 
-    /// Operations a second; where there is no instruction for these numbers, they are multiplied as `f32`.
+    /// Operations a second. Narrow numbers may be widened and multiplied as `f32`: where there is no instruction for
+    /// them, or a slow one, that is the limit.
     pub fn peak(&self, what: Multiplied) -> Option<f64> {
-        self.peaks.get(&what).or_else(|| self.peaks.get(&Multiplied::F32)).copied()
+        [what, Multiplied::F32].iter().filter_map(|what| self.peaks.get(what)).copied().reduce(f64::max)
     }
 }
