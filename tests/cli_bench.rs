@@ -156,3 +156,81 @@ fn a_depth_is_read_before_the_clock_starts() {
     let table = answer(&[&DEMO[..], &["1", "-d", "64"]].concat());
     assert!(table.contains("pp32 @ d64") && table.contains("tg4 @ d64"), "{table}");
 }
+
+/// A folder with a program in it that answers as one of llama.cpp's does.
+fn pretend(programs: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, script) in programs {
+        let path = folder.path().join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        #[cfg(unix)]
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    folder
+}
+
+/// What one of our scripts prints with these arguments; none where there is no python3.
+fn script(path: &str, arguments: &[&str]) -> Option<String> {
+    let python = std::process::Command::new("python3").arg("--version").output();
+    if !cfg!(unix) || !python.is_ok_and(|output| output.status.success()) {
+        println!("skipped: no python3");
+        return None;
+    }
+    let mut command = std::process::Command::new("python3");
+    command.arg(support::root().join(path)).args(["--jtllm", env!("CARGO_BIN_EXE_jtllm")]).args(arguments);
+    support::isolate(&mut command);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn peers_are_compared_row_by_row() {
+    let bench = r#"case "$*" in *"-d 8"*) echo '{"avg_ts": 1.5}';; *) echo '{"avg_ts": 2.0}';; esac"#;
+    let batched = r#"echo 'loading'; echo '{"pl": 2, "speed_tg": 0.5}'"#;
+    let folder = pretend(&[("llama-bench", bench), ("llama-batched-bench", batched)]);
+    let llama = folder.path().to_str().unwrap();
+    let lengths = ["-p", "16", "-n", "4", "-d", "8", "-b", "2", "-t", "1", "--rounds", "2"];
+    let Some(table) = script("benches/peers/compare", &[&["--llama", llama, "demo"], &lengths[..]].concat())
+    else {
+        return;
+    };
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .filter(|line| line.starts_with("| demo"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let works: Vec<&str> = rows.iter().map(|row| row[2]).collect();
+    assert_eq!(works, ["pp16", "tg4", "tg4 @ d8", "tg2 x 2"], "{table}");
+    for (row, theirs) in rows.iter().zip([2.0, 2.0, 1.5, 0.5]) {
+        let number = |text: &str| text.split(' ').next().unwrap().parse::<f64>().unwrap();
+        assert_eq!(number(row[4]), theirs, "{table}");
+        let ratio = number(row[3]) / theirs;
+        assert!((number(row[5]) / ratio - 1.0).abs() < 0.05, "{table}");
+        assert_eq!(row[6].split(", ").count(), 2, "the share of a CPU that each got: {table}");
+    }
+}
+
+#[test]
+fn precision_is_compared_row_by_row() {
+    let perplexity = r#"case "$*" in
+        *--kl-divergence) echo 'Mean PPL(Q)                   :  11.000000 ±   1.0'; echo 'Mean    KLD:   0.004000 ±   0.1';;
+        *) touch "$(echo "$*" | sed 's/.*--kl-divergence-base \([^ ]*\).*/\1/')"; echo 'Final estimate: PPL = 10.0000 +/- 1.0';;
+        esac"#;
+    let quantise = r#"test "$1" = --allow-requantize && test "$4" = F32 && touch "$3""#;
+    let folder = pretend(&[("llama-perplexity", perplexity), ("llama-quantize", quantise)]);
+    let llama = folder.path().to_str().unwrap();
+    let arguments = ["--llama", llama, "-c", "64", "--chunks", "2", "--compute", "bf16", "demo"];
+    let Some(table) = script("benches/quality/compare", &arguments) else { return };
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .filter(|line| line.starts_with("| demo"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let names: Vec<&str> = rows.iter().map(|row| row[1]).collect();
+    assert_eq!(names, ["jtllm f32", "jtllm bf16", "llama.cpp F32", "llama.cpp"], "{table}");
+    assert_eq!(rows[3][2..], ["11.000", "+10.00 %", "0.00400"], "{table}");
+    let divergence: f64 = rows[1][4].parse().unwrap();
+    assert!((1e-7..0.1).contains(&divergence), "{table}");
+    assert_eq!((rows[0][3], rows[0][4], rows[2][4]), ("", "", ""), "{table}");
+}
