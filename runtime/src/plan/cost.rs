@@ -139,10 +139,10 @@ pub(super) fn name(compilation: &Compilation, number: usize) -> String {
 
 /// `model.layers.3.mlp.down_proj.weight` as `mlp.down_proj`, `k3` as `k`.
 fn short(name: &str) -> String {
-    let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let parts: Vec<&str> = name.strip_suffix(".weight").unwrap_or(name).split('.').collect();
     // What stands before the number of a layer is the same for all of them.
-    let after = parts.iter().position(|part| is_number(&part)).map_or(0, |at| at + 1);
+    let after = parts.iter().position(|part| is_number(part)).map_or(0, |at| at + 1);
     match parts[after..].join(".") {
         kept if kept.is_empty() => name.to_owned(),
         kept => kept.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned(),
