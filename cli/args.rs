@@ -364,6 +364,13 @@ pub(crate) struct BenchArgs {
     /// Tokens to generate; 0: no such test
     #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
     pub(crate) n_gen: usize,
+    /// Tokens that the cache holds before each test begins
+    #[arg(short = 'd', long, value_name = "N", default_value_t = 0)]
+    pub(crate) n_depth: usize,
+    /// Sequences at once: each reads a prompt, then each pass decodes a token of all; several numbers with commas
+    /// between them; rows are those of llama-batched-bench [also: -npl]
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub(crate) parallel: Vec<u16>,
     /// How often each test runs
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) repetitions: u32,
@@ -384,7 +391,7 @@ pub(crate) struct BenchArgs {
     /// How results are printed
     #[arg(short, long, value_enum, default_value_t = Form::Md)]
     pub(crate) output: Form,
-    /// Print the time and the bytes of each kernel too
+    /// Print of each kernel its time, bytes and operations too, and how near they come to the machine's limits
     #[arg(long)]
     pub(crate) kernels: bool,
 }
@@ -589,10 +596,11 @@ pub(crate) struct DoctorArgs {
 }
 
 /// Flags of several letters after one dash, as llama.cpp spells them, and their long names.
-const SPELLINGS: [(&str, &str); 5] = [
+const SPELLINGS: [(&str, &str); 6] = [
     ("-ctk", "--cache-type-k"),
     ("-ctv", "--cache-type-v"),
     ("-ngl", "--n-gpu-layers"),
+    ("-npl", "--parallel"),
     ("-sys", "--system-prompt"),
     ("-st", "--single-turn"),
 ];

@@ -160,9 +160,11 @@ const VERIFY: &[Case] = &[
 const BENCH: &[Case] = &[
     ("--n-prompt", &[], Test("cli.rs", "bench_has_the_fields_of_llama_bench")),
     ("--n-gen", &[], Test("cli.rs", "bench_has_the_fields_of_llama_bench")),
+    ("--n-depth", &[], Test("cli_bench.rs", "a_depth_is_read_before_the_clock_starts")),
+    ("--parallel", &[], Test("cli_bench.rs", "sequences_at_once_have_the_fields_of_llama_batched_bench")),
     ("--repetitions", &[], Test("cli.rs", "bench_has_the_fields_of_llama_bench")),
     ("--output", &[], Test("cli.rs", "bench_has_the_fields_of_llama_bench")),
-    ("--kernels", &[], Test("cli.rs", "bench_has_the_fields_of_llama_bench")),
+    ("--kernels", &[], Test("cli_bench.rs", "golden_kernels_of_the_demo_model")),
     ("--backend", &[], Test("cli_place.rs", "reports_name_the_device")),
     ("--device", &[], Test("cli_place.rs", "a_device_that_is_not_there_ends_with_status_7")),
     ("--n-gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),

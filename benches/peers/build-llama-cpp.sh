@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds llama.cpp's llama-bench, llama-quantize and llama-completion, optimised for this machine,
+# Builds those of llama.cpp's programs that we compare with, optimised for this machine,
 # from the sources that the PyPI source package llama-cpp-python carries.
 #
 #   benches/peers/build-llama-cpp.sh DIR
@@ -36,7 +36,7 @@ rm -rf "$source/.git"
 cmake -S "$source" -B "$dir/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON \
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_UI=OFF \
     -DLLAMA_BUILD_APP=OFF -DLLAMA_OPENSSL=OFF
-cmake --build "$dir/build" -j"$jobs" --target llama-bench llama-quantize llama-completion
+cmake --build "$dir/build" -j"$jobs" --target llama-bench llama-batched-bench llama-perplexity llama-quantize llama-completion
 
 ln -sfn build/bin "$dir/bin"
-echo "built in $dir/bin: llama-bench llama-quantize llama-completion"
+echo "built in $dir/bin: llama-bench llama-batched-bench llama-perplexity llama-quantize llama-completion"

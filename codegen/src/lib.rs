@@ -27,6 +27,7 @@
 pub mod access;
 pub mod canon;
 pub mod classify;
+pub mod count;
 pub mod emit;
 pub mod kernel;
 pub mod options;
@@ -40,13 +41,13 @@ pub mod twins;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
-use jtllm_ir::{DType, Expr, Graph, Node};
+use jtllm_ir::{Expr, Graph, Node};
 
 use canon::Gather;
 use kernel::decompose::decompose;
 use kernel::{Kernel, optimise};
 use options::{Compute, Options};
-use region::{Partition, Product, Region, Sum, Work};
+use region::{Partition, Region, Work};
 use schedule::Argument;
 use target::Caps;
 
@@ -82,14 +83,7 @@ impl Compilation {
             Work::Gemv(contraction) | Work::Gemm(contraction) => contraction.sums.as_slice(),
             _ => &[],
         });
-        let narrow = |node| schedule::narrow_type(&self.graph, node);
-        let compute = |sum: &Sum| match (sum.product, narrow(sum.left), narrow(sum.right)) {
-            (Product::Bytes, ..) => Compute::Int8,
-            (_, Some(DType::BF16), Some(DType::BF16)) => Compute::Bf16,
-            (_, Some(DType::F16), Some(DType::F16)) => Compute::F16,
-            _ => Compute::F32,
-        };
-        sums.map(compute).collect()
+        sums.map(|sum| count::multiplied(&self.graph, sum)).collect()
     }
 }
 

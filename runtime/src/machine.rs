@@ -30,6 +30,8 @@ pub struct Machine {
     pub huge_pages: HugePages,
     /// Bytes of the largest cache, where the system tells.
     pub cache_bytes: Option<u64>,
+    /// Bytes of a core's second-level cache, where the system tells.
+    pub core_cache_bytes: Option<u64>,
 }
 
 /// Logical CPUs, one of each physical core first, then the siblings that share a core with one of those.
@@ -83,7 +85,8 @@ impl Machine {
             features: features(),
             page_bytes: os::page_size(),
             huge_pages: HugePages::at(root),
-            cache_bytes: largest_cache(root),
+            cache_bytes: caches(root).map(|(_, bytes)| bytes).max(),
+            core_cache_bytes: caches(root).find(|(level, _)| *level == Some(2)).map(|(_, bytes)| bytes),
         }
     }
 
@@ -204,12 +207,10 @@ fn cpu_name(root: &Path) -> String {
         .unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
 
-/// The largest `cache/index*/size` of CPU 0: `266240K`.
-fn largest_cache(root: &Path) -> Option<u64> {
+/// Level and bytes of each `cache/index*` of CPU 0, whose `size` is like `266240K`.
+fn caches(root: &Path) -> impl Iterator<Item = (Option<u64>, u64)> {
     let folder = root.join("sys/devices/system/cpu/cpu0/cache");
-    let size = |entry: std::io::Result<std::fs::DirEntry>| {
-        let text = read(&entry.ok()?.path().join("size"))?;
-        let text = text.trim();
+    let bytes = |text: &str| {
         let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
         let factor = match unit {
             "" => 1,
@@ -219,7 +220,12 @@ fn largest_cache(root: &Path) -> Option<u64> {
         };
         digits.parse::<u64>().ok()?.checked_mul(factor)
     };
-    std::fs::read_dir(folder).ok()?.filter_map(size).max()
+    let cache = move |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.ok()?.path();
+        let level = read(&path.join("level")).and_then(|text| text.trim().parse().ok());
+        Some((level, bytes(read(&path.join("size"))?.trim())?))
+    };
+    std::fs::read_dir(folder).into_iter().flatten().filter_map(cache)
 }
 
 /// Detects each named extension at run time and lists those present.

@@ -21,7 +21,7 @@ use crate::error::{DeviceError, Error};
 use crate::packed::Keeping;
 use crate::plan::{Bindings, Plan, Sizes, bytes_of, positions};
 use crate::program::artifact;
-use crate::trace::Trace;
+use crate::trace::{Extent, Trace};
 use crate::weights::{Locate, Wanted, Weights};
 pub(crate) use inputs::Inputs;
 
@@ -85,7 +85,7 @@ pub struct Batch {
     /// Whether the rows are a chunk of prompts; else each row is one token of any sequence.
     pub chunk: bool,
     /// The pages of each sequence.
-    pub tables: Vec<Vec<u32>>,
+    pub tables: Vec<Arc<Vec<u32>>>,
     /// Positions of each sequence after the pass.
     pub lengths: Vec<usize>,
     /// The rows whose logits are wanted.
@@ -106,13 +106,23 @@ pub struct Shown {
 }
 
 impl Batch {
+    /// How much there is to do.
+    fn extent(&self) -> Extent {
+        let rows = || self.rows.iter().filter(|row| row.slot >= 0);
+        Extent {
+            rows: rows().count() as u64,
+            positions: self.lengths.iter().map(|length| *length as u64).sum(),
+            seen: rows().map(|row| row.position as u64 + 1).sum(),
+        }
+    }
+
     /// The pass of a tile of an image that has so many rows: by itself, in a cache of its own.
     pub(crate) fn of_tile(tokens: usize) -> Batch {
         let row = |at: usize| Row { id: 0, position: at, sequence: 0, slot: at as i32 };
         Batch {
             rows: (0..tokens).map(row).collect(),
             chunk: true,
-            tables: vec![(0..tokens.div_ceil(TILE) as u32).collect()],
+            tables: vec![Arc::new((0..tokens.div_ceil(TILE) as u32).collect())],
             lengths: vec![tokens],
             wanted: Vec::new(),
             facts: Vec::new(),
@@ -445,9 +455,12 @@ impl Network {
         batch: &Batch,
         carried: &[Carried],
         locate: &Locate<'_>,
-        trace: Option<&mut Trace>,
+        mut trace: Option<&mut Trace>,
     ) -> Result<Bucket, Error> {
         let (bucket, count) = body_bucket(batch, self.graphs.chunk())?;
+        if let Some(trace) = trace.as_deref_mut() {
+            trace.extent = batch.extent();
+        }
         self.prepare(Part::Body, bucket, locate)?;
         let plan = &self.plans[&(Part::Body, bucket)];
         let inputs = Inputs::of(batch, count, self.table_width());

@@ -1,12 +1,15 @@
 //! Which pages of the cache belong to which sequence.
 
+use std::sync::Arc;
+
 use jtllm_ir::build::PAGE;
 
-/// The pages of all sequences: a free list, and a table for each sequence.
+/// The pages of all sequences: a free list, and a table for each sequence. A pass shares the tables that it reads, so
+/// that none is copied for each token; whoever still holds one keeps it as it was.
 #[derive(Debug)]
 pub struct PageTable {
     free: Vec<u32>,
-    sequences: Vec<Vec<u32>>,
+    sequences: Vec<Arc<Vec<u32>>>,
     total: usize,
 }
 
@@ -21,7 +24,7 @@ impl PageTable {
     /// A table of `pages` free pages for `sequences` sequences.
     pub fn new(pages: usize, sequences: usize) -> PageTable {
         let free = (0..pages as u32).rev().collect();
-        PageTable { free, sequences: vec![Vec::new(); sequences], total: pages }
+        PageTable { free, sequences: vec![Arc::default(); sequences], total: pages }
     }
 
     /// Positions that fit in all.
@@ -41,16 +44,20 @@ impl PageTable {
         if missing > self.free.len() {
             return Err(Full { positions: self.positions() });
         }
-        let from = self.free.len() - missing;
-        self.sequences[sequence].extend(self.free.drain(from..).rev());
+        if missing > 0 {
+            let from = self.free.len() - missing;
+            Arc::make_mut(&mut self.sequences[sequence]).extend(self.free.drain(from..).rev());
+        }
         Ok(())
     }
 
     /// Gives back the pages behind the first `positions` positions of a sequence.
     pub fn truncate(&mut self, sequence: usize, positions: usize) {
         let keep = positions.div_ceil(PAGE as usize).min(self.sequences[sequence].len());
-        let freed = self.sequences[sequence].split_off(keep);
-        self.free.extend(freed.into_iter().rev());
+        if keep < self.sequences[sequence].len() {
+            let freed = Arc::make_mut(&mut self.sequences[sequence]).split_off(keep);
+            self.free.extend(freed.into_iter().rev());
+        }
     }
 
     /// Where a position's key and value go: page * 16 + place.
@@ -60,7 +67,7 @@ impl PageTable {
     }
 
     /// A sequence's pages, in order.
-    pub fn pages(&self, sequence: usize) -> &[u32] {
+    pub fn pages(&self, sequence: usize) -> &Arc<Vec<u32>> {
         &self.sequences[sequence]
     }
 }

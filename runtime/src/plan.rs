@@ -1,7 +1,9 @@
 //! A compiled graph bound to memory: what to launch, in which order, on which buffers.
 
+mod cost;
+
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use jtllm_codegen::Compilation;
@@ -18,6 +20,7 @@ use crate::error::Error;
 use crate::ready::Ready;
 use crate::trace::Trace;
 use crate::weights::Weights;
+use cost::Cost;
 
 /// Every buffer begins at a multiple of this.
 const ALIGNMENT: u64 = 256;
@@ -33,8 +36,8 @@ struct Step {
     args: Vec<Span>,
     /// Whether the weights among them are there.
     ready: Vec<Ready>,
-    /// Bytes of the weights among them.
-    weight_bytes: u64,
+    /// What a launch of it costs at least, once somebody asks.
+    cost: OnceLock<Cost>,
 }
 
 impl Step {
@@ -160,16 +163,11 @@ impl Plan {
             let span = |argument: &Argument| builder.argument(argument, &inputs, &constants);
             let args = step.arguments.iter().map(span).collect::<Result<Vec<Span>, _>>()?;
             let ready = step.arguments.iter().filter_map(|argument| builder.ready(argument)).collect();
-            let weights = step
-                .arguments
-                .iter()
-                .zip(&args)
-                .filter(|(x, _)| matches!(x, Argument::Weight(_) | Argument::Part(..)));
             steps.push(Step {
                 program: programs[step.kernel].clone(),
                 kernel: step.kernel,
                 grid: compilation.kernels[step.kernel].grid.each_ref().map(|x| known(x, bindings.fixed)),
-                weight_bytes: weights.map(|(_, span)| span.len).sum(),
+                cost: OnceLock::new(),
                 args,
                 ready,
             });
@@ -233,7 +231,7 @@ impl Plan {
 
     /// Launches one step after another.
     fn launch(&self, device: &dyn Device, sizes: &Sizes, mut trace: Option<&mut Trace>) -> Result<(), Error> {
-        for step in &self.steps {
+        for (number, step) in self.steps.iter().enumerate() {
             let groups = self.groups(step, sizes);
             if groups.contains(&0) {
                 continue;
@@ -246,8 +244,15 @@ impl Plan {
             device.launch(&step.program, groups, &self.symbols, &step.args)?;
             if let Some(trace) = trace.as_deref_mut() {
                 device.finish()?;
-                let (kernel, weights) = (&self.compilation.kernels[step.kernel], step.weight_bytes);
-                trace.record(kernel, &step.args, weights, groups, begin.elapsed());
+                let (time, extent) = (begin.elapsed(), trace.extent);
+                let compilation = &self.compilation;
+                let cost = step.cost.get_or_init(|| Cost::of(compilation, number, &step.args));
+                let key = (Arc::as_ptr(compilation).addr(), step.kernel);
+                let entry = trace.entry(key, || cost::name(compilation, number));
+                entry.launches += 1;
+                entry.groups += groups.iter().map(|n| u64::from(*n)).product::<u64>();
+                entry.time += time;
+                cost.add(entry, sizes, extent);
             }
         }
         Ok(())

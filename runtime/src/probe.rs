@@ -5,6 +5,9 @@
 //! it has never touched. Only optimised builds give meaningful figures.
 
 mod device;
+mod limits;
+#[cfg(target_arch = "x86_64")]
+mod narrow;
 mod peak;
 
 use std::hint::black_box;
@@ -15,7 +18,8 @@ use crate::machine::Machine;
 use crate::memory::{HostBuffer, MemoryError};
 
 pub use device::copy_bandwidth;
-pub use peak::peak_f32;
+pub use limits::{Limits, Reach};
+pub use peak::{Multiplied, peak};
 
 /// Streams that a worker reads side by side: more requests in flight than one stream's prefetcher makes.
 const STREAMS: usize = 4;

@@ -177,7 +177,9 @@ fn given(batch: &Batch, count: usize, width: usize) -> BTreeMap<String, Tensor> 
         .into_iter()
         .map(|(name, values)| (name.to_owned(), ints(values, &[values.len()])))
         .collect();
-    given.insert("table".to_owned(), ints(&inputs.table, &[SEQUENCES, width]));
+    let mut table = inputs.table.clone();
+    table.resize(SEQUENCES * width, 0);
+    given.insert("table".to_owned(), ints(&table, &[SEQUENCES, width]));
     for (name, values) in &inputs.facts {
         given.insert((*name).to_owned(), ints(values, &[SEQUENCES]));
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jtllm_runtime::device::threads::{Pool, Threads};
 use jtllm_runtime::machine::{Cores, HugePages, Machine, Memory, features};
+use jtllm_runtime::probe::{Limits, Multiplied, Reach};
 use jtllm_runtime::{os, probe};
 
 const GB: u64 = 1 << 30;
@@ -100,6 +101,9 @@ fn memory_huge_pages_and_caches() {
             MEMINFO,
             ("sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n"),
             ("sys/devices/system/cpu/cpu0/cache/index0/size", "48K\n"),
+            ("sys/devices/system/cpu/cpu0/cache/index2/level", "2\n"),
+            ("sys/devices/system/cpu/cpu0/cache/index2/size", "2048K\n"),
+            ("sys/devices/system/cpu/cpu0/cache/index3/level", "3\n"),
             ("sys/devices/system/cpu/cpu0/cache/index3/size", "260M\n"),
             ("sys/devices/system/cpu/cpu0/cache/index4/size", "9X\n"),
         ],
@@ -109,7 +113,7 @@ fn memory_huge_pages_and_caches() {
     assert_eq!(machine.memory.available_bytes, Some(8 * GB));
     assert_eq!(machine.memory.limit_bytes, None);
     assert_eq!(machine.huge_pages, HugePages::OnRequest);
-    assert_eq!(machine.cache_bytes, Some(260 << 20));
+    assert_eq!((machine.cache_bytes, machine.core_cache_bytes), (Some(260 << 20), Some(2 << 20)));
     for (text, wanted) in
         [("[always] madvise never", HugePages::Always), ("always madvise [never]", HugePages::Never)]
     {
@@ -237,12 +241,83 @@ fn resident_memory_follows_what_is_touched() {
 fn limits_are_measured() {
     let pool = Pool::new(Threads { count: 2, pin: true });
     let bandwidth = probe::bandwidth(&pool, 64 << 20, Duration::from_millis(100)).unwrap();
-    let peak = probe::peak_f32(&pool);
+    let peak = probe::peak(&pool, Multiplied::F32).unwrap();
     println!("{bandwidth:.1} GB/s, {peak:.1} GFLOP/s with {} threads", pool.count());
     // Far below any machine that runs this, even unoptimised, and far above what one can be.
     assert!((0.01..100_000.0).contains(&bandwidth) && (0.001..1_000_000.0).contains(&peak));
     assert!(probe::bandwidth(&pool, 0, Duration::ZERO).unwrap() > 0.0);
     assert!(probe::bandwidth(&pool, usize::MAX, Duration::ZERO).is_err());
+}
+
+#[test]
+fn narrow_numbers_are_multiplied_faster_where_there_is_an_instruction() {
+    let pool = Pool::new(Threads { count: 1, pin: true });
+    let has = |name: &str| features().contains(&name);
+    let [floats, halves, bytes] =
+        [Multiplied::F32, Multiplied::Bf16, Multiplied::Bytes].map(|what| probe::peak(&pool, what));
+    println!("f32 {floats:?}, bf16 {halves:?}, int8 {bytes:?} G/s");
+    assert_eq!(halves.is_some(), has("avx512f") && has("avx512bf16"));
+    assert_eq!(bytes.is_some(), has("avx2"));
+    // Processors issue fewer of the instructions that multiply more (half of a Sapphire Rapids' `f32` for bf16).
+    if !cfg!(debug_assertions) {
+        let floats = floats.unwrap();
+        assert!(halves.is_none_or(|halves| halves > 0.3 * floats), "{halves:?} {floats}");
+        assert!(bytes.is_none_or(|bytes| bytes > 0.9 * floats), "{bytes:?} {floats}");
+    }
+}
+
+#[test]
+fn limits_of_a_working_set() {
+    let pool = Pool::new(Threads { count: 1, pin: true });
+    let mut machine = probe(&[], &[0]);
+    // So that the reading of memory is short.
+    machine.memory.available_bytes = Some(64 << 20);
+    let measure = |machine: &Machine, stream| {
+        let limits = Limits::measure(&pool, machine, stream, Duration::from_millis(20)).unwrap();
+        limits.reads.iter().map(|reach| (reach.name, reach.bytes)).collect::<Vec<_>>()
+    };
+    assert_eq!(measure(&machine, 1 << 20), [("memory", u64::MAX)], "nothing is known of caches");
+    machine.core_cache_bytes = Some(1 << 20);
+    machine.cache_bytes = Some(8 << 20);
+    let inner = ("second-level cache", 1 << 20);
+    assert_eq!(measure(&machine, 9 << 20), [inner, ("memory", u64::MAX)], "too much for any cache");
+    assert_eq!(measure(&machine, 1 << 20), [inner, ("memory", u64::MAX)], "the inner one holds it");
+    assert_eq!(measure(&machine, 4 << 20), [inner, ("outer cache", 4 << 20), ("memory", u64::MAX)]);
+
+    let reach = |name, bytes, speed| Reach { name, bytes, speed };
+    let limits = Limits {
+        reads: vec![reach("second-level cache", 100, 9.0), reach("memory", u64::MAX, 2.0)],
+        peaks: [(Multiplied::F32, 5.0), (Multiplied::Bytes, 20.0)].into(),
+    };
+    let speed = |bytes| limits.reading(bytes).unwrap().speed;
+    assert_eq!((speed(0), speed(100), speed(101), speed(u64::MAX)), (9.0, 9.0, 2.0, 2.0));
+    let peaks = [Multiplied::F32, Multiplied::Bf16, Multiplied::Bytes].map(|what| limits.peak(what));
+    assert_eq!(peaks, [Some(5.0), Some(5.0), Some(20.0)], "bf16 are multiplied as f32 where nothing else is");
+    let slow = Limits { peaks: [(Multiplied::F32, 5.0), (Multiplied::Bf16, 3.0)].into(), ..limits.clone() };
+    assert_eq!(slow.peak(Multiplied::Bf16), Some(5.0), "nor where that is slower");
+    assert_eq!(Limits::default().peak(Multiplied::F32), None);
+    assert_eq!(Limits::default().reading(1), None);
+}
+
+/// Three ways to be given less than the machine, all at once: an affinity mask, siblings, and a quota.
+#[test]
+fn threads_follow_the_tightest_of_mask_siblings_and_quota() {
+    let own = ("proc/self/cgroup", "0::/box\n");
+    let with = |allowed: &[usize], quota: &str| {
+        let siblings = siblings();
+        let mut files: Vec<(&str, &str)> =
+            siblings.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+        files.extend([MOUNT_2, own, ("sys/fs/cgroup/box/cpu.max", quota)]);
+        probe(&files, allowed).default_threads()
+    };
+    let all: Vec<usize> = (0..8).collect();
+    assert_eq!(with(&all, "max 100000"), 4, "8 logical CPUs on 4 cores");
+    assert_eq!(with(&all, "800000 100000"), 4, "a quota for siblings buys no core");
+    assert_eq!(with(&all, "150000 100000"), 2, "one and a half CPUs are two threads");
+    assert_eq!(with(&[2, 6, 3], "max 100000"), 2, "the mask leaves two cores");
+    assert_eq!(with(&[2, 6, 3], "100000 100000"), 1);
+    assert_eq!(with(&[6, 7], "max 100000"), 2, "the second sibling of a core stands for it");
+    assert_eq!(with(&[5], "800000 100000"), 1);
 }
 
 #[test]

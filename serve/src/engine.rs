@@ -1,7 +1,7 @@
 //! From prompt to answer: one sequence, its cache, and the loop.
 
 use std::fmt;
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use jtllm_models::embedding::Embedding;
 use jtllm_models::image::Image;
 use jtllm_models::sample::{SampleError, Sampler};
 use jtllm_models::tokenizer::{Stops, Stream, Tokenizer, TokenizerError};
-use jtllm_runtime::network::{Batch, Row};
+use jtllm_runtime::network::{Batch, Row, Shown};
 use jtllm_runtime::pages::PageTable;
 use jtllm_runtime::trace::Trace;
 
@@ -179,7 +179,7 @@ pub struct Answer {
 }
 
 /// What an architecture wants to know of a sequence; see `Architecture::facts`.
-type Fact = (&'static str, i32);
+pub(crate) type Fact = (&'static str, i32);
 
 /// A model with one conversation.
 pub struct Engine {
@@ -188,6 +188,8 @@ pub struct Engine {
     pages: PageTable,
     /// The tokens whose keys and values the cache holds.
     held: Vec<u32>,
+    /// What the architecture wants to know of them; what is appended changes none of it.
+    facts: Vec<Fact>,
     /// The images that the tokens stand for.
     images: Vec<Arc<Seen>>,
     /// Times of kernels, while somebody wants them.
@@ -198,7 +200,8 @@ impl Engine {
     /// An engine without a conversation. Without a tokenizer answers have ids and no text.
     pub fn new(model: Model, tokenizer: Option<Arc<Tokenizer>>) -> Engine {
         let pages = PageTable::new(model.pages(), 1);
-        Engine { model, tokenizer, pages, held: Vec::new(), images: Vec::new(), trace: None }
+        let (held, facts, images) = (Vec::new(), Vec::new(), Vec::new());
+        Engine { model, tokenizer, pages, held, facts, images, trace: None }
     }
 
     /// The model.
@@ -324,20 +327,11 @@ impl Engine {
         reuse: bool,
         hear: &mut dyn FnMut(&[f32]),
     ) -> Result<(), EngineError> {
-        let context = self.context();
-        let vocabulary = self.model.architecture().vocabulary();
         if tokens.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }
-        let architecture = self.model.architecture();
-        let learned = architecture.positions_are_learned().then_some(architecture.positions());
-        let context = learned.map_or(context, |positions| context.min(positions));
-        if tokens.len() > context {
-            return Err(EngineError::ContextFull { context, need: tokens.len() });
-        }
-        if let Some(id) = tokens.iter().copied().find(|id| *id as usize >= vocabulary) {
-            return Err(EngineError::NoSuchToken { id, vocabulary });
-        }
+        let context = self.room_for(tokens.len())?;
+        tokens.iter().try_for_each(|id| self.know(*id))?;
         let facts = self.model.architecture().facts(tokens);
         let keep = if reuse { self.reusable(tokens, &facts) } else { 0 };
         let chunk = self.model.architecture().chunk();
@@ -345,17 +339,68 @@ impl Engine {
             return Err(EngineError::ContextFull { context: chunk, need: tokens.len() });
         }
         self.truncate(keep);
+        self.facts = facts;
         let full = |_| EngineError::ContextFull { context, need: tokens.len() };
         self.pages.reserve(0, tokens.len()).map_err(full)?;
         while self.held.len() < tokens.len() {
             let start = self.held.len();
             let end = (start + chunk).min(tokens.len());
             let wanted = (first.max(start)..end).map(|place| place - start).collect();
-            let logits = self.chunk(tokens, start..end, wanted, &facts)?;
-            self.held.extend_from_slice(&tokens[start..end]);
+            let vision = self.model.architecture().vision();
+            let shown =
+                vision.and_then(|vision| sight::shown(&self.images, vision.token(), tokens, start..end));
+            let logits = self.chunk(&tokens[start..end], wanted, shown)?;
             hear(&logits);
         }
         Ok(())
+    }
+
+    /// Checks that so many tokens fit, and gives how many would.
+    fn room_for(&self, tokens: usize) -> Result<usize, EngineError> {
+        let architecture = self.model.architecture();
+        let learned = architecture.positions_are_learned().then_some(architecture.positions());
+        let context = learned.map_or(self.context(), |positions| self.context().min(positions));
+        match tokens <= context {
+            true => Ok(context),
+            false => Err(EngineError::ContextFull { context, need: tokens }),
+        }
+    }
+
+    fn know(&self, id: u32) -> Result<(), EngineError> {
+        let vocabulary = self.model.architecture().vocabulary();
+        match (id as usize) < vocabulary {
+            true => Ok(()),
+            false => Err(EngineError::NoSuchToken { id, vocabulary }),
+        }
+    }
+
+    /// Appends a token of an answer to what the cache holds and gives its logits. What this takes beside the pass does
+    /// not grow with what is held.
+    ///
+    /// A device that fails meanwhile is left as in [`Engine::feed`].
+    pub fn append(&mut self, id: u32) -> Result<Vec<f32>, EngineError> {
+        let architecture = self.model.architecture();
+        let of_image = architecture.vision().is_some_and(|vision| vision.token() == id);
+        if self.held.is_empty() || of_image || architecture.looks_ahead() == LooksAhead::All {
+            return self.feed(&self.with(id), false);
+        }
+        let need = self.held.len() + 1;
+        let context = self.room_for(need)?;
+        self.know(id)?;
+        self.pages.reserve(0, need).map_err(|_| EngineError::ContextFull { context, need })?;
+        match self.chunk(&[id], vec![0], None) {
+            Err(EngineError::Runtime(error)) => {
+                let all = self.with(id);
+                self.retreat(error)?;
+                self.feed(&all, false)
+            }
+            done => done,
+        }
+    }
+
+    /// What is held, and one token more.
+    fn with(&self, id: u32) -> Vec<u32> {
+        [self.held.as_slice(), &[id]].concat()
     }
 
     /// The vector of a text, of which these are the tokens.
@@ -386,17 +431,14 @@ impl Engine {
         if keeps { common.min(tokens.len() - 1) } else { 0 }
     }
 
-    /// Runs the pass for the tokens at some positions.
+    /// Runs the pass for the tokens that follow those that are held, which it holds then too.
     fn chunk(
         &mut self,
-        all: &[u32],
-        range: Range<usize>,
+        tokens: &[u32],
         wanted: Vec<usize>,
-        facts: &[Fact],
+        shown: Option<Shown>,
     ) -> Result<Vec<f32>, EngineError> {
-        let vision = self.model.architecture().vision();
-        let shown = vision.and_then(|vision| sight::shown(&self.images, vision.token(), all, range.clone()));
-        let (tokens, start) = (&all[range.clone()], range.start);
+        let start = self.held.len();
         let row = |(at, id): (usize, &u32)| Row {
             id: *id,
             position: start + at,
@@ -406,13 +448,15 @@ impl Engine {
         let batch = Batch {
             rows: tokens.iter().enumerate().map(row).collect(),
             chunk: tokens.len() > 1,
-            tables: vec![self.pages.pages(0).to_vec()],
+            tables: vec![self.pages.pages(0).clone()],
             lengths: vec![start + tokens.len()],
             wanted,
-            facts: facts.iter().map(|(name, value)| (*name, vec![*value])).collect(),
+            facts: self.facts.iter().map(|(name, value)| (*name, vec![*value])).collect(),
             shown,
         };
-        self.model.pass(&batch, self.trace.as_mut())
+        let logits = self.model.pass(&batch, self.trace.as_mut())?;
+        self.held.extend_from_slice(tokens);
+        Ok(logits)
     }
 
     /// Generates an answer. `hear` gets each piece of text when no later token can change it, and the token
@@ -478,8 +522,7 @@ impl Engine {
                 let Some(keep) = keep else { return Ok(Finish::ContextFull) };
                 self.shift(keep)?;
             }
-            let next = [self.held.as_slice(), &[id]].concat();
-            logits = self.feed(&next, false)?;
+            logits = self.append(id)?;
         }
     }
 

@@ -18,8 +18,10 @@ mod model;
 pub mod place;
 mod seat;
 mod sight;
+mod together;
 
 pub use engine::{Answer, Engine, EngineError, Finish, Request, Timings};
 pub use model::{Backend, Caches, LoadOptions, Memory, Model, Tell};
 pub use place::{Layers, Place};
 pub use sight::Seen;
+pub use together::Together;

@@ -14,7 +14,7 @@ use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Batch, Row};
 use jtllm_runtime::pages::PageTable;
-use jtllm_serve::{Backend, Engine, LoadOptions, Model, Place};
+use jtllm_serve::{Backend, Engine, EngineError, LoadOptions, Model, Place, Together};
 use serde_json::Value;
 
 /// What gives no logits of texts alone.
@@ -204,7 +204,7 @@ fn batched(folder: &Path, prompts: &[Vec<u32>], options: LoadOptions) -> Vec<Vec
     for (sequence, prompt) in prompts.iter().enumerate() {
         pages.reserve(sequence, prompt.len()).unwrap();
     }
-    let tables: Vec<Vec<u32>> = (0..prompts.len()).map(|s| pages.pages(s).to_vec()).collect();
+    let tables: Vec<_> = (0..prompts.len()).map(|s| pages.pages(s).clone()).collect();
     let longest = prompts.iter().map(Vec::len).max().unwrap();
     let mut last = vec![Vec::new(); prompts.len()];
     for position in 0..longest {
@@ -345,6 +345,57 @@ fn weights_of_bf16_are_multiplied_in_pairs_by_themselves() {
         assert!(same, "{name}: {}", largest_difference(&found, &expected));
         check_company(made.path(), Compute::Bf16);
     }
+}
+
+/// Prompts of different lengths in common chunks, then a token of each in one pass: as if each were alone.
+#[test]
+fn sequences_side_by_side_have_the_same_bits_as_alone() {
+    let tokens = |s: u32, count: u32| (0..count).map(|i| (i * 7 + s * 3 + 5) % 250).collect::<Vec<u32>>();
+    for name in ["llama2-gqa-tiny", "mistral-swa-tiny", "rwkv-4-tiny", "rwkv-7-tiny"] {
+        for count in [2u32, 3, 8, 16] {
+            let all: Vec<Vec<u32>> = (0..count).map(|s| tokens(s, 12 + s % 5 * 13)).collect();
+            let mut alone = engine(name, Backend::Cpu);
+            let checkpoint = Checkpoint::open(&folder(name)).unwrap();
+            let options = options(Backend::Cpu, 2);
+            let mut model = Model::load(checkpoint, options, KernelCache::off("a test")).unwrap();
+            let mut together = Together::new(&mut model, count as usize);
+            // Again after it was cleared: nothing of the first round is left.
+            for _ in 0..2 {
+                together.clear();
+                let prompts: Vec<Vec<u32>> = all.iter().map(|ids| ids[..ids.len() - 4].to_vec()).collect();
+                let mut found = together.feed(&prompts).unwrap();
+                for step in (0..=4).rev() {
+                    for (ids, found) in all.iter().zip(&found) {
+                        let expected = alone.feed(&ids[..ids.len() - step], false).unwrap();
+                        let bits = |row: &[f32]| row.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                        assert_eq!(bits(&expected), bits(found), "{name}: {count} sequences, {step} to come");
+                    }
+                    if step > 0 {
+                        let ids: Vec<u32> = all.iter().map(|ids| ids[ids.len() - step]).collect();
+                        let logits = together.append(&ids).unwrap();
+                        let width = logits.len() / ids.len();
+                        found = logits.chunks(width).map(<[f32]>::to_vec).collect();
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sequences_side_by_side_are_refused_what_does_not_fit() {
+    let checkpoint = Checkpoint::open(&folder("llama2-gqa-tiny")).unwrap();
+    let options = LoadOptions { sequences: 2, context: 32, ..options(Backend::Cpu, 1) };
+    let mut model = Model::load(checkpoint, options, KernelCache::off("a test")).unwrap();
+    let mut together = Together::new(&mut model, 2);
+    assert!(matches!(together.feed(&[vec![], vec![]]), Err(EngineError::EmptyPrompt)));
+    assert!(matches!(together.append(&[1, 2, 3]), Err(EngineError::EmptyPrompt)));
+    assert!(matches!(together.feed(&[vec![1 << 20]]), Err(EngineError::NoSuchToken { .. })));
+    together.feed(&[vec![1; 32], vec![2; 3]]).unwrap();
+    let full = together.append(&[1, 2]);
+    assert!(matches!(full, Err(EngineError::ContextFull { context: 32, need: 33 })), "{full:?}");
+    together.clear();
+    together.append(&[1, 2]).unwrap();
 }
 
 /// Two sequences of different lengths at once, on whatever graphics adapter is here.

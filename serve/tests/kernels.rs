@@ -178,3 +178,45 @@ fn a_chunk_of_an_rwkv_prompt_reads_each_weight_byte_once() {
         assert_eq!(one_by_one, 8 * weights, "{name}: 8 tokens one by one");
     }
 }
+
+/// Operations and bytes of a trace against the sums that one does by hand.
+#[test]
+fn operations_and_bytes_are_those_of_the_model() {
+    let mut engine = engine("llama2-gqa-tiny", KernelCache::off("a test"), false);
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(fixture("llama2-gqa-tiny").join("config.json")).unwrap())
+            .unwrap();
+    let number = |name: &str| config[name].as_u64().unwrap();
+    let (hidden, inner, layers) =
+        (number("hidden_size"), number("intermediate_size"), number("num_hidden_layers"));
+    let (heads, groups) = (number("num_attention_heads"), number("num_key_value_heads"));
+    let width = hidden / heads;
+    let a_row = layers * (2 * hidden * hidden + 2 * hidden * groups * width + 3 * hidden * inner);
+    let head = hidden * number("vocab_size");
+    let mut traced = |held: usize, len: usize| {
+        engine.clear();
+        if held > 0 {
+            engine.feed(&prompt(held as u32), false).unwrap();
+        }
+        engine.trace = Some(Trace::default());
+        engine.feed(&prompt(len as u32), false).unwrap();
+        engine.trace.take().unwrap()
+    };
+    let rows_of_tile = |rows: u64| if rows == 1 { 1 } else { rows.next_multiple_of(16) };
+    for (held, len) in [(0, 48), (0, 1), (40, 41), (32, 50)] {
+        let trace = traced(held as usize, len as usize);
+        let sum = |of: &dyn Fn(&jtllm_runtime::trace::Entry) -> u64| -> u64 {
+            trace.entries().into_iter().map(of).sum()
+        };
+        let seen: u64 = (held + 1..=len).sum();
+        let attention = layers * heads * 2 * width * seen;
+        let products = rows_of_tile(len - held) * a_row + head;
+        let operations = sum(&|entry| entry.operations.values().sum());
+        assert_eq!(operations, 2 * (products + attention), "{held} to {len}");
+        // Keys and values of f16: each layer writes the new ones and reads all.
+        let each = 2 * groups * width * 2 * layers;
+        assert_eq!(sum(&|entry| entry.state_bytes), each * (len + (len - held)), "{held} to {len}");
+        assert!(sum(&|entry| entry.bytes) > sum(&|entry| entry.weight_bytes + entry.state_bytes));
+        assert!(trace.entries().iter().any(|entry| entry.name.ends_with("mlp.down_proj")));
+    }
+}

@@ -55,7 +55,7 @@ fn decode(position: usize) -> Batch {
     Batch {
         rows: vec![Row { id: 7 + position as u32, position, sequence: 0, slot: position as i32 }],
         chunk: false,
-        tables: vec![(0..4).collect()],
+        tables: vec![Arc::new((0..4).collect())],
         lengths: vec![position + 1],
         wanted: vec![0],
         facts: Vec::new(),

@@ -12,6 +12,7 @@ pub(crate) struct Inputs {
     start: Vec<i32>,
     count: Vec<i32>,
     home: Vec<i32>,
+    /// The table's rows of the sequences of the batch: nobody reads those of others.
     pub(crate) table: Vec<i32>,
     /// Further inputs, with a value for each of the 16 sequences.
     pub(crate) facts: Vec<(&'static str, Vec<i32>)>,
@@ -28,7 +29,7 @@ impl Inputs {
                 rows[at].sequence = rows[at / TILE * TILE].sequence;
             }
         }
-        let mut table = vec![0i32; SEQUENCES * width];
+        let mut table = vec![0i32; batch.tables.len() * width];
         for (sequence, pages) in batch.tables.iter().enumerate() {
             for (at, page) in pages.iter().enumerate() {
                 table[sequence * width + at] = *page as i32;

@@ -1,23 +1,35 @@
-//! Peak arithmetic: multiply-adds on registers alone.
+//! Peak arithmetic: sums of products on registers alone, of each type that kernels multiply.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use crate::device::threads::Pool;
 
-/// Every chain computes `x = x * FACTOR + FACTOR`, which tends to 1 and so meets no slow or special number.
-const FACTOR: f32 = 0.5;
-
-/// One loop of independent multiply-adds, and what a round of it computes.
-struct Chains {
-    flops_a_round: f64,
-    run: fn(rounds: usize) -> f32,
+/// What is multiplied. Sums are `f32`, of integers `i32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Multiplied {
+    /// Numbers of 32 bits.
+    F32,
+    /// Two `bf16` at a time.
+    Bf16,
+    /// Four bytes at a time, unsigned ones with signed ones.
+    Bytes,
 }
 
-/// Runs independent multiply-adds on all workers of the pool, with the widest vectors that the CPU has, and returns the
-/// speed of the fastest of three runs of about 0.1 s in GFLOP/s (a multiply-add is two operations).
-pub fn peak_f32(pool: &Pool) -> f64 {
-    let chains = chains();
+/// Every chain of `f32` computes `x = x * FACTOR + FACTOR`, which tends to 1 and so meets no slow or special number.
+const FACTOR: f32 = 0.5;
+
+/// One loop of independent sums, and what a round of it computes.
+pub(super) struct Chains {
+    pub(super) operations_a_round: f64,
+    pub(super) run: fn(rounds: usize) -> f32,
+}
+
+/// Runs independent sums of products on all workers of the pool, with the widest vectors that the CPU has, and returns
+/// the speed of the fastest of three runs of about 0.1 s in billions of operations a second (a multiplication and the
+/// addition of its product are two). None where the CPU has no instruction for such products.
+pub fn peak(pool: &Pool, what: Multiplied) -> Option<f64> {
+    let chains = chains(what)?;
     let _pinned = pool.pin_caller();
     let seconds = |rounds: usize| {
         let start = Instant::now();
@@ -32,36 +44,48 @@ pub fn peak_f32(pool: &Pool) -> f64 {
     }
     rounds *= 8;
     let fastest = (0..3).map(|_| seconds(rounds)).fold(f64::INFINITY, f64::min);
-    pool.count() as f64 * rounds as f64 * chains.flops_a_round / fastest / 1e9
+    Some(pool.count() as f64 * rounds as f64 * chains.operations_a_round / fastest / 1e9)
+}
+
+fn chains(what: Multiplied) -> Option<Chains> {
+    match what {
+        Multiplied::F32 => Some(floats()),
+        #[cfg(target_arch = "x86_64")]
+        Multiplied::Bf16 => super::narrow::halves(),
+        #[cfg(target_arch = "x86_64")]
+        Multiplied::Bytes => super::narrow::bytes(),
+        #[cfg(not(target_arch = "x86_64"))]
+        Multiplied::Bf16 | Multiplied::Bytes => None,
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
-fn chains() -> Chains {
+fn floats() -> Chains {
     if is_x86_feature_detected!("avx512f") {
         let run = |rounds| {
             // SAFETY: the CPU has the feature, by the condition above.
             unsafe { chains_avx512(rounds) }
         };
-        return Chains { flops_a_round: (16 * 16 * 2) as f64, run };
+        return Chains { operations_a_round: (16 * 16 * 2) as f64, run };
     }
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         let run = |rounds| {
             // SAFETY: the CPU has the features, by the condition above.
             unsafe { chains_fma(rounds) }
         };
-        return Chains { flops_a_round: (12 * 8 * 2) as f64, run };
+        return Chains { operations_a_round: (12 * 8 * 2) as f64, run };
     }
-    Chains { flops_a_round: (PLAIN * 2) as f64, run: chains_plain }
+    Chains { operations_a_round: (PLAIN * 2) as f64, run: chains_plain }
 }
 
 #[cfg(target_arch = "aarch64")]
-fn chains() -> Chains {
-    Chains { flops_a_round: (24 * 4 * 2) as f64, run: chains_neon }
+fn floats() -> Chains {
+    Chains { operations_a_round: (24 * 4 * 2) as f64, run: chains_neon }
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn chains() -> Chains {
-    Chains { flops_a_round: (PLAIN * 2) as f64, run: chains_plain }
+fn floats() -> Chains {
+    Chains { operations_a_round: (PLAIN * 2) as f64, run: chains_plain }
 }
 
 /// 16 chains of 16 lanes: four cycles of latency on two units need 8, half of the registers stay free.
