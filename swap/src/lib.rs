@@ -23,8 +23,11 @@
 pub mod agenda;
 pub mod blob;
 pub mod error;
+pub mod fault;
 pub mod ledger;
+mod os;
 pub mod space;
+pub mod store;
 pub mod tier;
 
 pub use agenda::{Agenda, Tick};
