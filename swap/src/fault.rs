@@ -5,20 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::store::Store;
-
-/// What is asked of a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// To read.
-    Read,
-    /// To write.
-    Write,
-    /// To change its length.
-    SetLen,
-    /// To bring everything to the disk.
-    Sync,
-}
+use crate::store::{Action, Store};
 
 /// One call.
 #[derive(Clone, Copy, Debug)]

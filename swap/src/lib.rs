@@ -25,9 +25,12 @@ pub mod blob;
 pub mod error;
 pub mod fault;
 pub mod ledger;
-mod os;
+pub mod memory;
+pub mod os;
+pub mod reader;
 pub mod space;
 pub mod store;
+mod sync;
 pub mod tier;
 
 pub use agenda::{Agenda, Tick};

@@ -1,25 +1,25 @@
 //! The operating system as this crate sees it: files without the page cache, pages, free space on disks.
 //!
 //! `unix` holds the real calls; `portable` does without, so that other systems build and run: through the page
-//! cache there, and with memory of the standard library's.
+//! cache there, and with memory of the standard library's. `portable` is compiled everywhere, so that its tests run
+//! everywhere.
 
-#[cfg(any(not(unix), test))]
-pub(crate) mod portable;
+pub mod portable;
 #[cfg(unix)]
-pub(crate) mod unix;
+pub mod unix;
 
 #[cfg(not(unix))]
-pub(crate) use portable::{
+pub use portable::{
     Pages, check_private, create_private, forget_cached, free_bytes, open, stop_direct, wants_direct,
 };
 #[cfg(unix)]
-pub(crate) use unix::{
+pub use unix::{
     Pages, check_private, create_private, forget_cached, free_bytes, open, stop_direct, wants_direct,
 };
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
+pub enum Access {
     /// For reading alone.
     Read,
     /// For reading and writing.

@@ -16,6 +16,30 @@ pub const BLOCK_BYTES: u64 = 4096;
 /// How often a store may say that it is not ready before that counts as an error, a millisecond each time.
 const RETRIES_MAX: u32 = 1000;
 
+/// What is asked of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// To read.
+    Read,
+    /// To write.
+    Write,
+    /// To change its length.
+    SetLen,
+    /// To bring everything to the disk.
+    Sync,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Action::Read => "read",
+            Action::Write => "write",
+            Action::SetLen => "change the length",
+            Action::Sync => "synchronise",
+        })
+    }
+}
+
 /// A range of bytes that can be read and perhaps written, by several threads at once.
 pub trait Store: Send + Sync {
     /// Reads bytes from `at` on to the beginning of `out` and says how many: perhaps fewer than fit, none only at

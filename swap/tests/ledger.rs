@@ -179,7 +179,7 @@ fn what_exceeds_the_budget_is_refused() {
     let second = ledger.register(Blob::new(31, "weights", Source::File)).unwrap();
     ledger.place(first, Tier::Device).unwrap();
     let full = SwapError::Full { tier: Tier::Device, need: 31, have: 30 };
-    assert_eq!(ledger.place(second, Tier::Device), Err(full));
+    assert_eq!(ledger.place(second, Tier::Device), Err(full.clone()));
     assert_eq!(full.to_string(), "31 bytes are needed on tier device, 30 are free within its budget");
     ledger.drop_copy(first, Tier::Device).unwrap(); // clean: the file still has it
     ledger.place(second, Tier::Device).unwrap();
@@ -204,7 +204,7 @@ fn dirty_bytes_are_written_before_they_are_dropped() {
     ledger.place(page, Tier::Device).unwrap();
     assert!(ledger.blob(page).unwrap().dirty);
     let only = SwapError::OnlyCopy { blob: page, tier: Tier::Device };
-    assert_eq!(ledger.drop_copy(page, Tier::Device), Err(only));
+    assert_eq!(ledger.drop_copy(page, Tier::Device), Err(only.clone()));
     ledger.place(page, Tier::Disk).unwrap();
     assert!(!ledger.blob(page).unwrap().dirty);
     ledger.drop_copy(page, Tier::Device).unwrap();
@@ -228,8 +228,8 @@ fn a_pin_holds_its_copy() {
     ledger.pin(blob, Tier::Device).unwrap();
     ledger.pin(blob, Tier::Device).unwrap();
     let pinned = SwapError::Pinned { blob, tier: Tier::Device };
-    assert_eq!(ledger.drop_copy(blob, Tier::Device), Err(pinned));
-    assert_eq!(ledger.changed(blob, Tier::Host), Err(pinned));
+    assert_eq!(ledger.drop_copy(blob, Tier::Device), Err(pinned.clone()));
+    assert_eq!(ledger.changed(blob, Tier::Host), Err(pinned.clone()));
     ledger.unpin(blob, Tier::Device).unwrap();
     assert_eq!(ledger.unregister(blob), Err(pinned));
     ledger.unpin(blob, Tier::Device).unwrap();

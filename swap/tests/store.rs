@@ -3,8 +3,8 @@
 
 use std::io::ErrorKind;
 
-use jtllm_swap::fault::{Action, Fault, FaultStore};
-use jtllm_swap::store::{BLOCK_BYTES, FileStore, MemoryStore, Store, read_all, write_all};
+use jtllm_swap::fault::{Fault, FaultStore};
+use jtllm_swap::store::{Action, BLOCK_BYTES, FileStore, MemoryStore, Store, read_all, write_all};
 use proptest::prelude::*;
 
 fn bytes(len: usize) -> Vec<u8> {

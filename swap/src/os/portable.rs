@@ -10,12 +10,12 @@ use super::Access;
 use crate::store::BLOCK_BYTES;
 
 /// Whether this system can be asked to leave the page cache out: nobody asks.
-pub(crate) fn wants_direct() -> bool {
+pub fn wants_direct() -> bool {
     false
 }
 
 /// Opens a file that is there, through the page cache.
-pub(crate) fn open(path: &Path, access: Access, direct: bool) -> io::Result<File> {
+pub fn open(path: &Path, access: Access, direct: bool) -> io::Result<File> {
     if direct {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -23,25 +23,25 @@ pub(crate) fn open(path: &Path, access: Access, direct: bool) -> io::Result<File
 }
 
 /// Creates a new file; fails where the name exists.
-pub(crate) fn create_private(path: &Path) -> io::Result<File> {
+pub fn create_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).open(path)
 }
 
 /// Nothing to do: files go through the page cache in any case.
-pub(crate) fn stop_direct(_file: &File) -> io::Result<()> {
+pub fn stop_direct(_file: &File) -> io::Result<()> {
     Ok(())
 }
 
 /// The cache is the system's own affair.
-pub(crate) fn forget_cached(_file: &File, _at: u64, _len: u64) {}
+pub fn forget_cached(_file: &File, _at: u64, _len: u64) {}
 
 /// Not known.
-pub(crate) fn free_bytes(_folder: &Path) -> Option<u64> {
+pub fn free_bytes(_folder: &Path) -> Option<u64> {
     None
 }
 
 /// A folder is a folder; whose it is cannot be asked.
-pub(crate) fn check_private(folder: &Path) -> io::Result<()> {
+pub fn check_private(folder: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(folder)?.is_dir() {
         true => Ok(()),
         false => Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is no folder")),
@@ -50,14 +50,14 @@ pub(crate) fn check_private(folder: &Path) -> io::Result<()> {
 
 /// Zeroed memory aligned like blocks, which this value owns.
 #[derive(Debug)]
-pub(crate) struct Pages {
+pub struct Pages {
     start: NonNull<u8>,
     layout: Layout,
 }
 
 impl Pages {
     /// Allocates `bytes` bytes.
-    pub(crate) fn new(bytes: usize) -> io::Result<Pages> {
+    pub fn new(bytes: usize) -> io::Result<Pages> {
         let out_of_memory = || io::Error::from(io::ErrorKind::OutOfMemory);
         let layout =
             Layout::from_size_align(bytes.max(1), BLOCK_BYTES as usize).map_err(|_| out_of_memory())?;
@@ -67,7 +67,7 @@ impl Pages {
     }
 
     /// The first byte.
-    pub(crate) fn start(&self) -> NonNull<u8> {
+    pub fn start(&self) -> NonNull<u8> {
         self.start
     }
 }

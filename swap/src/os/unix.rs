@@ -12,13 +12,13 @@ use rustix::mm::{self, MapFlags, ProtFlags};
 use super::Access;
 
 /// Whether this system can be asked to leave the page cache out.
-pub(crate) fn wants_direct() -> bool {
+pub fn wants_direct() -> bool {
     cfg!(target_os = "linux")
 }
 
 /// Opens a file that is there. `direct` leaves the page cache out, which a file system may refuse with
 /// `InvalidInput`.
-pub(crate) fn open(path: &Path, access: Access, direct: bool) -> io::Result<File> {
+pub fn open(path: &Path, access: Access, direct: bool) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(access == Access::Write);
     options.custom_flags(direct_flag(direct));
@@ -26,7 +26,7 @@ pub(crate) fn open(path: &Path, access: Access, direct: bool) -> io::Result<File
 }
 
 /// Creates a new file, readable by this user alone; fails where the name exists.
-pub(crate) fn create_private(path: &Path) -> io::Result<File> {
+pub fn create_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
 
@@ -44,7 +44,7 @@ fn direct_flag(_direct: bool) -> i32 {
 }
 
 /// Has an open file go through the page cache from now on.
-pub(crate) fn stop_direct(file: &File) -> io::Result<()> {
+pub fn stop_direct(file: &File) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         let flags = rustix::fs::fcntl_getfl(file)? - rustix::fs::OFlags::DIRECT;
@@ -55,7 +55,7 @@ pub(crate) fn stop_direct(file: &File) -> io::Result<()> {
 }
 
 /// Takes these bytes of a file out of the page cache, where the system can; nothing else depends on it.
-pub(crate) fn forget_cached(file: &File, at: u64, len: u64) {
+pub fn forget_cached(file: &File, at: u64, len: u64) {
     #[cfg(target_os = "linux")]
     {
         let len = std::num::NonZeroU64::new(len);
@@ -66,13 +66,13 @@ pub(crate) fn forget_cached(file: &File, at: u64, len: u64) {
 }
 
 /// Bytes that this user may still write below a folder; `None` where the system does not tell.
-pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
+pub fn free_bytes(folder: &Path) -> Option<u64> {
     let found = rustix::fs::statvfs(folder).ok()?;
     Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 /// Refuses a folder that is none, belongs to somebody else or may be written by others.
-pub(crate) fn check_private(folder: &Path) -> io::Result<()> {
+pub fn check_private(folder: &Path) -> io::Result<()> {
     let found = std::fs::symlink_metadata(folder)?;
     let refuse = |why: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, why.to_owned()));
     if !found.is_dir() {
@@ -89,7 +89,7 @@ pub(crate) fn check_private(folder: &Path) -> io::Result<()> {
 
 /// Zeroed anonymous pages that this value owns.
 #[derive(Debug)]
-pub(crate) struct Pages {
+pub struct Pages {
     start: NonNull<u8>,
     bytes: usize,
 }
@@ -99,7 +99,7 @@ const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 impl Pages {
     /// Maps `bytes` bytes that begin at a huge page, which the system is asked for.
-    pub(crate) fn new(bytes: usize) -> io::Result<Pages> {
+    pub fn new(bytes: usize) -> io::Result<Pages> {
         let too_long =
             || io::Error::new(io::ErrorKind::OutOfMemory, "the length overflows the address space");
         let bytes = bytes.max(1).checked_next_multiple_of(HUGE_PAGE_BYTES).ok_or_else(too_long)?;
@@ -126,7 +126,7 @@ impl Pages {
     }
 
     /// The first byte.
-    pub(crate) fn start(&self) -> NonNull<u8> {
+    pub fn start(&self) -> NonNull<u8> {
         self.start
     }
 }
