@@ -77,6 +77,20 @@ pub enum SwapError {
         /// How many bytes one hash covers.
         len: u64,
     },
+    /// A folder cannot have swap files.
+    Folder {
+        /// The folder.
+        path: Arc<Path>,
+        /// Why not.
+        why: String,
+    },
+    /// Memory is not to be had.
+    Memory {
+        /// Its bytes.
+        len: u64,
+        /// The system's words.
+        why: String,
+    },
     /// Bytes did not come in the time that somebody was ready to wait.
     Late {
         /// The blob.
@@ -108,6 +122,10 @@ impl fmt::Display for SwapError {
             SwapError::Corrupt { path, at, len } => {
                 write!(f, "{}: the {len} bytes at byte {at} are not what was written", path.display())
             }
+            SwapError::Folder { path, why } => {
+                write!(f, "{}: no place for swap files: {why}", path.display())
+            }
+            SwapError::Memory { len, why } => write!(f, "no {len} bytes of memory: {why}"),
             SwapError::Late { blob, waited_ms } => {
                 write!(f, "{blob} has not come after {waited_ms} ms")
             }

@@ -24,12 +24,14 @@ pub mod agenda;
 pub mod blob;
 pub mod error;
 pub mod fault;
+pub mod file;
 mod layout;
 pub mod ledger;
 pub mod memory;
 pub mod os;
 pub mod policy;
 pub mod reader;
+pub mod residency;
 pub mod sim;
 pub mod space;
 pub mod store;
@@ -42,6 +44,11 @@ pub use blob::{Blob, BlobId, Source};
 pub use error::SwapError;
 pub use ledger::Ledger;
 pub use policy::Policy;
+pub use residency::{Options, Origin, Residency};
 pub use space::{Extent, Space};
 pub use tier::{Budget, Tier};
 pub use traffic::{Carrier, Move, Traffic};
+
+#[cfg(test)]
+#[path = "../tests/shuttle/mod.rs"]
+mod shuttle_tests;

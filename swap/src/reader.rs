@@ -39,9 +39,9 @@ impl Default for Requests {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId(u32);
 
-/// Names a job until it is reported; then the name is used again.
+/// Names a job of one reader; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ticket(u32);
+pub struct Ticket(u64);
 
 /// The xxh3-64 of each chunk of a run of bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,7 +203,7 @@ fn serve(shared: &Shared) {
             drop(state);
             let outcome = verify(&check);
             state = lock(&shared.state);
-            state.report(check.ticket, outcome);
+            state.report(check.slot, outcome);
         }
         shared.done.notify_all();
     }

@@ -198,11 +198,6 @@ impl FileStore {
         &self.path
     }
 
-    /// The open file, for its lock.
-    pub(crate) fn file(&self) -> &File {
-        &self.file
-    }
-
     fn read_direct(&self, at: u64, out: &mut [u8]) -> io::Result<usize> {
         let whole = out.len() as u64 / BLOCK_BYTES * BLOCK_BYTES;
         let aligned = at.is_multiple_of(BLOCK_BYTES) && is_block_aligned(out.as_ptr());

@@ -204,8 +204,10 @@ impl Traffic {
         let mut outcome = self.pin_all(blobs, carrier);
         if let Err(SwapError::Full { tier: Tier::Device | Tier::Host, .. }) = outcome {
             // Room there may be, but in pieces: what nobody holds leaves, and then it is in one.
-            self.sweep(carrier)?;
-            outcome = self.pin_all(blobs, carrier);
+            // Nothing that is read ahead may take a place in the middle of it again.
+            let paused = std::mem::replace(&mut self.paused, true);
+            outcome = self.sweep(carrier).and_then(|()| self.pin_all(blobs, carrier));
+            self.paused = paused || outcome.is_err();
         }
         outcome?;
         self.look_ahead(carrier);

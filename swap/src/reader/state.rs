@@ -19,6 +19,7 @@ struct File {
 }
 
 struct Open {
+    ticket: Ticket,
     job: Job,
     /// Bytes that requests were made of so far, and all of which they are made.
     next: usize,
@@ -36,7 +37,8 @@ impl Open {
 
 /// A request, or the check of all that a job's requests brought.
 pub(super) struct Piece {
-    pub(super) ticket: Ticket,
+    /// Where its job stands.
+    pub(super) slot: usize,
     pub(super) action: Action,
     pub(super) path: Arc<Path>,
     pub(super) store: Arc<dyn Store>,
@@ -49,11 +51,12 @@ pub(super) struct Piece {
 #[derive(Default)]
 pub(super) struct State {
     files: Vec<File>,
-    /// Jobs by ticket; those that were reported leave their place to others.
+    /// Jobs that were not reported, and the slots that have none.
     jobs: Vec<Option<Open>>,
-    vacant: Vec<u32>,
-    /// Jobs of which requests are still to be made.
-    queue: VecDeque<Ticket>,
+    vacant: Vec<usize>,
+    /// Slots of the jobs of which requests are still to be made.
+    queue: VecDeque<usize>,
+    tickets: u64,
     pub(super) reported: Vec<Outcome>,
     pub(super) closing: bool,
     pub(super) bytes_read: u64,
@@ -75,25 +78,27 @@ impl State {
             Action::Read => job.span.len().min(usize::try_from(there).unwrap_or(usize::MAX)).max(wanted_end),
             _ => job.span.len(),
         };
-        let ticket = Ticket(self.vacant.pop().unwrap_or_else(|| {
+        let ticket = Ticket(self.tickets);
+        self.tickets += 1;
+        let slot = self.vacant.pop().unwrap_or_else(|| {
             self.jobs.push(None);
-            u32::try_from(self.jobs.len() - 1).expect("nobody asks for so much at once")
-        }));
-        self.jobs[ticket.0 as usize] = Some(Open { job, next: 0, end, in_flight: 0, failed: None });
+            self.jobs.len() - 1
+        });
+        self.jobs[slot] = Some(Open { ticket, job, next: 0, end, in_flight: 0, failed: None });
         if end == 0 {
-            self.report(ticket, Ok(()));
+            self.report(slot, Ok(()));
         } else if urgent {
-            self.queue.push_front(ticket);
+            self.queue.push_front(slot);
         } else {
-            self.queue.push_back(ticket);
+            self.queue.push_back(slot);
         }
         ticket
     }
 
     /// The next request. Jobs of files that failed are reported on the way.
     pub(super) fn take(&mut self, most: u64) -> Option<Piece> {
-        while let Some(&ticket) = self.queue.front() {
-            let open = self.jobs[ticket.0 as usize].as_mut().expect("a job in the queue is open");
+        while let Some(&slot) = self.queue.front() {
+            let open = self.jobs[slot].as_mut().expect("a job in the queue is open");
             let file = &self.files[open.job.file.0 as usize];
             if let Some(why) = &file.failed {
                 self.queue.pop_front();
@@ -101,7 +106,7 @@ impl State {
                 let (path, why) = (file.path.clone(), why.clone());
                 let error = open.failed.take().unwrap_or(SwapError::PreviousIo { path, why });
                 if open.in_flight == 0 {
-                    self.report(ticket, Err(error));
+                    self.report(slot, Err(error));
                 } else {
                     open.failed = Some(error);
                 }
@@ -115,7 +120,7 @@ impl State {
                 self.queue.pop_front();
             }
             return Some(Piece {
-                ticket,
+                slot,
                 action: open.job.action,
                 path: file.path.clone(),
                 store: file.store.clone(),
@@ -133,37 +138,36 @@ impl State {
             Action::Write => self.bytes_written += piece.span.len() as u64,
             _ => self.bytes_read += piece.span.len() as u64,
         }
-        let open =
-            self.jobs[piece.ticket.0 as usize].as_mut().expect("a job with requests in flight is open");
+        let open = self.jobs[piece.slot].as_mut().expect("a job with requests in flight is open");
         open.in_flight -= 1;
         let file = open.job.file;
         if let Err(error) = outcome {
             if open.next < open.end {
                 open.next = open.end;
-                self.queue.retain(|ticket| *ticket != piece.ticket);
+                self.queue.retain(|slot| *slot != piece.slot);
             }
             // Where there is no room another time may have some.
             if !matches!(&error, SwapError::Io { kind: io::ErrorKind::StorageFull, .. }) {
                 self.files[file.0 as usize].failed.get_or_insert(error.to_string());
             }
-            let open = self.jobs[piece.ticket.0 as usize].as_mut().expect("it was open just now");
+            let open = self.jobs[piece.slot].as_mut().expect("it was open just now");
             open.failed.get_or_insert(error);
         }
-        let open = self.jobs[piece.ticket.0 as usize].as_mut().expect("it was open just now");
+        let open = self.jobs[piece.slot].as_mut().expect("it was open just now");
         if !open.is_over() {
             return None;
         }
         if let Some(error) = open.failed.take() {
-            self.report(piece.ticket, Err(error));
+            self.report(piece.slot, Err(error));
             return None;
         }
         let Some(sums) = open.job.sums.take() else {
-            self.report(piece.ticket, Ok(()));
+            self.report(piece.slot, Ok(()));
             return None;
         };
         let (skip, len) = open.job.wanted;
         Some(Piece {
-            ticket: piece.ticket,
+            slot: piece.slot,
             action: piece.action,
             path: piece.path.clone(),
             store: piece.store.clone(),
@@ -173,10 +177,10 @@ impl State {
         })
     }
 
-    pub(super) fn report(&mut self, ticket: Ticket, outcome: Result<(), SwapError>) {
-        self.jobs[ticket.0 as usize] = None;
-        self.vacant.push(ticket.0);
-        self.reported.push((ticket, outcome));
+    pub(super) fn report(&mut self, slot: usize, outcome: Result<(), SwapError>) {
+        let open = self.jobs[slot].take().expect("a job is reported once");
+        self.vacant.push(slot);
+        self.reported.push((open.ticket, outcome));
     }
 
     pub(super) fn forgive(&mut self) {
