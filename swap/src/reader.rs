@@ -142,7 +142,6 @@ impl Reader {
     pub unsafe fn submit(&self, job: Job, urgent: bool) -> Ticket {
         let ticket = lock(&self.shared.state).submit(job, urgent);
         self.shared.work.notify_all();
-        self.shared.done.notify_all(); // the file may have failed before, and the job with it
         ticket
     }
 
