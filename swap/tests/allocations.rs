@@ -61,11 +61,15 @@ fn passes_allocate_nothing() {
         for number in 0..20 {
             pass(&mut residency, &blobs, number);
         }
-        let (before, read) = (COUNT.load(Ordering::Relaxed), residency.counts().bytes_read);
-        for number in 20..40 {
-            pass(&mut residency, &blobs, number);
-        }
-        assert_eq!(COUNT.load(Ordering::Relaxed), before, "{fits} fit");
-        assert_eq!(residency.counts().bytes_read > read, fits < BLOBS);
+        // More requests than ever may meet at one moment and let a table grow once more; not each time.
+        let allocated = [20, 40, 60].map(|first| {
+            let (before, read) = (COUNT.load(Ordering::Relaxed), residency.counts().bytes_read);
+            for number in first..first + 20 {
+                pass(&mut residency, &blobs, number);
+            }
+            assert_eq!(residency.counts().bytes_read > read, fits < BLOBS);
+            COUNT.load(Ordering::Relaxed) - before
+        });
+        assert!(allocated.contains(&0), "{allocated:?} where {fits} fit");
     }
 }
