@@ -110,8 +110,8 @@ impl Store for FaultStore {
         self.inner.set_len(len)
     }
 
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
+    fn size(&self) -> io::Result<u64> {
+        self.inner.size()
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -130,7 +130,7 @@ impl Reader {
     /// # Errors
     /// The store does not know its length.
     pub fn add(&self, path: &Path, store: Arc<dyn Store>) -> io::Result<FileId> {
-        let len = store.len()?;
+        let len = store.size()?;
         Ok(FileId(lock(&self.shared.state).add(path.into(), store, len)))
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BinaryHeap;
 
-use crate::traffic::{Carrier, Move, Traffic};
+use crate::traffic::{Carrier, Ended, Move, Traffic};
 use crate::{Agenda, Blob, BlobId, Budget, Policy, SwapError, Tick, Tier};
 
 /// How fast bytes move. Moves over one way follow one another; the two ways are independent.
@@ -222,10 +222,7 @@ impl Carrier for Clock {
 
     fn begin(&mut self, _tier: Tier, _offset: u64, _len: u64) {}
 
-    fn ended(
-        &mut self,
-        waiting: Option<BlobId>,
-    ) -> Result<Option<(BlobId, Result<(), SwapError>)>, SwapError> {
+    fn ended(&mut self, waiting: Option<BlobId>) -> Result<Option<Ended>, SwapError> {
         let Some(first) = self.flights.peek() else { return Ok(None) };
         if first.end > self.costs.seconds {
             if waiting.is_none() {

@@ -65,7 +65,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// What the system says.
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
 
     /// Returns when what was written would survive a power cut.
     ///
@@ -206,7 +206,7 @@ impl FileStore {
         }
         // A few blocks by way of the stack; one if the rest can go straight to memory then.
         let skip = (at % BLOCK_BYTES) as usize;
-        let congruent = (out.as_ptr() as usize).wrapping_sub(skip) % BLOCK_BYTES as usize == 0;
+        let congruent = (out.as_ptr() as usize).wrapping_sub(skip).is_multiple_of(BLOCK_BYTES as usize);
         let mut bounce = Bounce([0; BOUNCE_BYTES]);
         let wanted = if congruent { 1 } else { (skip + out.len()).div_ceil(BLOCK_BYTES as usize) };
         let bytes = (wanted * BLOCK_BYTES as usize).min(BOUNCE_BYTES);
@@ -270,7 +270,7 @@ impl Store for FileStore {
         self.file.set_len(len)
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
 
@@ -326,7 +326,7 @@ impl MemoryStore {
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "MemoryStore({:?} bytes)", self.len())
+        write!(f, "MemoryStore({:?} bytes)", self.size())
     }
 }
 
@@ -356,7 +356,7 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).len() as u64)
     }
 

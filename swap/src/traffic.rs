@@ -24,6 +24,9 @@ pub struct Move {
     pub to: (Tier, u64),
 }
 
+/// The blob of a move that ended, and how it did.
+pub type Ended = (BlobId, Result<(), SwapError>);
+
 /// Whoever moves bytes.
 pub trait Carrier {
     /// Begins a move; `urgent` if somebody waits for it. One blob is moved once at a time.
@@ -39,10 +42,7 @@ pub trait Carrier {
     ///
     /// # Errors
     /// Nothing ended in the time that the carrier is ready to wait.
-    fn ended(
-        &mut self,
-        waiting: Option<BlobId>,
-    ) -> Result<Option<(BlobId, Result<(), SwapError>)>, SwapError>;
+    fn ended(&mut self, waiting: Option<BlobId>) -> Result<Option<Ended>, SwapError>;
 
     /// The blob's copy on disk is not needed any more.
     fn forget(&mut self, blob: BlobId);

@@ -74,7 +74,7 @@ fn s10_a_swap_file_has_no_name_and_is_this_users_alone() {
     assert_eq!(swap.find(BlobId(3)).unwrap().0, extent);
     assert_eq!((swap.bytes(), other.bytes()), (8192, 0));
     swap.forget(BlobId(3));
-    assert_eq!((swap.bytes(), swap.store().len().unwrap()), (0, 0));
+    assert_eq!((swap.bytes(), swap.store().size().unwrap()), (0, 0));
     assert!(swap.find(BlobId(3)).is_none());
 }
 

@@ -169,5 +169,5 @@ fn faults_are_what_was_asked_for() {
     assert_eq!(write_all(&store, 0, &[1]).unwrap_err().kind(), ErrorKind::StorageFull);
     assert!(store.sync().is_err());
     store.set_len(3).unwrap();
-    assert_eq!(store.len().unwrap(), 3);
+    assert_eq!(store.size().unwrap(), 3);
 }

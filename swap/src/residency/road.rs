@@ -9,7 +9,7 @@ use crate::file::SwapFile;
 use crate::memory::Memory;
 use crate::reader::{FileId, Job, Outcome, Reader, Ticket};
 use crate::store::{Action, Store};
-use crate::traffic::{Carrier, Move};
+use crate::traffic::{Carrier, Ended, Move};
 use crate::{BlobId, SwapError, Tier};
 
 /// A blob as it lies in memory: its bytes begin `skew` bytes behind the first that are set aside.
@@ -137,10 +137,7 @@ impl Carrier for Road {
         unsafe { self.memory.span(offset, len).bytes_mut() }.fill(0);
     }
 
-    fn ended(
-        &mut self,
-        waiting: Option<BlobId>,
-    ) -> Result<Option<(BlobId, Result<(), SwapError>)>, SwapError> {
+    fn ended(&mut self, waiting: Option<BlobId>) -> Result<Option<Ended>, SwapError> {
         if self.reports.is_empty() {
             self.reader.reported(&mut self.reports);
         }

@@ -44,8 +44,8 @@ impl Store for Yielding {
         self.0.set_len(len)
     }
 
-    fn len(&self) -> std::io::Result<u64> {
-        self.0.len()
+    fn size(&self) -> std::io::Result<u64> {
+        self.0.size()
     }
 
     fn sync(&self) -> std::io::Result<()> {
