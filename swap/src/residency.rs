@@ -3,7 +3,10 @@
 //! Before each step it pins the step's blobs, and unpins them after. What comes next is read meanwhile. The memory is
 //! the budget: what is in flight lies in it, and what is evicted leaves it before anything takes its place.
 
+mod device;
 mod road;
+
+pub use device::{Copied, Mover};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -97,21 +100,28 @@ impl Residency {
             Some(folder) => Some(SwapFile::create(folder, options.swap_bytes)?),
             None => None,
         };
-        Residency::with_swap(options, swap)
+        Residency::with(options, swap, None)
     }
 
-    /// The same with this swap file.
+    /// The same with this swap file, and for a device: then blobs are pinned in its memory, and the host's is on the way.
     ///
     /// # Errors
-    /// `Memory` if the system has none.
-    pub fn with_swap(options: &Options, swap: Option<SwapFile>) -> Result<Residency, SwapError> {
+    /// `Memory` if the system has none; `Io` if the swap file is of no use.
+    pub fn with(
+        options: &Options,
+        swap: Option<SwapFile>,
+        mover: Option<Box<dyn Mover>>,
+    ) -> Result<Residency, SwapError> {
         let memory_bytes = options.memory_bytes / BLOCK_BYTES * BLOCK_BYTES;
         let swap_bytes = if swap.is_some() { options.swap_bytes } else { 0 };
+        let device_bytes = mover.as_ref().map_or(0, |mover| mover.bytes() / BLOCK_BYTES * BLOCK_BYTES);
         let budget = Budget::unlimited().with(Tier::Host, memory_bytes).with(Tier::Disk, swap_bytes);
+        let mut tiers = vec![(Tier::Host, options.policy)];
+        tiers.extend(mover.is_some().then_some((Tier::Device, options.policy)));
         let memory = Memory::new(memory_bytes)
             .map_err(|error| SwapError::Memory { len: memory_bytes, why: error.to_string() })?;
-        let traffic = Traffic::new(budget, &[(Tier::Host, options.policy)]);
-        let road = Road::new(Reader::new(options.requests), memory, swap, options.wait_max)?;
+        let traffic = Traffic::new(budget.with(Tier::Device, device_bytes), &tiers);
+        let road = Road::new(Reader::new(options.requests), memory, swap, mover, options.wait_max)?;
         Ok(Residency { traffic, road })
     }
 
@@ -194,25 +204,42 @@ impl Residency {
         self.traffic.pin(tick, &[], &mut self.road)
     }
 
-    /// A blob's bytes, if they are in memory; those of pinned blobs are, at the same address until they are unpinned.
+    /// A blob's bytes, if they are in the host's memory; without a device those of pinned blobs are, at the same address
+    /// until they are unpinned.
     pub fn bytes(&self, blob: BlobId) -> Option<&[u8]> {
         // SAFETY: the bytes are current, so no read into them is in flight; evicting them takes `&mut self`.
         self.span(blob).map(|span| unsafe { span.bytes() })
     }
 
-    /// A blob's bytes, to be changed. Its copies elsewhere are out of date from now on.
+    /// Notes that kernels are about to write to a pinned blob. Its copies elsewhere are out of date from now on.
     ///
     /// # Errors
-    /// `Absent` if they are not in memory; the error of writing them elsewhere, for which this waits.
+    /// `Absent` if it is not where it is used; the error of writing it elsewhere, for which this waits.
+    pub fn change(&mut self, blob: BlobId) -> Result<(), SwapError> {
+        self.traffic.change(blob, &mut self.road)
+    }
+
+    /// A blob's bytes on the host, to be changed where there is no device; what [`Residency::change`] says holds.
+    ///
+    /// # Errors
+    /// As [`Residency::change`]; `Absent` if blobs are used on a device.
     pub fn bytes_mut(&mut self, blob: BlobId) -> Result<&mut [u8], SwapError> {
-        self.traffic.change(blob, &mut self.road)?;
+        if self.traffic.top() != Tier::Host {
+            return Err(SwapError::Absent { blob, tier: Tier::Host });
+        }
+        self.change(blob)?;
         let span = self.span(blob).ok_or(SwapError::Absent { blob, tier: Tier::Host })?;
         // SAFETY: no move of the blob is in flight, and the borrow of `self` keeps others away.
         Ok(unsafe { span.bytes_mut() })
     }
 
-    /// Where the blob's bytes lie, if they are in memory. Kernels may read there while the blob is pinned, and write
-    /// after [`Residency::bytes_mut`].
+    /// Where the blob's bytes begin in the device's memory, if they are there.
+    pub fn device_offset(&self, blob: BlobId) -> Option<u64> {
+        self.traffic.offset(blob, Tier::Device)
+    }
+
+    /// Where the blob's bytes lie on the host, if they are there. Kernels may read there while the blob is pinned, and
+    /// write after [`Residency::change`].
     pub fn span(&self, blob: BlobId) -> Option<Span> {
         let offset = self.traffic.offset(blob, Tier::Host)?;
         let kept = &self.road.blobs[blob.0 as usize];

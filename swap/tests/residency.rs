@@ -44,7 +44,7 @@ struct Weights {
 impl Weights {
     fn new(options: &Options, lens: &[usize], store: impl FnOnce(Vec<u8>) -> Arc<dyn Store>) -> Weights {
         let swap = swap_over(Arc::new(MemoryStore::new(Vec::new())), options.swap_bytes);
-        let mut residency = Residency::with_swap(options, Some(swap)).unwrap();
+        let mut residency = Residency::with(options, Some(swap), None).unwrap();
         let all = content(96 + lens.iter().sum::<usize>());
         let file = residency.add_file(Path::new("weights"), store(all.clone())).unwrap();
         let (mut at, mut blobs, mut bytes) = (96, Vec::new(), Vec::new());
@@ -204,7 +204,7 @@ fn spill(residency: &mut Residency, blobs: &[BlobId], passes: u8) -> Result<(), 
 }
 
 fn own(options: &Options, swap: Option<SwapFile>, count: u64) -> (Residency, Vec<BlobId>) {
-    let mut residency = Residency::with_swap(options, swap).unwrap();
+    let mut residency = Residency::with(options, swap, None).unwrap();
     let blobs: Vec<BlobId> = (0..count).map(|_| residency.add_own("pages", 10 * KB).unwrap()).collect();
     residency.arrange(Agenda::new(count, blobs.iter().copied().zip(0..))).unwrap();
     (residency, blobs)
@@ -309,7 +309,7 @@ impl Random {
         };
         let swap = FaultStore::new(MemoryStore::new(Vec::new()), script(faults.clone()));
         let swap = swap_over(Arc::new(swap), options.swap_bytes);
-        let mut residency = Residency::with_swap(options, Some(swap)).unwrap();
+        let mut residency = Residency::with(options, Some(swap), None).unwrap();
         let all = content(lens.iter().map(|(len, _)| *len).sum());
         let file = FaultStore::new(MemoryStore::new(all.clone()), script(faults));
         let file = residency.add_file(Path::new("weights"), Arc::new(file)).unwrap();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Origin;
+use super::device::{Copied, Device, Mover};
 use crate::file::SwapFile;
 use crate::memory::Memory;
 use crate::reader::{FileId, Job, Outcome, Reader, Ticket};
@@ -20,10 +21,14 @@ pub(super) struct Kept {
     pub(super) origin: Option<Origin>,
 }
 
-/// The reader comes before the memory, so that nobody writes there any more when it goes.
+/// How long is waited for copies before files are looked at, where both are in flight.
+const TURN: Duration = Duration::from_millis(1);
+
+/// Reader and device come before the memory, so that nobody touches it any more when it goes.
 #[derive(Debug)]
 pub(super) struct Road {
     pub(super) reader: Reader,
+    device: Option<Device>,
     pub(super) memory: Memory,
     swap: Option<(SwapFile, FileId)>,
     pub(super) blobs: Vec<Kept>,
@@ -40,10 +45,12 @@ impl Road {
         reader: Reader,
         memory: Memory,
         swap: Option<SwapFile>,
+        mover: Option<Box<dyn Mover>>,
         wait_max: Duration,
     ) -> Result<Road, SwapError> {
         let mut road = Road {
             reader,
+            device: mover.map(|mover| Device { mover, in_flight: 0 }),
             memory,
             swap: None,
             blobs: Vec::new(),
@@ -104,26 +111,59 @@ impl Road {
         })
     }
 
-    /// Waits for a report, and counts how long.
-    fn stall(&mut self, blob: BlobId) -> Result<(), SwapError> {
+    /// The copy that a move between the memories is.
+    fn copied(&self, moved: Move) -> Copied {
+        let kept = &self.blobs[moved.blob.0 as usize];
+        let up = moved.to.0 == Tier::Device;
+        let ((_, offset), (_, host)) = if up { (moved.to, moved.from) } else { (moved.from, moved.to) };
+        let host = self.memory.span(host + kept.skew as u64, kept.len as u64);
+        Copied { blob: moved.blob, host, offset, up }
+    }
+
+    /// A move that has ended. Waits for one, and counts how long, if a blob needs it.
+    fn next(&mut self, waiting: Option<BlobId>) -> Result<Option<Ended>, SwapError> {
+        if let Some(ended) = self.poll(Duration::ZERO) {
+            return Ok(Some(ended));
+        }
+        let Some(blob) = waiting else { return Ok(None) };
         let start = Instant::now();
         self.stalls += 1;
-        while self.reports.is_empty() {
+        loop {
             let left = self.wait_max.saturating_sub(start.elapsed());
-            if left.is_zero() {
+            let ended = if left.is_zero() { None } else { self.poll(left) };
+            if ended.is_some() || left.is_zero() {
                 self.stall += start.elapsed();
                 let waited_ms = u64::try_from(self.wait_max.as_millis()).unwrap_or(u64::MAX);
-                return Err(SwapError::Late { blob, waited_ms });
+                return ended.map(Some).ok_or(SwapError::Late { blob, waited_ms });
             }
-            self.reader.wait(&mut self.reports, left);
         }
-        self.stall += start.elapsed();
-        Ok(())
+    }
+
+    /// A move that has ended, or nothing after about so long.
+    fn poll(&mut self, limit: Duration) -> Option<Ended> {
+        let copies = self.device.as_ref().map_or(0, |device| device.in_flight);
+        let device_limit = if self.moved.is_empty() { limit } else { limit.min(TURN) };
+        if let Some(ended) = self.device.as_mut().and_then(|device| device.ended(device_limit)) {
+            return Some(ended);
+        }
+        if self.reports.is_empty() {
+            match limit.is_zero() || copies > 0 {
+                true => self.reader.reported(&mut self.reports),
+                false => self.reader.wait(&mut self.reports, limit),
+            }
+        }
+        let (ticket, outcome) = self.reports.pop()?;
+        let at = self.moved.iter().position(|(open, _)| *open == ticket).expect("each job is reported once");
+        Some((self.moved.swap_remove(at).1, outcome))
     }
 }
 
 impl Carrier for Road {
     fn start(&mut self, moved: Move, urgent: bool) -> Result<(), SwapError> {
+        if moved.from.0 == Tier::Device || moved.to.0 == Tier::Device {
+            let copied = self.copied(moved);
+            return self.device.as_mut().expect("a tier without a device has no blobs").start(copied);
+        }
         let job = self.job(moved)?;
         // SAFETY: the memory is dropped after the reader. What is read into is set aside and not current before the
         // report; what is written is held, and a change of it waits for the report.
@@ -132,23 +172,16 @@ impl Carrier for Road {
         Ok(())
     }
 
-    fn begin(&mut self, _tier: Tier, offset: u64, len: u64) {
-        // SAFETY: the bytes were set aside just now, and nobody knows of them yet.
-        unsafe { self.memory.span(offset, len).bytes_mut() }.fill(0);
+    fn begin(&mut self, tier: Tier, offset: u64, len: u64) {
+        match &mut self.device {
+            Some(device) if tier == Tier::Device => device.mover.zero(offset, len),
+            // SAFETY: the bytes were set aside just now, and nobody knows of them yet.
+            _ => unsafe { self.memory.span(offset, len).bytes_mut() }.fill(0),
+        }
     }
 
     fn ended(&mut self, waiting: Option<BlobId>) -> Result<Option<Ended>, SwapError> {
-        if self.reports.is_empty() {
-            self.reader.reported(&mut self.reports);
-        }
-        if let Some(blob) = waiting
-            && self.reports.is_empty()
-        {
-            self.stall(blob)?;
-        }
-        let Some((ticket, outcome)) = self.reports.pop() else { return Ok(None) };
-        let at = self.moved.iter().position(|(open, _)| *open == ticket).expect("each job is reported once");
-        Ok(Some((self.moved.swap_remove(at).1, outcome)))
+        self.next(waiting)
     }
 
     fn forget(&mut self, blob: BlobId) {

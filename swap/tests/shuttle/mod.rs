@@ -126,7 +126,7 @@ fn passes() {
     };
     let swap = Arc::new(Yielding(MemoryStore::new(Vec::new())));
     let swap = SwapFile::over(Path::new("swap").into(), swap, 1 << 20, Box::new(|| None));
-    let mut residency = Residency::with_swap(&options, Some(swap)).unwrap();
+    let mut residency = Residency::with(&options, Some(swap), None).unwrap();
     let all = content(8);
     let file =
         residency.add_file(Path::new("weights"), Arc::new(Yielding(MemoryStore::new(all.clone())))).unwrap();
