@@ -24,8 +24,10 @@ use road::Road;
 pub struct Options {
     /// Bytes of memory for blobs, what is in flight included.
     pub memory_bytes: u64,
-    /// What stays and how far ahead blobs are read.
+    /// What stays in it and how far ahead blobs are read.
     pub policy: Policy,
+    /// The same for a device's memory, where there is one.
+    pub device_policy: Policy,
     /// How they are read.
     pub requests: Requests,
     /// Where blobs that no file has are written when they must leave; without a folder they cannot.
@@ -37,12 +39,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// So much memory, an eighth of which (64 MiB to 512 MiB) is for what does not stay; no swap file.
+    /// So much memory, an eighth of which (64 MiB to 512 MiB) is for what does not stay; of a device's, what one step uses
+    /// and one blob more. No swap file.
     pub fn new(memory_bytes: u64) -> Options {
         let ring_bytes = (memory_bytes / 8).clamp(64 << 20, 512 << 20);
         Options {
             memory_bytes,
             policy: Policy::Stream { ring_bytes },
+            device_policy: Policy::Stream { ring_bytes: 0 },
             requests: Requests::default(),
             swap_folder: None,
             swap_bytes: 0,
@@ -117,7 +121,7 @@ impl Residency {
         let device_bytes = mover.as_ref().map_or(0, |mover| mover.bytes() / BLOCK_BYTES * BLOCK_BYTES);
         let budget = Budget::unlimited().with(Tier::Host, memory_bytes).with(Tier::Disk, swap_bytes);
         let mut tiers = vec![(Tier::Host, options.policy)];
-        tiers.extend(mover.is_some().then_some((Tier::Device, options.policy)));
+        tiers.extend(mover.is_some().then_some((Tier::Device, options.device_policy)));
         let memory = Memory::new(memory_bytes)
             .map_err(|error| SwapError::Memory { len: memory_bytes, why: error.to_string() })?;
         let traffic = Traffic::new(budget.with(Tier::Device, device_bytes), &tiers);

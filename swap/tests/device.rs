@@ -188,9 +188,9 @@ proptest! {
     ) {
         let (device, host, disk) = (limits.0 * KB, limits.1 * KB, limits.2 * KB);
         let policy = if stream { Policy::Stream { ring_bytes: ring * KB } } else { Policy::FurthestUse { window_bytes: ring * KB } };
-        let options = Options { policy, swap_bytes: disk, wait_max: Duration::from_secs(20), ..Options::new(host) };
+        let options = Options { policy, device_policy: policy, swap_bytes: disk, wait_max: Duration::from_secs(20), ..Options::new(host) };
         let mut world = World::new(&options, device, &lens, failing);
-        let steps: Vec<Vec<BlobId>> = steps.iter().map(|step| {
+        let mut steps: Vec<Vec<BlobId>> = steps.iter().map(|step| {
             let mut picked: Vec<usize> = step.iter().map(|at| at % lens.len()).collect();
             picked.sort_unstable();
             picked.dedup();
@@ -199,13 +199,20 @@ proptest! {
         if world.arrange(&steps).is_err() {
             return Ok(());
         }
-        for (at, step) in steps.iter().cycle().take(3 * steps.len()).enumerate() {
-            match world.step(at as Tick, step) {
-                Ok(()) => {}
-                Err(SwapError::Late { .. }) => panic!("somebody waits for ever"),
-                Err(_) => world.residency.forgive(),
+        // Another order afterwards, as when pages are added: everything is where it was, and ticks begin anew.
+        for reversed in [false, true] {
+            if reversed {
+                steps.reverse();
+                world.arrange(&steps).unwrap();
             }
-            world.check();
+            for (at, step) in steps.iter().cycle().take(3 * steps.len()).enumerate() {
+                match world.step(at as Tick, step) {
+                    Ok(()) => {}
+                    Err(SwapError::Late { .. }) => panic!("somebody waits for ever"),
+                    Err(_) => world.residency.forgive(),
+                }
+                world.check();
+            }
         }
     }
 }

@@ -10,8 +10,9 @@ use std::time::Duration;
 use jtllm_swap::fault::{Call, Fault, FaultStore};
 use jtllm_swap::file::SwapFile;
 use jtllm_swap::reader::{Requests, Sums};
+use jtllm_swap::sim::{self, Forecast, Scenario, Speeds, Step};
 use jtllm_swap::store::{Action, FileStore, MemoryStore, Store};
-use jtllm_swap::{Agenda, BlobId, Options, Origin, Policy, Residency, SwapError, Tick, Tier};
+use jtllm_swap::{Agenda, BlobId, Budget, Options, Origin, Policy, Residency, SwapError, Tick, Tier};
 use proptest::prelude::*;
 
 const KB: u64 = 1024;
@@ -101,6 +102,52 @@ fn every_pass_reads_what_does_not_stay_and_no_more() {
         assert!(after.peak_bytes <= fits * each && after.bytes_written == 0);
         assert!(fits < 20 || after.stalls == before.stalls);
     }
+}
+
+/// What a simulation of the same blobs says is what is read.
+#[test]
+fn a_simulation_counts_the_same_bytes() {
+    let lens =
+        [40_000, 9_000, 70_000, 40_000, 100_000, 31_000, 40_000, 64_000, 300_000, 5_000, 40_000, 90_000];
+    for kb in [500, 600, 700] {
+        // A disk that takes a while for each blob, one after another, and nothing to compute.
+        let requests = Requests { in_flight: 1, bytes: 1 << 20 };
+        let options = Options { requests, ..options(kb * KB) };
+        let mut weights = Weights::new(&options, &lens, |all| {
+            let slow = |_| Some(Fault::Slow(Duration::from_millis(2)));
+            Arc::new(FaultStore::new(MemoryStore::new(all), slow))
+        });
+        weights.arrange().unwrap();
+        for pass in 0..11 {
+            weights.pass(pass).unwrap();
+        }
+        let before = weights.residency.counts().bytes_read;
+        for pass in 11..21 {
+            weights.pass(pass).unwrap();
+        }
+        let found = (weights.residency.counts().bytes_read - before) as f64 / 10.0;
+        let wanted = forecast(&weights, kb * KB).bytes_read;
+        assert!((found - wanted).abs() <= 0.05 * wanted, "{kb} KB: {found} bytes, not {wanted}");
+    }
+}
+
+fn forecast(weights: &Weights, memory_bytes: u64) -> Forecast {
+    let ledger = weights.residency.ledger();
+    let step = |blob: usize| Step { uses: vec![blob], changes: vec![], seconds: 0.0 };
+    let scenario = Scenario {
+        blobs: weights.blobs.iter().map(|blob| *ledger.blob(*blob).unwrap()).collect(),
+        steps: (0..weights.blobs.len()).map(step).collect(),
+        budget: Budget::unlimited().with(Tier::Host, memory_bytes / 4096 * 4096),
+        tiers: vec![(Tier::Host, Policy::Stream { ring_bytes: 0 })],
+        speeds: Speeds { disk_bytes_per_s: 1e9, disk_latency_s: 0.002, bus_bytes_per_s: 1e9 },
+    };
+    sim::run(&scenario, 10).unwrap()
+}
+
+#[test]
+fn a_residency_may_be_given_to_another_thread() {
+    fn sent<T: Send>() {}
+    sent::<Residency>();
 }
 
 #[test]
