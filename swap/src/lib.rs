@@ -40,14 +40,17 @@
 //! 3. [`Residency::unpin`] them when the kernels have ended: on devices that compute later than they are asked, pin the
 //!    next step first and unpin this one when its end was seen.
 //!
+//! For a device, [`Residency::with`] takes a mover, and kernels get [`Residency::device_offset`] and
+//! [`Residency::change`] instead of addresses on the host.
+//!
 //! [`Residency::counts`] after a pass has its stalls and bytes. A request that ended in an error is followed by
 //! [`Residency::forgive`] before the next begins. `jtllm plan` runs [`sim::run`] on the same blobs, steps and limits.
 //!
 //! # What this crate does not know
 //!
 //! Tensors, types, models, kernels, devices. Bytes have a length and a kind's name, time is a count of ticks; what a
-//! tick is, and what the bytes mean, is known to `runtime`. [`Traffic`] moves between three tiers, but only between disk
-//! and host does this crate move bytes itself: a [`Carrier`] over a device's memory is the runtime's to write.
+//! tick is, and what the bytes mean, is known to `runtime`. Between disk and host this crate moves bytes itself; how they
+//! come to a device's memory and back, the runtime's [`residency::Mover`] knows.
 
 pub mod agenda;
 pub mod blob;
