@@ -48,10 +48,12 @@ impl Mover for Late {
         }
         let mut memory = self.memory.lock().unwrap();
         let there = &mut memory[offset as usize..offset as usize + host.len()];
-        // SAFETY: the bytes are this copy's until it is reported.
-        match up {
-            true => there.copy_from_slice(unsafe { host.bytes() }),
-            false => unsafe { host.bytes_mut() }.copy_from_slice(there),
+        if up {
+            // SAFETY: nobody writes to the host's bytes before the copy is reported.
+            there.copy_from_slice(unsafe { host.bytes() });
+        } else {
+            // SAFETY: nobody else touches the host's bytes before the copy is reported.
+            unsafe { host.bytes_mut() }.copy_from_slice(there);
         }
         Some((blob, Ok(())))
     }
