@@ -129,6 +129,21 @@ impl Ledger {
         Ok(())
     }
 
+    /// Gives up all copies of a blob, though its bytes be lost: it is as if it had never begun, and no file has it.
+    /// Refuses a blob that is pinned.
+    pub fn discard(&mut self, id: BlobId) -> Result<(), SwapError> {
+        if let Some(tier) = self.entry(id)?.pinned(Tier::ALL) {
+            return Err(SwapError::Pinned { blob: id, tier });
+        }
+        let entry = self.entry_mut(id)?;
+        let (blob, held) = (entry.blob, entry.held);
+        *entry = Entry::new(Blob { source: Source::Nowhere, dirty: false, ..blob });
+        for tier in Tier::ALL.into_iter().filter(|tier| held[tier.index()]) {
+            self.give_back(tier, &blob);
+        }
+        Ok(())
+    }
+
     /// Notes that the copy on `tier` was written to: the others are stale from now on, though their bytes
     /// stay set aside. Refused if that copy is not current, or if a pin holds another.
     pub fn changed(&mut self, id: BlobId, tier: Tier) -> Result<(), SwapError> {

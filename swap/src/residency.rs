@@ -237,6 +237,22 @@ impl Residency {
         Ok(unsafe { span.bytes_mut() })
     }
 
+    /// Gives the bytes of a blob of our own up, in memory and in the swap file: pages of a conversation that ended. Pinned
+    /// again, it begins with zeros.
+    ///
+    /// # Errors
+    /// `Pinned` if it is; `Late` if it is on its way and does not arrive.
+    ///
+    /// # Panics
+    /// If it is a file's.
+    pub fn discard(&mut self, blob: BlobId) -> Result<(), SwapError> {
+        assert!(
+            self.road.blobs[blob.0 as usize].origin.is_none(),
+            "{blob} is a file's, and stays what it is"
+        );
+        self.traffic.discard(blob, &mut self.road)
+    }
+
     /// Where the blob's bytes begin in the device's memory, if they are there.
     pub fn device_offset(&self, blob: BlobId) -> Option<u64> {
         self.traffic.offset(blob, Tier::Device)

@@ -268,6 +268,29 @@ impl Traffic {
         Ok(())
     }
 
+    /// Gives a blob up whose bytes nobody wants any more, on all tiers and without writing them; waits until it does not
+    /// move. It may be pinned again, and begins with zeros then.
+    ///
+    /// # Errors
+    /// `Pinned` if it is; what its move ended in, `Late` if that does not end.
+    pub fn discard(&mut self, blob: BlobId, carrier: &mut dyn Carrier) -> Result<(), SwapError> {
+        while self.stand(blob).moving.is_some() {
+            // Whether its bytes arrived is nobody's concern any more.
+            if let Err(late @ SwapError::Late { .. }) = self.wait_for(blob, carrier) {
+                return Err(late);
+            }
+        }
+        let held = Tier::ALL.map(|tier| self.ledger.copy(blob, tier).is_ok_and(|(held, _)| held));
+        self.ledger.discard(blob)?;
+        for tier in Tier::ALL.into_iter().filter(|tier| held[tier.index()]) {
+            match self.pools.iter_mut().find(|pool| pool.tier == tier) {
+                Some(pool) => pool.layout.free(self.blobs[blob.0 as usize].offset[tier.index()], blob),
+                None => carrier.forget(blob),
+            }
+        }
+        Ok(())
+    }
+
     /// Takes note of all moves that have ended.
     ///
     /// # Errors

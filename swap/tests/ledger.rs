@@ -17,6 +17,7 @@ enum Call {
     Changed(usize, Tier),
     Pin(usize, Tier),
     Unpin(usize, Tier),
+    Discard(usize),
 }
 
 fn call() -> impl Strategy<Value = Call> {
@@ -25,6 +26,7 @@ fn call() -> impl Strategy<Value = Call> {
     prop_oneof![
         2 => (0..60u64, 0..2usize, any::<bool>()).prop_map(|(len, kind, file)| Call::Register(len, kind, file)),
         1 => any::<usize>().prop_map(Call::Unregister),
+        1 => any::<usize>().prop_map(Call::Discard),
         6 => on().prop_map(|(blob, tier)| Call::Place(blob, tier)),
         4 => on().prop_map(|(blob, tier)| Call::Drop(blob, tier)),
         3 => on().prop_map(|(blob, tier)| Call::Changed(blob, tier)),
@@ -74,7 +76,7 @@ impl World {
                 self.blobs.insert(id, Bytes { file, begun: in_file, ..Bytes::default() });
                 return Some(Ok(()));
             }
-            Call::Unregister(which) => (which, Tier::Device),
+            Call::Unregister(which) | Call::Discard(which) => (which, Tier::Device),
             Call::Place(which, tier) | Call::Drop(which, tier) | Call::Changed(which, tier) => (which, tier),
             Call::Pin(which, tier) | Call::Unpin(which, tier) => (which, tier),
         };
@@ -87,6 +89,8 @@ impl World {
             Call::Unregister(_) => ledger.unregister(id).map(|_| {
                 self.blobs.remove(&id);
             }),
+            // Nobody wants its bytes: it is a blob that has not begun.
+            Call::Discard(_) => ledger.discard(id).map(|()| *bytes = Bytes::default()),
             Call::Place(..) => ledger.place(id, tier).map(|()| {
                 bytes.copies[at] = Some(bytes.newest);
                 bytes.begun = true;

@@ -300,6 +300,24 @@ fn s07_a_full_disk_fails_who_needs_it_and_loses_nothing() {
 }
 
 #[test]
+fn what_is_discarded_gives_its_room_back_and_begins_anew() {
+    let swap = swap_over(Arc::new(MemoryStore::new(Vec::new())), 1 << 20);
+    let (mut residency, blobs) = own(&options(4 * 12 * KB), Some(swap), 10);
+    spill(&mut residency, &blobs, 2).unwrap();
+    assert!(residency.counts().swap_bytes > 0);
+    residency.pin(30, &blobs[..1]).unwrap();
+    assert!(matches!(residency.discard(blobs[0]), Err(SwapError::Pinned { .. })));
+    residency.unpin(30, &blobs[..1]).unwrap();
+    for blob in &blobs {
+        residency.discard(*blob).unwrap();
+    }
+    let counts = residency.counts();
+    assert_eq!((counts.used_bytes, counts.swap_bytes), (0, 0));
+    residency.arrange(Agenda::new(10, blobs.iter().copied().zip(0..))).unwrap();
+    spill(&mut residency, &blobs, 2).unwrap();
+}
+
+#[test]
 fn a_bit_that_flips_in_the_swap_file_is_found() {
     let store = FaultStore::new(MemoryStore::new(Vec::new()), |call| {
         (call.action == Action::Read).then_some(Fault::Flip(99))
