@@ -40,6 +40,9 @@
 //! 3. [`Residency::unpin`] them when the kernels have ended: on devices that compute later than they are asked, pin the
 //!    next step first and unpin this one when its end was seen.
 //!
+//! When another plan is to run (a prompt's chunk, then single tokens), [`Residency::arrange`] takes its steps and ticks
+//! begin anew; bytes stay where they are, and the same blobs stay as long as they are first used in the same order.
+//!
 //! For a device, [`Residency::with`] takes a mover, and kernels get [`Residency::device_offset`] and
 //! [`Residency::change`] instead of addresses on the host.
 //!

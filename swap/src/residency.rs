@@ -218,7 +218,7 @@ impl Residency {
     /// Notes that kernels are about to write to a pinned blob. Its copies elsewhere are out of date from now on.
     ///
     /// # Errors
-    /// `Absent` if it is not where it is used; the error of writing it elsewhere, for which this waits.
+    /// `Absent` if it is not where it is used; `Late` if it is being written elsewhere and that does not end.
     pub fn change(&mut self, blob: BlobId) -> Result<(), SwapError> {
         self.traffic.change(blob, &mut self.road)
     }

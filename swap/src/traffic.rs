@@ -249,11 +249,11 @@ impl Traffic {
     /// that become stale are given up.
     ///
     /// # Errors
-    /// `Absent` if the blob is not on the top tier; what its writing elsewhere ended in.
+    /// `Absent` if the blob is not on the top tier; `Late` if it is being written elsewhere and that does not end.
     pub fn change(&mut self, blob: BlobId, carrier: &mut dyn Carrier) -> Result<(), SwapError> {
         let top = self.pools[0].tier;
         self.ledger.copy(blob, top)?;
-        self.wait_until_still(blob, carrier)?;
+        self.wait_whatever_comes(blob, carrier)?;
         self.ledger.changed(blob, top)?;
         for tier in Tier::ALL {
             if tier == top || !self.ledger.copy(blob, tier)?.0 {
@@ -272,14 +272,9 @@ impl Traffic {
     /// move. It may be pinned again, and begins with zeros then.
     ///
     /// # Errors
-    /// `Pinned` if it is; what its move ended in, `Late` if that does not end.
+    /// `Pinned` if it is; `Late` if it moves and that does not end.
     pub fn discard(&mut self, blob: BlobId, carrier: &mut dyn Carrier) -> Result<(), SwapError> {
-        while self.stand(blob).moving.is_some() {
-            // Whether its bytes arrived is nobody's concern any more.
-            if let Err(late @ SwapError::Late { .. }) = self.wait_for(blob, carrier) {
-                return Err(late);
-            }
-        }
+        self.wait_whatever_comes(blob, carrier)?;
         let held = Tier::ALL.map(|tier| self.ledger.copy(blob, tier).is_ok_and(|(held, _)| held));
         self.ledger.discard(blob)?;
         for tier in Tier::ALL.into_iter().filter(|tier| held[tier.index()]) {
@@ -350,6 +345,16 @@ impl Traffic {
     fn wait_until_still(&mut self, blob: BlobId, carrier: &mut dyn Carrier) -> Result<(), SwapError> {
         while self.stand(blob).moving.is_some() {
             self.wait_for(blob, carrier)?;
+        }
+        Ok(())
+    }
+
+    /// The same for bytes that are out of date when they arrive: whether they do is nobody's concern.
+    fn wait_whatever_comes(&mut self, blob: BlobId, carrier: &mut dyn Carrier) -> Result<(), SwapError> {
+        while self.stand(blob).moving.is_some() {
+            if let Err(late @ SwapError::Late { .. }) = self.wait_for(blob, carrier) {
+                return Err(late);
+            }
         }
         Ok(())
     }
