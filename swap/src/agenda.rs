@@ -13,6 +13,8 @@ pub type Tick = u64;
 pub struct Agenda {
     length: Tick,
     uses: BTreeMap<BlobId, Vec<Tick>>,
+    /// All uses, in order.
+    order: Vec<(Tick, BlobId)>,
 }
 
 impl Agenda {
@@ -22,7 +24,7 @@ impl Agenda {
     ///
     /// If a tick is not below `length`.
     pub fn new(length: Tick, uses: impl IntoIterator<Item = (BlobId, Tick)>) -> Agenda {
-        let mut agenda = Agenda { length, uses: BTreeMap::new() };
+        let mut agenda = Agenda { length, ..Agenda::default() };
         for (blob, tick) in uses {
             assert!(tick < length, "{blob} is used at tick {tick} of a pass of {length}");
             agenda.uses.entry(blob).or_default().push(tick);
@@ -31,6 +33,10 @@ impl Agenda {
             ticks.sort_unstable();
             ticks.dedup();
         }
+        for (blob, ticks) in &agenda.uses {
+            agenda.order.extend(ticks.iter().map(|tick| (*tick, *blob)));
+        }
+        agenda.order.sort_unstable();
         agenda
     }
 
@@ -42,6 +48,11 @@ impl Agenda {
     /// The ticks within a pass at which `blob` is used, ascending.
     pub fn uses(&self, blob: BlobId) -> &[Tick] {
         self.uses.get(&blob).map_or(&[], Vec::as_slice)
+    }
+
+    /// All uses of a pass in order, each blob once a tick.
+    pub fn order(&self) -> &[(Tick, BlobId)] {
+        &self.order
     }
 
     /// The first use of `blob` at `now` or later, or nothing if no pass uses it (or time itself ends first).

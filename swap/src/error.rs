@@ -1,11 +1,15 @@
-//! Why a change of the ledger is refused.
+//! Why a change of the ledger is refused, or bytes did not come.
 
 use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
 
+use crate::store::Action;
 use crate::{BlobId, Tier};
 
-/// Why a change of the ledger is refused. A refused change changes nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a change of the ledger is refused, or bytes did not come. A refused change changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SwapError {
     /// The tier has not enough room within its budget.
     Full {
@@ -44,6 +48,56 @@ pub enum SwapError {
     },
     /// The ledger has given out every name it has.
     Exhausted,
+    /// The system refused to read or write.
+    Io {
+        /// The file.
+        path: Arc<Path>,
+        /// What was asked.
+        action: Action,
+        /// Where in the file.
+        at: u64,
+        /// The kind of the system's error.
+        kind: io::ErrorKind,
+        /// The system's words.
+        why: String,
+    },
+    /// The file failed before, and nothing more is read from it until that is forgiven.
+    PreviousIo {
+        /// The file.
+        path: Arc<Path>,
+        /// How it failed.
+        why: String,
+    },
+    /// Bytes are not those that were written, read twice.
+    Corrupt {
+        /// The file.
+        path: Arc<Path>,
+        /// Where in the file they begin.
+        at: u64,
+        /// How many bytes one hash covers.
+        len: u64,
+    },
+    /// A folder cannot have swap files.
+    Folder {
+        /// The folder.
+        path: Arc<Path>,
+        /// Why not.
+        why: String,
+    },
+    /// Memory is not to be had.
+    Memory {
+        /// Its bytes.
+        len: u64,
+        /// The system's words.
+        why: String,
+    },
+    /// Bytes did not come in the time that somebody was ready to wait.
+    Late {
+        /// The blob.
+        blob: BlobId,
+        /// That time.
+        waited_ms: u64,
+    },
 }
 
 impl fmt::Display for SwapError {
@@ -59,6 +113,22 @@ impl fmt::Display for SwapError {
                 write!(f, "the copy of {blob} on tier {tier} is the only current one")
             }
             SwapError::Exhausted => f.write_str("the ledger has no more names for blobs"),
+            SwapError::Io { path, action, at, why, .. } => {
+                write!(f, "{}: cannot {action} at byte {at}: {why}", path.display())
+            }
+            SwapError::PreviousIo { path, why } => {
+                write!(f, "{}: not used any more since it failed: {why}", path.display())
+            }
+            SwapError::Corrupt { path, at, len } => {
+                write!(f, "{}: the {len} bytes at byte {at} are not what was written", path.display())
+            }
+            SwapError::Folder { path, why } => {
+                write!(f, "{}: no place for swap files: {why}", path.display())
+            }
+            SwapError::Memory { len, why } => write!(f, "no {len} bytes of memory: {why}"),
+            SwapError::Late { blob, waited_ms } => {
+                write!(f, "{blob} has not come after {waited_ms} ms")
+            }
         }
     }
 }

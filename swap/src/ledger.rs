@@ -39,22 +39,21 @@ struct Account {
 #[derive(Debug)]
 pub struct Ledger {
     budget: Budget,
-    entries: BTreeMap<BlobId, Entry>,
+    /// By number; a blob that was struck out leaves its place empty.
+    entries: Vec<Option<Entry>>,
     accounts: [Account; 3],
-    next: u32,
 }
 
 impl Ledger {
     /// An empty ledger.
     pub fn new(budget: Budget) -> Ledger {
-        Ledger { budget, entries: BTreeMap::new(), accounts: Default::default(), next: 0 }
+        Ledger { budget, entries: Vec::new(), accounts: Default::default() }
     }
 
     /// Takes a blob into the books. It costs nothing until a copy is placed.
     pub fn register(&mut self, blob: Blob) -> Result<BlobId, SwapError> {
-        let id = BlobId(self.next);
-        self.next = self.next.checked_add(1).ok_or(SwapError::Exhausted)?;
-        self.entries.insert(id, Entry::new(Blob { dirty: false, ..blob }));
+        let id = BlobId(u32::try_from(self.entries.len()).map_err(|_| SwapError::Exhausted)?);
+        self.entries.push(Some(Entry::new(Blob { dirty: false, ..blob })));
         Ok(id)
     }
 
@@ -64,7 +63,7 @@ impl Ledger {
         if let Some(tier) = self.entry(id)?.pinned(Tier::ALL) {
             return Err(SwapError::Pinned { blob: id, tier });
         }
-        let entry = self.entries.remove(&id).ok_or(SwapError::Unknown { blob: id })?;
+        let entry = self.entries[id.0 as usize].take().ok_or(SwapError::Unknown { blob: id })?;
         for tier in Tier::ALL {
             if entry.held[tier.index()] {
                 self.give_back(tier, &entry.blob);
@@ -73,9 +72,8 @@ impl Ledger {
         Ok(entry.blob)
     }
 
-    /// Sets bytes aside for a copy on `tier` if none are yet, and makes that copy current: the caller fills
-    /// it from a current one, or begins the blob's bytes there if there is none. On disk that cleans the blob.
-    pub fn place(&mut self, id: BlobId, tier: Tier) -> Result<(), SwapError> {
+    /// Sets bytes aside for a copy on `tier` if none are yet. The copy is not current before it is placed.
+    pub fn reserve(&mut self, id: BlobId, tier: Tier) -> Result<(), SwapError> {
         let at = tier.index();
         let entry = self.entry(id)?;
         let blob = entry.blob;
@@ -89,9 +87,16 @@ impl Ledger {
             account.peak = account.peak.max(account.used);
             *account.by_kind.entry(blob.kind).or_default() += blob.len;
         }
+        self.entry_mut(id)?.held[at] = true;
+        Ok(())
+    }
+
+    /// Sets bytes aside for a copy on `tier` if none are yet, and makes that copy current: the caller fills
+    /// it from a current one, or begins the blob's bytes there if there is none. On disk that cleans the blob.
+    pub fn place(&mut self, id: BlobId, tier: Tier) -> Result<(), SwapError> {
+        self.reserve(id, tier)?;
         let entry = self.entry_mut(id)?;
-        entry.held[at] = true;
-        entry.current[at] = true;
+        entry.current[tier.index()] = true;
         entry.blob.dirty = !entry.current[Tier::Disk.index()];
         Ok(())
     }
@@ -121,6 +126,21 @@ impl Ledger {
         entry.current[at] = stays;
         entry.blob.dirty = !entry.current[Tier::Disk.index()];
         self.give_back(tier, &blob);
+        Ok(())
+    }
+
+    /// Gives up all copies of a blob, though its bytes be lost: it is as if it had never begun, and no file has it.
+    /// Refuses a blob that is pinned.
+    pub fn discard(&mut self, id: BlobId) -> Result<(), SwapError> {
+        if let Some(tier) = self.entry(id)?.pinned(Tier::ALL) {
+            return Err(SwapError::Pinned { blob: id, tier });
+        }
+        let entry = self.entry_mut(id)?;
+        let (blob, held) = (entry.blob, entry.held);
+        *entry = Entry::new(Blob { source: Source::Nowhere, dirty: false, ..blob });
+        for tier in Tier::ALL.into_iter().filter(|tier| held[tier.index()]) {
+            self.give_back(tier, &blob);
+        }
         Ok(())
     }
 
@@ -181,7 +201,15 @@ impl Ledger {
 
     /// Every blob, in the order of registration.
     pub fn blobs(&self) -> impl Iterator<Item = (BlobId, &Blob)> {
-        self.entries.iter().map(|(id, entry)| (*id, &entry.blob))
+        let entries = self.entries.iter().zip(0..);
+        entries.filter_map(|(entry, number)| Some((BlobId(number), &entry.as_ref()?.blob)))
+    }
+
+    /// Whether dropping the copy on `tier` would lose the blob's bytes.
+    pub fn is_only(&self, id: BlobId, tier: Tier) -> Result<bool, SwapError> {
+        let entry = self.entry(id)?;
+        let elsewhere = Tier::ALL.iter().any(|other| *other != tier && entry.current[other.index()]);
+        Ok(entry.current[tier.index()] && !elsewhere)
     }
 
     /// The limits.
@@ -210,11 +238,11 @@ impl Ledger {
     }
 
     fn entry(&self, id: BlobId) -> Result<&Entry, SwapError> {
-        self.entries.get(&id).ok_or(SwapError::Unknown { blob: id })
+        self.entries.get(id.0 as usize).and_then(Option::as_ref).ok_or(SwapError::Unknown { blob: id })
     }
 
     fn entry_mut(&mut self, id: BlobId) -> Result<&mut Entry, SwapError> {
-        self.entries.get_mut(&id).ok_or(SwapError::Unknown { blob: id })
+        self.entries.get_mut(id.0 as usize).and_then(Option::as_mut).ok_or(SwapError::Unknown { blob: id })
     }
 
     fn give_back(&mut self, tier: Tier, blob: &Blob) {
@@ -222,8 +250,5 @@ impl Ledger {
         account.used -= blob.len;
         let of_kind = account.by_kind.entry(blob.kind).or_default();
         *of_kind -= blob.len;
-        if *of_kind == 0 {
-            account.by_kind.remove(blob.kind);
-        }
     }
 }

@@ -17,6 +17,7 @@ enum Call {
     Changed(usize, Tier),
     Pin(usize, Tier),
     Unpin(usize, Tier),
+    Discard(usize),
 }
 
 fn call() -> impl Strategy<Value = Call> {
@@ -25,6 +26,7 @@ fn call() -> impl Strategy<Value = Call> {
     prop_oneof![
         2 => (0..60u64, 0..2usize, any::<bool>()).prop_map(|(len, kind, file)| Call::Register(len, kind, file)),
         1 => any::<usize>().prop_map(Call::Unregister),
+        1 => any::<usize>().prop_map(Call::Discard),
         6 => on().prop_map(|(blob, tier)| Call::Place(blob, tier)),
         4 => on().prop_map(|(blob, tier)| Call::Drop(blob, tier)),
         3 => on().prop_map(|(blob, tier)| Call::Changed(blob, tier)),
@@ -74,7 +76,7 @@ impl World {
                 self.blobs.insert(id, Bytes { file, begun: in_file, ..Bytes::default() });
                 return Some(Ok(()));
             }
-            Call::Unregister(which) => (which, Tier::Device),
+            Call::Unregister(which) | Call::Discard(which) => (which, Tier::Device),
             Call::Place(which, tier) | Call::Drop(which, tier) | Call::Changed(which, tier) => (which, tier),
             Call::Pin(which, tier) | Call::Unpin(which, tier) => (which, tier),
         };
@@ -87,6 +89,8 @@ impl World {
             Call::Unregister(_) => ledger.unregister(id).map(|_| {
                 self.blobs.remove(&id);
             }),
+            // Nobody wants its bytes: it is a blob that has not begun.
+            Call::Discard(_) => ledger.discard(id).map(|()| *bytes = Bytes::default()),
             Call::Place(..) => ledger.place(id, tier).map(|()| {
                 bytes.copies[at] = Some(bytes.newest);
                 bytes.begun = true;
@@ -179,7 +183,7 @@ fn what_exceeds_the_budget_is_refused() {
     let second = ledger.register(Blob::new(31, "weights", Source::File)).unwrap();
     ledger.place(first, Tier::Device).unwrap();
     let full = SwapError::Full { tier: Tier::Device, need: 31, have: 30 };
-    assert_eq!(ledger.place(second, Tier::Device), Err(full));
+    assert_eq!(ledger.place(second, Tier::Device), Err(full.clone()));
     assert_eq!(full.to_string(), "31 bytes are needed on tier device, 30 are free within its budget");
     ledger.drop_copy(first, Tier::Device).unwrap(); // clean: the file still has it
     ledger.place(second, Tier::Device).unwrap();
@@ -204,7 +208,7 @@ fn dirty_bytes_are_written_before_they_are_dropped() {
     ledger.place(page, Tier::Device).unwrap();
     assert!(ledger.blob(page).unwrap().dirty);
     let only = SwapError::OnlyCopy { blob: page, tier: Tier::Device };
-    assert_eq!(ledger.drop_copy(page, Tier::Device), Err(only));
+    assert_eq!(ledger.drop_copy(page, Tier::Device), Err(only.clone()));
     ledger.place(page, Tier::Disk).unwrap();
     assert!(!ledger.blob(page).unwrap().dirty);
     ledger.drop_copy(page, Tier::Device).unwrap();
@@ -228,8 +232,8 @@ fn a_pin_holds_its_copy() {
     ledger.pin(blob, Tier::Device).unwrap();
     ledger.pin(blob, Tier::Device).unwrap();
     let pinned = SwapError::Pinned { blob, tier: Tier::Device };
-    assert_eq!(ledger.drop_copy(blob, Tier::Device), Err(pinned));
-    assert_eq!(ledger.changed(blob, Tier::Host), Err(pinned));
+    assert_eq!(ledger.drop_copy(blob, Tier::Device), Err(pinned.clone()));
+    assert_eq!(ledger.changed(blob, Tier::Host), Err(pinned.clone()));
     ledger.unpin(blob, Tier::Device).unwrap();
     assert_eq!(ledger.unregister(blob), Err(pinned));
     ledger.unpin(blob, Tier::Device).unwrap();

@@ -1,0 +1,211 @@
+//! The swap file: where bytes go that exist in no other file.
+//!
+//! Its name is gone from the folder as soon as it is open, where the system allows that: so the file goes with its
+//! process, however that ends. Elsewhere, and in the moment before, a lock says that somebody lives: whoever opens a swap
+//! file in the same folder removes those of which nobody holds the lock, and no others.
+
+use std::collections::HashMap;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::os;
+use crate::reader::Sums;
+use crate::store::{BLOCK_BYTES, FileStore, Store};
+use crate::{BlobId, Extent, Space, SwapError, Tier};
+
+/// What the names of swap files begin with; what follows are the process and a number.
+const PREFIX: &str = "jtllm-swap-";
+
+/// Bytes that one hash covers.
+const SUM_BYTES: u64 = 4 << 20;
+
+/// Tells the files of one process apart.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// How many names are tried before giving up; another process can take one only in the moment in which it is made.
+const NAMES_MAX: u32 = 16;
+
+/// The name and the lock of a swap file, given up together.
+#[derive(Debug)]
+struct Claim {
+    path: PathBuf,
+    /// Held for its lock.
+    _locked: File,
+    named: bool,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if self.named {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A file of our own in which blobs rest, each in an extent with hashes.
+pub struct SwapFile {
+    path: Arc<Path>,
+    store: Arc<dyn Store>,
+    space: Space,
+    /// How long the file is.
+    len: u64,
+    extents: HashMap<BlobId, (Extent, Sums)>,
+    /// How many bytes may be added to the file; nothing if nobody knows.
+    room: Box<dyn Fn() -> Option<u64> + Send>,
+    _claim: Option<Claim>,
+}
+
+impl std::fmt::Debug for SwapFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SwapFile").field("path", &self.path).field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl SwapFile {
+    /// Makes a swap file of at most `limit_bytes` in a folder, after removing what dead processes left there.
+    ///
+    /// # Errors
+    /// `Folder` if that is missing, is not this user's alone to write to, or takes no file.
+    pub fn create(folder: &Path, limit_bytes: u64) -> Result<SwapFile, SwapError> {
+        let refuse = |error: io::Error| SwapError::Folder { path: folder.into(), why: error.to_string() };
+        os::check_private(folder).map_err(refuse)?;
+        remove_abandoned(folder).map_err(refuse)?;
+        let (claim, store) = claim(folder).map_err(refuse)?;
+        let (path, place) = (claim.path.as_path().into(), folder.to_owned());
+        let room = Box::new(move || os::free_bytes(&place));
+        Ok(SwapFile { _claim: Some(claim), ..SwapFile::over(path, Arc::new(store), limit_bytes, room) })
+    }
+
+    /// The same on a store of any kind; `room` says how many bytes may be added to it.
+    pub fn over(
+        path: Arc<Path>,
+        store: Arc<dyn Store>,
+        limit_bytes: u64,
+        room: Box<dyn Fn() -> Option<u64> + Send>,
+    ) -> SwapFile {
+        let space = Space::new(limit_bytes / BLOCK_BYTES * BLOCK_BYTES);
+        SwapFile { path, store, space, len: 0, extents: HashMap::new(), room, _claim: None }
+    }
+
+    /// Where it is, or was when it had a name.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its bytes.
+    pub fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    /// Finds a place for a blob's bytes and notes their hashes. The caller writes them there.
+    ///
+    /// # Errors
+    /// `Full` if neither the limit nor the disk has room; `Io` if the file does not grow.
+    pub fn admit(&mut self, blob: BlobId, bytes: &[u8]) -> Result<Extent, SwapError> {
+        let need = bytes.len() as u64;
+        let full = |have: u64| SwapError::Full { tier: Tier::Disk, need, have };
+        let extent = self.space.allocate(need, BLOCK_BYTES).ok_or_else(|| full(self.space.largest_free()))?;
+        if let Err(error) = self.grow(extent.end(), full) {
+            self.space.free(extent);
+            return Err(error);
+        }
+        let found = self.extents.insert(blob, (extent, Sums::of(bytes, SUM_BYTES)));
+        assert!(found.is_none(), "{blob} has a place already");
+        Ok(extent)
+    }
+
+    /// Makes the file reach to `end`.
+    fn grow(&mut self, end: u64, full: impl Fn(u64) -> SwapError) -> Result<(), SwapError> {
+        if end <= self.len {
+            return Ok(());
+        }
+        if let Some(room) = (self.room)()
+            && room < end - self.len
+        {
+            return Err(full(room));
+        }
+        self.store.set_len(end).map_err(|error| SwapError::Io {
+            path: self.path.clone(),
+            action: crate::store::Action::SetLen,
+            at: end,
+            kind: error.kind(),
+            why: error.to_string(),
+        })?;
+        self.len = end;
+        Ok(())
+    }
+
+    /// Where a blob's bytes are, and what they hash to.
+    pub fn find(&self, blob: BlobId) -> Option<(Extent, &Sums)> {
+        self.extents.get(&blob).map(|(extent, sums)| (*extent, sums))
+    }
+
+    /// Gives a blob's place up. What is behind all others leaves the file too.
+    pub fn forget(&mut self, blob: BlobId) {
+        let Some((extent, _)) = self.extents.remove(&blob) else { return };
+        self.space.free(extent);
+        let end = self.space.high_water();
+        // What cannot be given back now is used again; nothing is lost but room.
+        if end < self.len && self.store.set_len(end).is_ok() {
+            self.len = end;
+        }
+    }
+
+    /// How long the file is.
+    pub fn bytes(&self) -> u64 {
+        self.len
+    }
+}
+
+/// Makes a file whose lock is ours.
+fn claim(folder: &Path) -> io::Result<(Claim, FileStore)> {
+    for _ in 0..NAMES_MAX {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!("{PREFIX}{}-{number}", std::process::id()));
+        let locked = match os::create_private(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            Err(error) => return Err(error),
+        };
+        // Before we have the lock the file looks abandoned: somebody may be about to remove it.
+        if locked.try_lock().is_err() {
+            continue;
+        }
+        let store = match FileStore::open_for_writing(&path) {
+            Ok(store) => store,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                let _ = fs::remove_file(&path);
+                return Err(error);
+            }
+        };
+        // Where an open file cannot lose its name, it keeps it until it is dropped.
+        let named = fs::remove_file(&path).is_err();
+        return Ok((Claim { path, _locked: locked, named }, store));
+    }
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, "every name for a swap file is taken"))
+}
+
+/// Removes swap files that nobody has locked.
+///
+/// # Errors
+/// The folder cannot be listed.
+pub fn remove_abandoned(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
+        if !ours || !entry.file_type()?.is_file() {
+            continue;
+        }
+        // What we may not open is somebody else's.
+        let Ok(file) = File::open(entry.path()) else { continue };
+        match file.try_lock() {
+            Ok(()) => drop(fs::remove_file(entry.path())),
+            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
+        }
+    }
+    Ok(())
+}

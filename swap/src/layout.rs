@@ -1,0 +1,188 @@
+//! Which blob lies where in one tier's memory, and which of them must go to make room for another.
+
+use std::cmp::Reverse;
+use std::ops::Range;
+
+use crate::{BlobId, Tick};
+
+/// How readily a blob leaves: later is readier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rank {
+    /// When it is wanted again; [`Tick::MAX`] for never, 0 for what is to stay.
+    pub(crate) wanted: Tick,
+    /// Whether its bytes must be written somewhere first.
+    pub(crate) dirty: bool,
+}
+
+/// The end of a region at which a blob is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// What stays, so that it lies together.
+    Low,
+    /// What comes and goes.
+    High,
+}
+
+/// Bytes that are free, or will be when the blobs in them have gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+    /// When the first of the blobs in it is wanted again; [`Tick::MAX`] if there are none.
+    pub(crate) wanted: Tick,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    offset: u64,
+    len: u64,
+    owner: Option<BlobId>,
+}
+
+impl Segment {
+    fn end(&self) -> u64 {
+        self.offset + self.len
+    }
+}
+
+/// A range of bytes as blobs and what is free between them. Finding room looks at all of it: a few hundred blobs
+/// take a microsecond, and no call allocates once the list has grown.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    len: u64,
+    /// Without holes, in order; no two free ones side by side.
+    segments: Vec<Segment>,
+}
+
+impl Layout {
+    pub(crate) fn new(len: u64) -> Layout {
+        let mut segments = Vec::new();
+        if len > 0 {
+            segments.push(Segment { offset: 0, len, owner: None });
+        }
+        Layout { len, segments }
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The blobs that have bytes in a range.
+    pub(crate) fn owners(&self, range: Range<u64>) -> impl Iterator<Item = BlobId> {
+        let first = self.segments.partition_point(|segment| segment.end() <= range.start);
+        let inside = self.segments[first..].iter().take_while(move |segment| segment.offset < range.end);
+        inside.filter_map(|segment| segment.owner)
+    }
+
+    /// The best place for `len` bytes within a region. `rank` says how readily a blob leaves; nothing if it must not.
+    ///
+    /// The best place is the one whose blobs are wanted latest; of such, the one with fewest dirty bytes, then the one
+    /// with fewest bytes that must go, then the one nearest to the region's end.
+    pub(crate) fn find(
+        &self,
+        len: u64,
+        region: Range<u64>,
+        end: End,
+        rank: impl Fn(BlobId) -> Option<Rank>,
+    ) -> Option<Window> {
+        let mut best: Option<(_, Window)> = None;
+        let first = self.segments.partition_point(|segment| segment.end() <= region.start);
+        for start in first..self.segments.len() {
+            if self.segments[start].offset >= region.end {
+                break;
+            }
+            let Some((window, dirty, leaving)) = self.window(start, len, &region, end, &rank) else {
+                continue;
+            };
+            let place = match end {
+                End::Low => Reverse(window.offset),
+                End::High => Reverse(u64::MAX - window.offset),
+            };
+            let score = (window.wanted, Reverse(dirty), Reverse(leaving), place);
+            if best.as_ref().is_none_or(|(found, _)| score > *found) {
+                best = Some((score, window));
+            }
+        }
+        best.map(|(_, window)| window)
+    }
+
+    /// The shortest run of segments from `start` on with room for `len` bytes; its dirty bytes, and those that go.
+    fn window(
+        &self,
+        start: usize,
+        len: u64,
+        region: &Range<u64>,
+        end: End,
+        rank: &impl Fn(BlobId) -> Option<Rank>,
+    ) -> Option<(Window, u64, u64)> {
+        let from = self.segments[start].offset.max(region.start);
+        let (mut wanted, mut dirty, mut leaving) = (Tick::MAX, 0, 0);
+        for segment in &self.segments[start..] {
+            if segment.offset >= region.end {
+                return None;
+            }
+            if let Some(owner) = segment.owner {
+                let rank = rank(owner)?;
+                wanted = wanted.min(rank.wanted);
+                leaving += segment.len;
+                dirty += if rank.dirty { segment.len } else { 0 };
+            }
+            let to = segment.end().min(region.end);
+            if to - from >= len {
+                let offset = match end {
+                    End::Low => from,
+                    End::High => to - len,
+                };
+                return Some((Window { offset, len, wanted }, dirty, leaving));
+            }
+        }
+        None
+    }
+
+    /// Gives bytes that are free to a blob.
+    ///
+    /// # Panics
+    /// If they are not, which is a fault of the caller's books.
+    pub(crate) fn take(&mut self, offset: u64, len: u64, owner: BlobId) {
+        if len == 0 {
+            return;
+        }
+        let at = self.segments.partition_point(|segment| segment.end() <= offset);
+        let found = self.segments[at];
+        let fits = found.owner.is_none() && found.offset <= offset && offset + len <= found.end();
+        assert!(fits, "{len} bytes at {offset} for {owner} are not free: {found:?}");
+        self.segments[at] = Segment { offset, len, owner: Some(owner) };
+        let (before, behind) = (offset - found.offset, found.end() - (offset + len));
+        if behind > 0 {
+            self.segments.insert(at + 1, Segment { offset: offset + len, len: behind, owner: None });
+        }
+        if before > 0 {
+            self.segments.insert(at, Segment { offset: found.offset, len: before, owner: None });
+        }
+    }
+
+    /// Takes a blob's bytes back.
+    ///
+    /// # Panics
+    /// If it has none there, which is a fault of the caller's books.
+    pub(crate) fn free(&mut self, offset: u64, owner: BlobId) {
+        let mut at = self.segments.partition_point(|segment| segment.end() <= offset);
+        let found = self.segments[at];
+        assert!(
+            found.offset == offset && found.owner == Some(owner),
+            "{owner} is not at {offset}: {found:?}"
+        );
+        self.segments[at].owner = None;
+        if at > 0 && self.segments[at - 1].owner.is_none() {
+            self.segments[at - 1].len += found.len;
+            self.segments.remove(at);
+            at -= 1;
+        }
+        if let Some(behind) = self.segments.get(at + 1).copied()
+            && behind.owner.is_none()
+        {
+            self.segments[at].len += behind.len;
+            self.segments.remove(at + 1);
+        }
+    }
+}

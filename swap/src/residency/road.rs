@@ -1,0 +1,192 @@
+//! How a residency's bytes move: between files and memory, by a reader.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Origin;
+use super::device::{Copied, Device, Mover};
+use crate::file::SwapFile;
+use crate::memory::Memory;
+use crate::reader::{FileId, Job, Outcome, Reader, Ticket};
+use crate::store::{Action, Store};
+use crate::traffic::{Carrier, Ended, Move};
+use crate::{BlobId, SwapError, Tier};
+
+/// A blob as it lies in memory: its bytes begin `skew` bytes behind the first that are set aside.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) skew: usize,
+    pub(super) len: usize,
+    pub(super) origin: Option<Origin>,
+}
+
+/// How long is waited for copies before files are looked at, where both are in flight.
+const TURN: Duration = Duration::from_millis(1);
+
+/// Reader and device come before the memory, so that nobody touches it any more when it goes.
+#[derive(Debug)]
+pub(super) struct Road {
+    pub(super) reader: Reader,
+    device: Option<Device>,
+    pub(super) memory: Memory,
+    swap: Option<(SwapFile, FileId)>,
+    pub(super) blobs: Vec<Kept>,
+    /// The blobs that open jobs move; a few, so that looking through them is quickest.
+    moved: Vec<(Ticket, BlobId)>,
+    reports: Vec<Outcome>,
+    wait_max: Duration,
+    pub(super) stalls: u64,
+    pub(super) stall: Duration,
+}
+
+impl Road {
+    pub(super) fn new(
+        reader: Reader,
+        memory: Memory,
+        swap: Option<SwapFile>,
+        mover: Option<Box<dyn Mover>>,
+        wait_max: Duration,
+    ) -> Result<Road, SwapError> {
+        let mut road = Road {
+            reader,
+            device: mover.map(|mover| Device { mover, in_flight: 0 }),
+            memory,
+            swap: None,
+            blobs: Vec::new(),
+            moved: Vec::new(),
+            reports: Vec::new(),
+            wait_max,
+            stalls: 0,
+            stall: Duration::ZERO,
+        };
+        if let Some(swap) = swap {
+            let file = road.add_file(swap.path(), swap.store())?;
+            road.swap = Some((swap, file));
+        }
+        Ok(road)
+    }
+
+    pub(super) fn add_file(&mut self, path: &Path, store: Arc<dyn Store>) -> Result<FileId, SwapError> {
+        self.reader.add(path, store).map_err(|error| SwapError::Io {
+            path: path.into(),
+            action: Action::Read,
+            at: 0,
+            kind: error.kind(),
+            why: error.to_string(),
+        })
+    }
+
+    pub(super) fn swap_bytes(&self) -> u64 {
+        self.swap.as_ref().map_or(0, |(swap, _)| swap.bytes())
+    }
+
+    /// The job that a move is.
+    fn job(&mut self, moved: Move) -> Result<Job, SwapError> {
+        let kept = &self.blobs[moved.blob.0 as usize];
+        let (_, offset) = if moved.to.0 == Tier::Disk { moved.from } else { moved.to };
+        let span = self.memory.span(offset, moved.len);
+        if moved.to.0 == Tier::Disk {
+            let full = SwapError::Full { tier: Tier::Disk, need: moved.len, have: 0 };
+            let (swap, file) = self.swap.as_mut().ok_or(full)?;
+            // SAFETY: the blob is current and held where it is, so nobody writes to it.
+            let extent = swap.admit(moved.blob, unsafe { span.bytes() })?;
+            let (file, wanted) = (*file, (0, span.len()));
+            return Ok(Job { action: Action::Write, file, at: extent.offset, span, wanted, sums: None });
+        }
+        if let Some((swap, file)) = &self.swap
+            && let Some((extent, sums)) = swap.find(moved.blob)
+        {
+            let (sums, wanted) = (Some(sums.clone()), (0, span.len()));
+            return Ok(Job { action: Action::Read, file: *file, at: extent.offset, span, wanted, sums });
+        }
+        let origin = kept.origin.as_ref().expect("what is on disk is in its own file or in ours");
+        Ok(Job {
+            action: Action::Read,
+            file: origin.file,
+            at: origin.at - kept.skew as u64,
+            span,
+            wanted: (kept.skew, kept.len),
+            sums: origin.sums.clone(),
+        })
+    }
+
+    /// The copy that a move between the memories is.
+    fn copied(&self, moved: Move) -> Copied {
+        let kept = &self.blobs[moved.blob.0 as usize];
+        let up = moved.to.0 == Tier::Device;
+        let ((_, offset), (_, host)) = if up { (moved.to, moved.from) } else { (moved.from, moved.to) };
+        let host = self.memory.span(host + kept.skew as u64, kept.len as u64);
+        Copied { blob: moved.blob, host, offset, up }
+    }
+
+    /// A move that has ended. Waits for one, and counts how long, if a blob needs it.
+    fn next(&mut self, waiting: Option<BlobId>) -> Result<Option<Ended>, SwapError> {
+        if let Some(ended) = self.poll(Duration::ZERO) {
+            return Ok(Some(ended));
+        }
+        let Some(blob) = waiting else { return Ok(None) };
+        let start = Instant::now();
+        self.stalls += 1;
+        loop {
+            let left = self.wait_max.saturating_sub(start.elapsed());
+            let ended = if left.is_zero() { None } else { self.poll(left) };
+            if ended.is_some() || left.is_zero() {
+                self.stall += start.elapsed();
+                let waited_ms = u64::try_from(self.wait_max.as_millis()).unwrap_or(u64::MAX);
+                return ended.map(Some).ok_or(SwapError::Late { blob, waited_ms });
+            }
+        }
+    }
+
+    /// A move that has ended, or nothing after about so long.
+    fn poll(&mut self, limit: Duration) -> Option<Ended> {
+        let copies = self.device.as_ref().map_or(0, |device| device.in_flight);
+        let device_limit = if self.moved.is_empty() { limit } else { limit.min(TURN) };
+        if let Some(ended) = self.device.as_mut().and_then(|device| device.ended(device_limit)) {
+            return Some(ended);
+        }
+        if self.reports.is_empty() {
+            match limit.is_zero() || copies > 0 {
+                true => self.reader.reported(&mut self.reports),
+                false => self.reader.wait(&mut self.reports, limit),
+            }
+        }
+        let (ticket, outcome) = self.reports.pop()?;
+        let at = self.moved.iter().position(|(open, _)| *open == ticket).expect("each job is reported once");
+        Some((self.moved.swap_remove(at).1, outcome))
+    }
+}
+
+impl Carrier for Road {
+    fn start(&mut self, moved: Move, urgent: bool) -> Result<(), SwapError> {
+        if moved.from.0 == Tier::Device || moved.to.0 == Tier::Device {
+            let copied = self.copied(moved);
+            return self.device.as_mut().expect("a tier without a device has no blobs").start(copied);
+        }
+        let job = self.job(moved)?;
+        // SAFETY: the memory is dropped after the reader. What is read into is set aside and not current before the
+        // report; what is written is held, and a change of it waits for the report.
+        let ticket = unsafe { self.reader.submit(job, urgent) };
+        self.moved.push((ticket, moved.blob));
+        Ok(())
+    }
+
+    fn begin(&mut self, tier: Tier, offset: u64, len: u64) {
+        match &mut self.device {
+            Some(device) if tier == Tier::Device => device.mover.zero(offset, len),
+            // SAFETY: the bytes were set aside just now, and nobody knows of them yet.
+            _ => unsafe { self.memory.span(offset, len).bytes_mut() }.fill(0),
+        }
+    }
+
+    fn ended(&mut self, waiting: Option<BlobId>) -> Result<Option<Ended>, SwapError> {
+        self.next(waiting)
+    }
+
+    fn forget(&mut self, blob: BlobId) {
+        if let Some((swap, _)) = &mut self.swap {
+            swap.forget(blob);
+        }
+    }
+}
