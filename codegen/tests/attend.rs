@@ -72,7 +72,8 @@ fn bits(outputs: &Outputs) -> Vec<u32> {
 #[test]
 fn groups_that_share_the_past_give_the_bits_of_one() {
     let new = Ptx::new(80, 99 << 10).caps().clone();
-    let all = [Caps::threads(8), Caps::threads(32), Caps::threads(128), new];
+    let all =
+        [Caps::threads(8), Caps::threads(32), Caps::threads(128), Caps::vector(8), Caps::vector(16), new];
     for case in cases() {
         let together = case.bindings.inputs["k"].shape[..2].iter().product::<usize>() as u32;
         for caps in &all {
@@ -102,7 +103,9 @@ fn many_queries_do_not_share_out_their_past() {
     let case = case(16, 400, DType::F32, None, false);
     let caps = Caps { attend_groups: 4 * 16 * KEY_HEADS as u32 - 1, ..Caps::threads(32) };
     assert_eq!(outcome(&case, &caps).1, 1);
-    assert_eq!(outcome(&case, &Caps::vector(8)).1, 1);
+    let cores = |attend_groups| Caps { attend_groups, ..Caps::vector(8) };
+    let queries = 16 * HEADS as u32;
+    assert_eq!([0, queries, queries + 1].map(|count| outcome(&case, &cores(count)).1), [1, 1, 2]);
 }
 
 /// A second kernel would only cost where a session never has many blocks; its kernels are those of any session.

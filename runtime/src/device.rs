@@ -4,6 +4,7 @@
 //! verified and its plan was built. Copies run between memories that the device owns, never between
 //! borrowed slices, so nothing can outlive a borrow.
 
+mod cores;
 pub mod cpu;
 pub mod cuda;
 mod host;

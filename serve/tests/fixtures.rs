@@ -398,6 +398,23 @@ fn sequences_side_by_side_are_refused_what_does_not_fit() {
     together.append(&[1, 2]).unwrap();
 }
 
+/// More threads than heads: attention then shares out the past of each row among them.
+#[test]
+fn logits_are_the_same_bits_for_any_number_of_threads() {
+    let folder = folder("llama2-gqa-tiny");
+    let prompts: Vec<Vec<u32>> = [300, 130].map(|len| (0..len).map(|i| (i * 7 + len) % 250).collect()).into();
+    let logits = |threads| {
+        let options = LoadOptions { context: 512, sequences: 2, ..options(Backend::Cpu, threads) };
+        batched(&folder, &prompts, options)
+    };
+    let expected = logits(1);
+    for threads in [2, 16] {
+        for (found, expected) in logits(threads).iter().zip(&expected) {
+            assert!(found.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{threads} threads");
+        }
+    }
+}
+
 /// Two sequences of different lengths at once, on whatever graphics adapter is here.
 #[test]
 fn ragged_batches_agree_on_an_adapter() {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use jtllm_codegen::kernel::Kernel;
 use jtllm_codegen::target::{Artifact, Target};
 
+use super::cores::Cores;
 use super::threads::{Pool, Threads};
 use super::{Bytes, Device, DeviceError, DeviceInfo, Mem, Program, Span, host};
 use crate::code::CodeMemory;
@@ -24,14 +25,15 @@ struct Loaded {
 
 /// The processor as a device.
 pub struct Cpu {
-    target: Box<dyn Target>,
+    target: Cores,
     pool: Pool,
 }
 
 impl Cpu {
     /// A device that runs the target's code on `threads` threads.
     pub fn new(target: Box<dyn Target>, threads: usize) -> Cpu {
-        Cpu { target, pool: Pool::new(Threads { count: threads.max(1), pin: true }) }
+        let pool = Pool::new(Threads { count: threads.max(1), pin: true });
+        Cpu { target: Cores::new(target, pool.count()), pool }
     }
 
     /// The threads that compute.
@@ -46,7 +48,7 @@ impl Device for Cpu {
     }
 
     fn target(&self) -> &dyn Target {
-        &*self.target
+        &self.target
     }
 
     fn alloc(&self, len: u64) -> Result<Mem, DeviceError> {

@@ -21,7 +21,7 @@ use crate::schedule::lower::Lower;
 /// Queries that one group computes together, at most: each takes registers of every lane.
 const MOST_TOGETHER: i64 = 8;
 
-/// Groups for queries below which the second kernel costs more than they gain; so many blocks must there be, too.
+/// Groups for queries, of threads, below which the second kernel costs more than they gain; so many blocks must there be, too.
 const LEAST_SPLITS: i64 = 4;
 
 /// Blocks that the second kernel reads before it joins the first of them: their loads are on the way together.
@@ -65,13 +65,19 @@ pub(super) fn splits(lower: &Lower<'_>, nodes: &Attend) -> Option<Splits> {
     let [rows, heads, _] = lower.region.space.as_slice() else { return None };
     let (rows, heads) = (rows.as_int()?, heads.as_int()?);
     let together = shared(lower, nodes, heads);
-    let groups = i64::from(lower.caps.attend_groups) / (rows * heads / together).max(1);
+    let busy = i64::from(lower.caps.attend_groups);
+    let each = (rows * heads / together).max(1);
+    // Threads of a graphics processor are worth having when they are many; a core is, whenever it has nothing to do.
+    let (groups, idle) = match lower.caps.threads {
+        true => (busy / each, busy / each >= LEAST_SPLITS),
+        false => ((busy + each - 1) / each, rows * heads < busy),
+    };
     let block = i64::from(lower.caps.attend_block);
     let blocks = lower.graph.shape(nodes.dot)[2].clone().div_floor(block);
     let most = lower.options.positions.map_or(i64::MAX, |positions| i64::from(positions) / block);
     let most = most.min(blocks.high());
     let splits = Splits { queries: rows * heads, heads, together, groups, blocks };
-    let is_worth_it = groups >= LEAST_SPLITS && most >= LEAST_SPLITS;
+    let is_worth_it = idle && groups > 1 && most >= LEAST_SPLITS;
     (is_worth_it && splits.bytes(width(lower), most) <= lower.caps.max_span).then_some(splits)
 }
 
