@@ -41,7 +41,9 @@ impl Compilation {
                 let mut counts: BTreeMap<Compute, Expr> = BTreeMap::new();
                 for sum in &contraction.sums {
                     let depth = sum.depth * sum.blocks.as_ref().map_or(1, |blocks| blocks.count);
-                    let all = element_count(graph.shape(sum.root)) * (2 * depth);
+                    // A depth of bytes is one of words.
+                    let products = if sum.product == Product::Bytes { 4 * depth } else { depth };
+                    let all = element_count(graph.shape(sum.root)) * (2 * products);
                     let count = counts.entry(multiplied(graph, sum)).or_insert_with(|| Expr::int(0));
                     *count = count.clone() + all;
                 }

@@ -8,6 +8,7 @@ use common::case::Case;
 use common::works::{gate_and_up, linear_case};
 use common::{all_caps, compiled_as, difference, run};
 use jtllm_codegen::Compilation;
+use jtllm_codegen::count::Count;
 use jtllm_codegen::kernel::Value;
 use jtllm_codegen::options::{Compute, Options};
 use jtllm_codegen::target::Caps;
@@ -29,6 +30,16 @@ fn products(compilation: &Compilation) -> usize {
     dots.filter(|record| matches!(record.value, Value::Scalar(ScalarOp::Dot4, _))).count()
 }
 
+/// The operations of all contractions, by the type of what is multiplied.
+fn multiplied(compilation: &Compilation) -> Vec<(Compute, Option<i64>)> {
+    let counts = (0..compilation.partition.regions.len()).flat_map(|region| compilation.operations(region));
+    let in_all = |(compute, count)| match count {
+        Count::InAll(count) => (compute, count.as_int()),
+        Count::EachSeen(_) => (compute, None),
+    };
+    counts.map(in_all).collect()
+}
+
 /// Compares with the rewritten graph and, more loosely, with the graph as it was.
 fn check(case: &Case, caps: &Caps) -> Compilation {
     let compilation = compiled_as(&case.graph, caps, &OPTIONS);
@@ -47,10 +58,15 @@ fn every_format_of_bytes_on_every_kind_of_target() {
     for format in FORMATS.iter().chain(APART) {
         for (_, caps) in all_caps() {
             for [tokens, width] in [[1, 37], [4, 48], [48, 37]] {
-                let case = linear_case(format, [tokens, width, 64 * (format.block / 32).max(1)]);
+                let depth = 64 * (format.block / 32).max(1);
+                let case = linear_case(format, [tokens, width, depth]);
                 let compilation = check(&case, &caps);
                 let floats = FLOATS.contains(&format.name);
                 assert_eq!(products(&compilation) == 0, floats, "{}", format.name);
+                if tokens <= 16 && !floats {
+                    let operations = [(Compute::Int8, Some((2 * tokens * width * depth) as i64))];
+                    assert_eq!(multiplied(&compilation), operations, "{}", format.name);
+                }
             }
         }
     }

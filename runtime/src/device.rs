@@ -19,6 +19,8 @@ use std::sync::Arc;
 use jtllm_codegen::kernel::Kernel;
 use jtllm_codegen::target::{Artifact, Target};
 
+use self::threads::PinnedCaller;
+
 pub use crate::error::DeviceError;
 
 /// Bytes of a model file or of the binary, shared by whoever reads them.
@@ -148,6 +150,11 @@ pub trait Device: Send + Sync {
     /// One of them failed.
     fn finish(&self) -> Result<(), DeviceError> {
         Ok(())
+    }
+
+    /// Keeps the calling thread where launches want it until the guard is dropped: for a pass, not for one launch.
+    fn pin(&self) -> Option<PinnedCaller> {
+        None
     }
 
     /// Loads kernels; one program each.

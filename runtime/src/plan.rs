@@ -231,6 +231,7 @@ impl Plan {
 
     /// Launches one step after another.
     fn launch(&self, device: &dyn Device, sizes: &Sizes, mut trace: Option<&mut Trace>) -> Result<(), Error> {
+        let _pinned = device.pin();
         for (number, step) in self.steps.iter().enumerate() {
             let groups = self.groups(step, sizes);
             if groups.contains(&0) {

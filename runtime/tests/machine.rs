@@ -253,17 +253,25 @@ fn limits_are_measured() {
 fn narrow_numbers_are_multiplied_faster_where_there_is_an_instruction() {
     let pool = Pool::new(Threads { count: 1, pin: true });
     let has = |name: &str| features().contains(&name);
-    let [floats, halves, bytes] =
-        [Multiplied::F32, Multiplied::Bf16, Multiplied::Bytes].map(|what| probe::peak(&pool, what));
-    println!("f32 {floats:?}, bf16 {halves:?}, int8 {bytes:?} G/s");
-    assert_eq!(halves.is_some(), has("avx512f") && has("avx512bf16"));
-    assert_eq!(bytes.is_some(), has("avx2"));
-    // Processors issue fewer of the instructions that multiply more (half of a Sapphire Rapids' `f32` for bf16).
-    if !cfg!(debug_assertions) {
+    let mut best = [None; 3];
+    // What else runs on the machine may slow one of them down; not each of several times.
+    for _ in 0..5 {
+        for (best, what) in best.iter_mut().zip([Multiplied::F32, Multiplied::Bf16, Multiplied::Bytes]) {
+            *best = probe::peak(&pool, what).map(|found| found.max(best.unwrap_or(0.0)));
+        }
+        let [floats, halves, bytes] = best;
+        println!("f32 {floats:?}, bf16 {halves:?}, int8 {bytes:?} G/s");
+        assert_eq!(halves.is_some(), has("avx512f") && has("avx512bf16"));
+        assert_eq!(bytes.is_some(), has("avx2"));
+        // Processors issue fewer of the instructions that multiply more (half of a Sapphire Rapids' `f32` for bf16).
         let floats = floats.unwrap();
-        assert!(halves.is_none_or(|halves| halves > 0.3 * floats), "{halves:?} {floats}");
-        assert!(bytes.is_none_or(|bytes| bytes > 0.9 * floats), "{bytes:?} {floats}");
+        let faster = halves.is_none_or(|halves| halves > 0.3 * floats)
+            && bytes.is_none_or(|bytes| bytes > 0.9 * floats);
+        if faster || cfg!(debug_assertions) {
+            return;
+        }
     }
+    panic!("{best:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use jtllm_codegen::kernel::Kernel;
 use jtllm_codegen::target::{Artifact, Target};
 
 use super::cores::Cores;
-use super::threads::{Pool, Threads};
+use super::threads::{PinnedCaller, Pool, Threads};
 use super::{Bytes, Device, DeviceError, DeviceInfo, Mem, Program, Span, host};
 use crate::code::CodeMemory;
 
@@ -71,6 +71,10 @@ impl Device for Cpu {
     fn read(&self, from: &Span, bytes: &mut [u8]) -> Result<(), DeviceError> {
         host::read(from, bytes);
         Ok(())
+    }
+
+    fn pin(&self) -> Option<PinnedCaller> {
+        Some(self.pool.pin_caller())
     }
 
     fn load(&self, kernels: &[(&Kernel, Artifact)]) -> Result<Vec<Program>, DeviceError> {
