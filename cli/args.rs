@@ -78,9 +78,9 @@ pub(crate) enum BackendName {
 /// Which numbers matrix products multiply; sums are float32 whatever they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ComputeName {
-    /// f32, but on processors int8 for packed weights, and bf16 for weights of bf16 where AVX512_BF16 is fast (not for
-    /// those of f16, which rounding would change); and 16 bits for prompts where a GPU has matrix units and weights
-    /// are not f32
+    /// f32, but on processors int8 for packed weights, and bf16 for weights of bf16 where AVX512_BF16 is fast (not
+    /// Intel's; not for those of f16, which rounding would change); and 16 bits for prompts where a GPU has matrix
+    /// units and weights are not f32
     Auto,
     F32,
     /// Both operands rounded to bfloat16

@@ -408,7 +408,7 @@ fn logits_are_the_same_bits_for_any_number_of_threads() {
         batched(&folder, &prompts, options)
     };
     let expected = logits(1);
-    for threads in [2, 16] {
+    for threads in [2, 8, 16] {
         for (found, expected) in logits(threads).iter().zip(&expected) {
             assert!(found.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{threads} threads");
         }

@@ -3,9 +3,6 @@
 use jtllm_codegen::kernel::Kernel;
 use jtllm_codegen::target::{Artifact, Caps, EmitError, Target};
 
-/// Models have at least so many heads, each a group of its own: fewer threads than that always have work.
-const HEADS_MIN: usize = 8;
-
 /// A target whose kernels keep a number of threads busy.
 pub(super) struct Cores {
     inner: Box<dyn Target>,
@@ -15,7 +12,7 @@ pub(super) struct Cores {
 impl Cores {
     /// The target for so many threads.
     pub(super) fn new(inner: Box<dyn Target>, threads: usize) -> Cores {
-        let attend_groups = if threads > HEADS_MIN { u32::try_from(threads).unwrap_or(u32::MAX) } else { 0 };
+        let attend_groups = u32::try_from(threads).unwrap_or(u32::MAX);
         let caps = Caps { attend_groups, ..inner.caps().clone() };
         Cores { inner, caps }
     }
