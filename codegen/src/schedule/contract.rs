@@ -439,6 +439,23 @@ fn multiply(
     }
 }
 
+/// An operand's number, or two neighbours as a word.
+pub(super) fn factor(lower: &mut Lower<'_>, paired: bool, node: Node, at: &[Expr]) -> ValueId {
+    match paired {
+        true => pairs::load(lower, node, at),
+        false => lower.value(node, at),
+    }
+}
+
+/// What adds a product to a sum.
+pub(super) fn product(sum: &Sum, paired: bool) -> ScalarOp {
+    match sum.product {
+        Product::Floats if paired => ScalarOp::Dot2,
+        Product::Floats => ScalarOp::Fma,
+        Product::Bytes => ScalarOp::Dot4,
+    }
+}
+
 /// Adds one product to each cell of some columns, or those of two neighbours.
 fn multiply_one(
     lower: &mut Lower<'_>,
@@ -448,21 +465,13 @@ fn multiply_one(
     columns: std::ops::Range<usize>,
     k: &[Expr],
 ) {
-    let factor = |lower: &mut Lower<'_>, node, at: &[Expr]| match paired {
-        true => pairs::load(lower, node, at),
-        false => lower.value(node, at),
-    };
     let right: Vec<ValueId> = places[0][columns.clone()]
         .iter()
-        .map(|at| factor(lower, sum.right, &[at.as_slice(), k].concat()))
+        .map(|at| factor(lower, paired, sum.right, &[at.as_slice(), k].concat()))
         .collect();
-    let product = match sum.product {
-        Product::Floats if paired => ScalarOp::Dot2,
-        Product::Floats => ScalarOp::Fma,
-        Product::Bytes => ScalarOp::Dot4,
-    };
+    let product = product(sum, paired);
     for (row, cells) in places.iter().zip(cells) {
-        let left = factor(lower, sum.left, &[row[0].as_slice(), k].concat());
+        let left = factor(lower, paired, sum.left, &[row[0].as_slice(), k].concat());
         for (right, cell) in right.iter().zip(&cells[columns.clone()]) {
             let before = lower.b.get(*cell);
             // The weight first: it is used up here, and two-address machines overwrite the first operand.

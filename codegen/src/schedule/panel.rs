@@ -7,9 +7,9 @@
 
 use jtllm_ir::{DType, Expr, Monoid};
 
-use super::contract::{Chunk, across, chunk, packed, reads_interleaved, spread};
+use super::contract::{Chunk, across, chunk, factor, packed, product, reads_interleaved, spread};
 use super::lower::Lower;
-use super::{Scheduled, contract};
+use super::{Scheduled, contract, pairs};
 use crate::kernel::{CellId, Memory, ValueId};
 use crate::region::{Contraction, Sum};
 
@@ -31,6 +31,9 @@ const PIECE_BYTES: i64 = 25 << 10;
 /// Bytes of the left operand's rows that all groups side by side share: half of a usual second-level cache.
 const BLOCK_BYTES: i64 = 1 << 20;
 
+/// Rows so many bytes apart meet in the same few places of a first-level cache, and drive each other out.
+const ALIAS_BYTES: i64 = 4096;
+
 /// The shape of what a group computes.
 pub(super) struct Panel {
     rows: i64,
@@ -44,6 +47,25 @@ pub(super) struct Panel {
     steps: i64,
     /// Numbers that all lanes take in a step.
     step: i64,
+    /// Whether numbers are multiplied two at a time.
+    paired: bool,
+}
+
+/// A piece of the left operand's rows, side by side in memory of the group's own: what each lane multiplies, by steps.
+struct Copy {
+    memory: Memory,
+    /// Elements from row to row.
+    stride: i64,
+}
+
+/// A piece of the depth of a tile.
+struct Part<'p> {
+    /// The tile's coordinates.
+    places: &'p [Vec<Vec<Expr>>],
+    waiting: &'p Waiting,
+    copy: Option<&'p Copy>,
+    tile: &'p Expr,
+    piece: &'p Expr,
 }
 
 /// Sums of one group that wait in memory.
@@ -85,13 +107,14 @@ pub(super) fn choose(lower: &Lower<'_>, contraction: &Contraction) -> Option<Pan
     let most = (PIECE_BYTES / (rows * step * DType::F32.size() as i64)).max(1);
     let pieces = (1..=steps).find(|pieces| steps % pieces == 0 && steps / pieces <= most)?;
     let bytes = siblings * rows * panel * (lanes + 1) * DType::F32.size() as i64;
-    if bytes > i64::from(caps.shared_bytes) {
+    if bytes + PIECE_BYTES > i64::from(caps.shared_bytes) {
         return None;
     }
     let tiles = BLOCK_BYTES / (rows * contraction.sums[0].depth * DType::F32.size() as i64);
     // A power of two, so that chunks of usual lengths are whole blocks.
     let block = 1 << tiles.max(2).ilog2();
-    Some(Panel { rows, block, tiles: panel / COLUMNS, pieces, steps: steps / pieces, step })
+    let paired = pairs::fit(lower, &contraction.sums[0]);
+    Some(Panel { rows, block, tiles: panel / COLUMNS, pieces, steps: steps / pieces, step, paired })
 }
 
 pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction, panel: &Panel) -> Scheduled {
@@ -124,11 +147,17 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction, panel: &
         (0..panel.rows).map(|r| (0..COLUMNS).map(|c| place(&(row.clone() + r), &at(c))).collect()).collect()
     };
     let waiting: Vec<Waiting> = contraction.sums.iter().map(|_| panel.waiting(&mut lower)).collect();
+    let first = &contraction.sums[0];
+    let copy = panel.copies(first).then(|| panel.copy(&mut lower));
     lower.b.open_when(&tile.less_than(&tiles));
     let each = |lower: &mut Lower<'_>, piece: Expr| {
+        if let Some(copy) = &copy {
+            panel.fill(lower, copy, first, &places(&Expr::int(0)), &piece);
+        }
         for (sum, waiting) in contraction.sums.iter().zip(&waiting) {
             lower.repeat(&Expr::int(panel.tiles), |lower, tile| {
-                panel.accumulate(lower, sum, &places(&tile), (waiting, &tile, &piece));
+                let (places, copy) = (&places(&tile), copy.as_ref());
+                panel.accumulate(lower, sum, &Part { places, waiting, copy, tile: &tile, piece: &piece });
             });
         }
     };
@@ -174,14 +203,68 @@ impl Panel {
         })
     }
 
-    /// Adds a piece of the depth to the sums of a tile.
-    fn accumulate(
+    /// Whether rows are copied: where they would meet in the cache, or do not stay there anyhow.
+    fn copies(&self, sum: &Sum) -> bool {
+        let size = if self.paired { DType::BF16 } else { DType::F32 }.size() as i64;
+        self.pieces > 1 || sum.depth * size % ALIAS_BYTES == 0
+    }
+
+    fn copy(&self, lower: &mut Lower<'_>) -> Copy {
+        let lanes = i64::from(lower.caps.lanes);
+        let stride = self.steps * lanes;
+        let dtype = if self.paired { DType::U32 } else { DType::F32 };
+        Copy { memory: lower.b.shared(dtype, (self.rows * stride) as u32), stride }
+    }
+
+    /// The depth at which a lane's part of a step of a piece begins.
+    fn depth(&self, lower: &Lower<'_>, piece: &Expr, step: &Expr) -> Expr {
+        let step = piece.clone() * self.steps + step.clone();
+        (step * lower.b.lanes() + lower.b.lane()) * (self.step / lower.b.lanes())
+    }
+
+    /// Copies a piece of the rows; each lane what it will multiply itself.
+    fn fill(&self, lower: &mut Lower<'_>, copy: &Copy, sum: &Sum, places: &[Vec<Vec<Expr>>], piece: &Expr) {
+        lower.repeat(&Expr::int(self.steps), |lower, step| {
+            let k = self.depth(lower, piece, &step);
+            let at = step * lower.b.lanes() + lower.b.lane();
+            for (row, places) in (0..).zip(places) {
+                let from = [places[0].as_slice(), std::slice::from_ref(&k)].concat();
+                let value = factor(lower, self.paired, sum.left, &from);
+                lower.store(copy.memory, &(at.clone() + row * copy.stride), value, false);
+            }
+        });
+    }
+
+    /// Adds the products of one step to a tile's sums, with rows from their copy.
+    fn multiply(
         &self,
         lower: &mut Lower<'_>,
         sum: &Sum,
-        places: &[Vec<Vec<Expr>>],
-        (waiting, tile, piece): (&Waiting, &Expr, &Expr),
+        cells: &[Vec<CellId>],
+        (part, copy, step): (&Part<'_>, &Copy, &Expr),
     ) {
+        let k = self.depth(lower, part.piece, step);
+        let right: Vec<ValueId> = part.places[0]
+            .iter()
+            .map(|at| {
+                factor(lower, self.paired, sum.right, &[at.as_slice(), std::slice::from_ref(&k)].concat())
+            })
+            .collect();
+        let product = product(sum, self.paired);
+        let at = step.clone() * lower.b.lanes() + lower.b.lane();
+        for (row, cells) in (0..).zip(cells) {
+            let left = lower.b.load(copy.memory, &(at.clone() + row * copy.stride));
+            for (right, cell) in right.iter().zip(cells) {
+                let before = lower.b.get(*cell);
+                let after = lower.b.scalar(product, &[*right, left, before]);
+                lower.b.set(*cell, after);
+            }
+        }
+    }
+
+    /// Adds a piece of the depth to the sums of a tile.
+    fn accumulate(&self, lower: &mut Lower<'_>, sum: &Sum, piece_of: &Part<'_>) {
+        let Part { places, waiting, copy, tile, piece } = *piece_of;
         let zero = lower.b.float(0.0);
         let mut cell = || lower.b.cell(zero);
         let cells: Vec<Vec<CellId>> =
@@ -201,6 +284,10 @@ impl Panel {
         lower.repeat(&Expr::int(self.steps / unroll), |lower, turn| {
             for step in 0..unroll {
                 let step = turn.clone() * unroll + step;
+                if let Some(copy) = copy {
+                    self.multiply(lower, sum, &cells, (piece_of, copy, &step));
+                    continue;
+                }
                 let at = (piece.clone() * self.steps + step) * lanes + lane.clone();
                 across(lower, sum, places, &cells, at);
             }
