@@ -266,6 +266,7 @@ impl Engine {
     /// Goes on without the device that failed, if the model's options allow it; what the cache held is lost.
     fn retreat(&mut self, error: jtllm_runtime::Error) -> Result<(), EngineError> {
         self.model.retreat(error)?;
+        self.guesser.moved();
         self.clear();
         Ok(())
     }
@@ -555,7 +556,8 @@ impl Engine {
         voice: &mut Voice<'_>,
         timings: &mut Timings,
     ) -> Result<Finish, EngineError> {
-        self.guesser.begin(&request.prompt, self.context(), self.can_speculate());
+        let making = self.model.memory().unwrap_or_default().compiled.time;
+        self.guesser.begin(&request.prompt, self.context(), making, self.can_speculate());
         let width = self.model.architecture().row_width();
         let mut rows = Rows::new(logits, width, Vec::new());
         loop {
@@ -584,7 +586,8 @@ impl Engine {
                 let Some(keep) = keep else { return Ok(Finish::ContextFull) };
                 self.shift(keep)?;
             }
-            let guess = self.guesser.guess(left - 1);
+            let guess =
+                self.guesser.guess((left - 1).min(self.context().saturating_sub(self.held.len() + 1)));
             let begin = Instant::now();
             rows = Rows::new(self.append_guessing(id, &guess)?, width, guess);
             self.guesser.took(rows.count(), begin.elapsed());

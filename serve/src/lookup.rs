@@ -6,6 +6,7 @@
 //! logits that a pass of its own would have given it, and a guess counts only if it is the very token it chose. So
 //! draws, penalties and all else that looks at the text see what they would see without guesses.
 
+mod chances;
 mod guesser;
 mod pace;
 
@@ -15,12 +16,12 @@ pub(crate) use guesser::Guesser;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Speculation {
     /// No: a pass for each token.
+    #[default]
     Off,
     /// Where the passes so far let expect that it saves time.
-    #[default]
-    Auto,
-    /// Wherever something was said before, as if a pass of several tokens took as long as one of a single token.
-    Lookup(Lookup),
+    Auto(Lookup),
+    /// Wherever guesses were right often enough, as if a pass of several tokens took as long as one of a single token.
+    Always(Lookup),
 }
 
 /// Which repetitions are looked for, and how far guesses go.

@@ -51,7 +51,7 @@ fn engine(name: &str, speculation: Speculation) -> Engine {
 }
 
 fn always() -> Speculation {
-    Speculation::Lookup(Lookup::default())
+    Speculation::Always(Lookup::default())
 }
 
 /// A text that says some things several times.

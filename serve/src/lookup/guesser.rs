@@ -19,7 +19,7 @@ pub(crate) struct Guesser {
 impl Guesser {
     /// Guesses in that way from the next answer on.
     pub(crate) fn new(speculation: Speculation) -> Guesser {
-        let pace = Pace::new(speculation == Speculation::Auto);
+        let pace = Pace::new(matches!(speculation, Speculation::Auto(_)));
         Guesser { speculation, pace, index: None, next: None }
     }
 
@@ -27,11 +27,12 @@ impl Guesser {
         self.speculation
     }
 
-    /// Begins an answer to a prompt, in a context of so many positions; nothing is guessed unless it is possible.
-    pub(crate) fn begin(&mut self, prompt: &[u32], context: usize, possible: bool) {
+    /// Begins an answer to a prompt, in a context of so many positions, where making a plan takes so long; nothing is
+    /// guessed unless it is possible.
+    pub(crate) fn begin(&mut self, prompt: &[u32], context: usize, making: Duration, possible: bool) {
+        self.pace.begin(making);
         let lookup = match self.speculation {
-            Speculation::Lookup(lookup) if possible => Some(lookup),
-            Speculation::Auto if possible => Some(Lookup::default()),
+            Speculation::Auto(lookup) | Speculation::Always(lookup) if possible => Some(lookup),
             _ => None,
         };
         self.index = lookup.map(|lookup| Index::new(lookup, context));
@@ -62,15 +63,21 @@ impl Guesser {
         self.look();
     }
 
+    /// Hears that passes run elsewhere now.
+    pub(crate) fn moved(&mut self) {
+        self.pace.moved();
+    }
+
     /// Hears how long a pass of so many tokens took.
     pub(crate) fn took(&mut self, rows: usize, time: Duration) {
         self.pace.took(rows, time);
     }
 
     /// The tokens after the last one that are worth computing with it, at most `room`.
-    pub(crate) fn guess(&self, room: usize) -> Vec<u32> {
+    pub(crate) fn guess(&mut self, room: usize) -> Vec<u32> {
         let (Some((found, _)), Some(index)) = (self.next, &self.index) else { return Vec::new() };
-        let count = self.pace.count(found.alike, index.lookup().draft_max.min(Lookup::DRAFT_MAX).min(room));
+        let most = index.lookup().draft_max.min(Lookup::DRAFT_MAX);
+        let count = self.pace.count(found.alike, most, room);
         index.guess(found, count).collect()
     }
 }
