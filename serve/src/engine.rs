@@ -435,6 +435,12 @@ impl Engine {
             rows.truncate(1);
         }
         match self.pass(&rows, false, (0..rows.len()).collect(), None) {
+            Err(EngineError::Runtime(error)) if rows.len() > 1 && error.is_full() => {
+                // What runs already has its memory: only the plan of so many rows has none.
+                self.model.say(&format!("{error}; no more tokens are guessed"));
+                self.guesser.stop();
+                self.append(id)
+            }
             Err(EngineError::Runtime(error)) => {
                 let all = self.with(id);
                 self.retreat(error)?;

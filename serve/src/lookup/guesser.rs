@@ -63,6 +63,11 @@ impl Guesser {
         self.look();
     }
 
+    /// Guesses nothing from now on.
+    pub(crate) fn stop(&mut self) {
+        *self = Guesser::new(Speculation::Off);
+    }
+
     /// Hears that passes run elsewhere now.
     pub(crate) fn moved(&mut self) {
         self.pace.moved();

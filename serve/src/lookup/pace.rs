@@ -21,6 +21,9 @@ const MARGIN: f64 = 1.05;
 /// Of what was measured before, how much is left by a new measurement.
 const KEPT: f64 = 0.75;
 
+/// The most passes of one row that are kept as credit, unless making a plan takes longer.
+const CREDIT: f64 = 8.0;
+
 /// How sure guesses are, and what passes of more rows cost.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
@@ -29,7 +32,7 @@ pub(crate) struct Pace {
     costs: Option<Costs>,
 }
 
-/// What passes were seen to cost.
+/// What passes were seen to cost, and what guesses saved.
 #[derive(Debug, Default)]
 struct Costs {
     /// Seconds of a pass of 1, 2, 4, 8 and 16 rows.
@@ -38,10 +41,12 @@ struct Costs {
     made: [bool; 5],
     /// Seconds that making a plan takes.
     making: f64,
-    /// Seconds that would have been saved so far by guesses whose plan is not made.
-    missed: f64,
-    /// Whether such a guess was just left out.
-    misses: bool,
+    /// Seconds that guesses saved, or would have saved where they were left out; less what wrong ones cost.
+    credit: f64,
+    /// Guesses of the last pass that may still come true.
+    computed: usize,
+    /// Whether a guess was just left out for want of credit.
+    left_out: bool,
 }
 
 fn size(rows: usize) -> usize {
@@ -51,40 +56,51 @@ fn size(rows: usize) -> usize {
 impl Costs {
     /// How many passes of one row a pass of so many takes.
     fn of(&self, rows: usize) -> f64 {
-        match (self.passes[0], self.passes[size(rows)]) {
-            (Some(one), Some(pass)) => pass / one,
-            _ => 1.0 + ROW_UNKNOWN * (rows.next_power_of_two() - 1) as f64,
-        }
+        let measured = |rows: usize| Some(self.passes[size(rows)]? / self.passes[0]?);
+        let row = measured(1 + FEW).map_or(ROW_UNKNOWN, |few| (few - 1.0).max(0.0) / FEW as f64);
+        measured(rows).unwrap_or(1.0 + row * (rows.next_power_of_two() - 1) as f64)
     }
 
     fn took(&mut self, rows: usize, seconds: f64) {
         let made = std::mem::replace(&mut self.made[size(rows)], true);
-        if rows > 1 && !made {
-            self.making = seconds;
-            return;
+        self.computed = rows - 1;
+        if let (Some(one), true) = (self.passes[0], rows > 1) {
+            self.credit -= seconds - one;
+            if !made {
+                self.making = (seconds - self.of(rows) * one).max(0.0);
+                return;
+            }
         }
         let pass = &mut self.passes[size(rows)];
         *pass = Some(pass.map_or(seconds, |before| KEPT * before + (1.0 - KEPT) * seconds));
     }
 
-    /// Whether a pass of so many rows is worth its plan, if it is expected to save so many passes of one row. A plan is
-    /// made when guesses would already have saved as much time as it takes: so where none would, none is.
+    /// Whether there is credit for a pass of so many rows that is expected to save so many passes of one row. A plan is
+    /// made, and guesses go on after wrong ones, only when others saved as much time, or would have: so a text in which
+    /// they would not takes as long as without them.
     fn affords(&mut self, rows: usize, saved: f64) -> bool {
         let Some(one) = self.passes[0] else { return false };
-        let affords = self.made[size(rows)] || self.missed + saved * one >= self.making;
-        self.misses = !affords;
-        if affords && !self.made[size(rows)] {
-            self.missed = 0.0;
-        }
+        let making = if self.made[size(rows)] { 0.0 } else { self.making };
+        let affords = self.credit + saved * one >= making;
+        self.left_out = !affords;
         affords
     }
 
-    /// Counts what a guess that was left out would have saved.
+    /// Counts what a guess saved, or would have saved.
     fn learn(&mut self, right: bool) {
-        if let (true, Some(one)) = (std::mem::take(&mut self.misses), self.passes[0]) {
+        let Some(one) = self.passes[0] else { return };
+        if std::mem::take(&mut self.left_out) {
+            // What would have been wrong takes away what others would have saved, and no more than that.
+            let least = self.credit.min(0.0);
             let saved = if right { 1.0 - ROW_UNKNOWN } else { 1.0 - self.of(1 + FEW) };
-            self.missed = (self.missed + saved * one).max(0.0);
+            self.credit = (self.credit + saved * one).max(least);
+        } else if right && self.computed > 0 {
+            self.computed -= 1;
+            self.credit += one;
+        } else {
+            self.computed = 0;
         }
+        self.credit = self.credit.min(self.making.max(CREDIT * one));
     }
 }
 
