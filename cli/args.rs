@@ -230,18 +230,16 @@ pub(crate) struct SpeculationArgs {
         value_parser = clap::value_parser!(u8).range(1..=15)
     )]
     pub(crate) draft_max: u8,
-    /// The longest run of last tokens that is looked up
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=16))]
-    pub(crate) spec_ngram_size_n: u8,
+    /// How many last tokens must have been said before [default: 3, else 2, else 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub(crate) spec_ngram_size_n: Option<u8>,
 }
 
 impl SpeculationArgs {
     pub(crate) fn chosen(&self) -> Speculation {
-        let lookup = Lookup {
-            ngram_max: self.spec_ngram_size_n.into(),
-            draft_max: self.draft_max.into(),
-            ..Lookup::default()
-        };
+        let Lookup { ngram_max, ngram_min, .. } = Lookup::default();
+        let [ngram_max, ngram_min] = self.spec_ngram_size_n.map_or([ngram_max, ngram_min], |n| [n.into(); 2]);
+        let lookup = Lookup { ngram_max, ngram_min, draft_max: self.draft_max.into() };
         match self.spec_type {
             SpecType::Auto => Speculation::Auto(lookup),
             SpecType::None => Speculation::Off,

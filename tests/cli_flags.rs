@@ -86,7 +86,7 @@ const RUN: &[Case] = &[
     ("--draft-max", &["--draft-max", "7"], Start),
     ("--draft", &["--draft", "7"], Start),
     ("--spec-draft-n-max", &["--spec-draft-n-max", "7"], Start),
-    ("--spec-ngram-size-n", &[], Test("cli_lookup.rs", "runs_that_are_looked_up_may_be_shorter")),
+    ("--spec-ngram-size-n", &[], Test("cli_lookup.rs", "more_tokens_may_have_to_be_alike")),
     ("--ctx-size", &["--ctx-size", "48"], Start),
     ("--threads", &["--threads", "3"], Start),
     ("--backend", &["--backend", "interp"], Start),

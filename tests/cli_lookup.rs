@@ -66,14 +66,15 @@ fn the_line_at_the_end_says_what_guesses_did() {
 }
 
 #[test]
-fn runs_that_are_looked_up_may_be_shorter() {
+fn more_tokens_may_have_to_be_alike() {
     let drafted = |size: &str| {
         let more = [LOOP, &["--spec-ngram-size-n", size]].concat();
         let [plain, guessed] = answers("demo", FRANCE, &more, ["none", "ngram-simple"]);
         assert_eq!(plain["ids"], guessed["ids"]);
         guessed["timings"]["draft_n"].clone()
     };
-    assert_ne!(drafted("1"), drafted("8"));
+    let [one, ten] = ["1", "10"].map(|size| drafted(size).as_u64().unwrap());
+    assert!(one > ten && ten > 0, "{one} {ten}");
 }
 
 #[test]
