@@ -1,17 +1,15 @@
 //! How sure guesses are.
 
-use super::ALIKE_MAX;
-
 /// What is longer ago than this many guesses counts less and less.
 const MEMORY: f64 = 64.0;
 
 /// Before anything is learnt it is as if there had been so many guesses.
 const BEFORE: f64 = 4.0;
 
-/// How often the token came that had followed the same tokens before, for each number of them: after many it is surer
-/// than after few.
+/// How often the token came that had followed the same tokens before: after many it is surer than after few. One
+/// chance for 1, 2, 3, up to 7, up to 15 and more tokens, so that all are soon learnt.
 #[derive(Debug)]
-pub(crate) struct Chances([Chance; ALIKE_MAX]);
+pub(crate) struct Chances([Chance; 6]);
 
 #[derive(Clone, Copy, Debug)]
 struct Chance {
@@ -21,21 +19,28 @@ struct Chance {
 
 impl Default for Chances {
     fn default() -> Chances {
-        // A third after one token, nine tenths after eight: what comes is soon learnt better.
-        let chance = |at: usize| Chance { right: BEFORE * (1.0 - 1.0 / (at as f64 + 1.5)), all: BEFORE };
-        Chances(std::array::from_fn(chance))
+        Chances([0.25, 0.4, 0.5, 0.65, 0.8, 0.9].map(|chance| Chance { right: BEFORE * chance, all: BEFORE }))
+    }
+}
+
+fn class(alike: usize) -> usize {
+    match alike {
+        0..=3 => alike.max(1) - 1,
+        4..=7 => 3,
+        8..=15 => 4,
+        _ => 5,
     }
 }
 
 impl Chances {
     fn after(&self, alike: usize) -> f64 {
-        let Chance { right, all } = self.0[alike.clamp(1, ALIKE_MAX) - 1];
+        let Chance { right, all } = self.0[class(alike)];
         right / all
     }
 
     /// Learns whether a guess after `alike` tokens was right.
     pub(crate) fn learn(&mut self, alike: usize, right: bool) {
-        let chance = &mut self.0[alike.clamp(1, ALIKE_MAX) - 1];
+        let chance = &mut self.0[class(alike)];
         if chance.all >= MEMORY {
             chance.right /= 2.0;
             chance.all /= 2.0;

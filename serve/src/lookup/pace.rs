@@ -15,8 +15,12 @@ const ROW_WANTED: f64 = 0.02;
 /// The same before it is measured: as on a processor whose caches do not hold the weights.
 const ROW_UNKNOWN: f64 = 0.1;
 
-/// By how much guesses must be expected to be faster: costs are measured beside other work.
-const MARGIN: f64 = 1.05;
+/// By how much guesses must be expected to be faster: what is expected is learnt of few tokens, and costs are measured
+/// beside other work.
+const MARGIN: f64 = 1.1;
+
+/// How many times the time that making a plan takes must be there as credit.
+const EARNED: f64 = 2.0;
 
 /// Of what was measured before, how much is left by a new measurement.
 const KEPT: f64 = 0.75;
@@ -78,12 +82,12 @@ impl Costs {
     /// Whether there is credit for a pass of so many rows that is expected to save so many passes of one row. A plan is
     /// made, and guesses go on after wrong ones, only when others saved as much time, or would have: so a text in which
     /// they would not takes as long as without them.
-    fn affords(&mut self, rows: usize, saved: f64) -> bool {
-        let Some(one) = self.passes[0] else { return false };
-        let making = if self.made[size(rows)] { 0.0 } else { self.making };
-        let affords = self.credit + saved * one >= making;
-        self.left_out = !affords;
-        affords
+    fn affords(&self, rows: usize, saved: f64) -> bool {
+        match (self.passes[0], self.made[size(rows)]) {
+            (None, _) => false,
+            (Some(_), false) => self.credit >= EARNED * self.making,
+            (Some(one), true) => self.credit + saved * one >= 0.0,
+        }
     }
 
     /// Counts what a guess saved, or would have saved.
@@ -100,7 +104,7 @@ impl Costs {
         } else {
             self.computed = 0;
         }
-        self.credit = self.credit.min(self.making.max(CREDIT * one));
+        self.credit = self.credit.min((EARNED * self.making).max(CREDIT * one));
     }
 }
 
@@ -142,22 +146,26 @@ impl Pace {
     /// How many tokens are worth guessing after `alike` tokens that were said before: at most `most`, of which there is
     /// room for `room`.
     pub(crate) fn count(&mut self, alike: usize, most: usize, room: usize) -> usize {
-        let mut best = (0, if self.costs.is_some() { MARGIN } else { 1.0 }, 0.0);
+        let mut best = (0, if self.costs.is_some() { MARGIN } else { 1.0 });
+        let mut left_out = false;
         for count in [FEW.min(most), most].into_iter().filter(|count| *count <= room) {
             let tokens = 1.0 + self.chances.expected(alike, count);
-            let cost = match &self.costs {
-                Some(costs) => costs.of(1 + count),
-                None => 1.0 + ROW_WANTED * count as f64,
-            };
+            let costs = self.costs.as_ref();
+            let cost = costs.map_or(1.0 + ROW_WANTED * count as f64, |costs| costs.of(1 + count));
             if tokens / cost > best.1 {
-                best = (count, tokens / cost, tokens - cost);
+                match costs.is_none_or(|costs| costs.affords(1 + count, tokens - cost)) {
+                    true => best = (count, tokens / cost),
+                    false => left_out = true,
+                }
             }
         }
-        let (count, _, saved) = best;
-        let affords = match &mut self.costs {
-            Some(costs) if count > 0 => costs.affords(1 + count, saved),
-            _ => true,
-        };
-        if affords { count } else { 0 }
+        if let Some(costs) = &mut self.costs {
+            costs.left_out = left_out && best.0 == 0;
+        }
+        best.0
     }
 }
+
+#[cfg(test)]
+#[path = "../../tests/pace/mod.rs"]
+mod tests;
