@@ -157,6 +157,9 @@ pub const TILE: usize = 16;
 /// The table's width is a multiple of this many pages, so that blocks of attention never straddle its end.
 const TABLE_STEP: usize = 8;
 
+/// After so many decoded tokens weights [settle](Weights::settle): what that costs, as many more tokens win.
+const SETTLING_PASSES: usize = 16;
+
 /// A model on a device.
 pub struct Network {
     device: Arc<dyn Device>,
@@ -171,6 +174,8 @@ pub struct Network {
     /// The plan of the last body or image, and its tokens.
     last: Option<(Part, Bucket, usize)>,
     pages: usize,
+    /// Passes that were no chunks.
+    decoded: usize,
     /// Compilation so far.
     pub compiled: CompileStats,
 }
@@ -198,6 +203,7 @@ impl Network {
             hidden: None,
             last: None,
             pages: positions.div_ceil(TILE).max(1),
+            decoded: 0,
             compiled: CompileStats::default(),
         }
     }
@@ -480,6 +486,12 @@ impl Network {
         let sizes = self.sizes(&[("T", count)]);
         plan.run(&*self.device, &sizes, trace)?;
         self.last = Some((Part::Body, bucket, count));
+        if !batch.chunk {
+            self.decoded += 1;
+            if self.decoded == SETTLING_PASSES {
+                self.weights.settle(&*self.device);
+            }
+        }
         Ok(bucket)
     }
 
