@@ -562,7 +562,8 @@ impl Engine {
         voice: &mut Voice<'_>,
         timings: &mut Timings,
     ) -> Result<Finish, EngineError> {
-        let making = self.model.memory().unwrap_or_default().compiled.time;
+        // A body and a head, of two bodies and a head.
+        let making = self.model.memory().unwrap_or_default().compiled.time / 2;
         self.guesser.begin(&request.prompt, self.context(), making, self.can_speculate());
         let width = self.model.architecture().row_width();
         let mut rows = Rows::new(logits, width, Vec::new());

@@ -20,7 +20,7 @@ const ROW_UNKNOWN: f64 = 0.1;
 const MARGIN: f64 = 1.1;
 
 /// How many times the time that making a plan takes must be there as credit.
-const EARNED: f64 = 2.0;
+const EARNED: f64 = 1.5;
 
 /// Of what was measured before, how much is left by a new measurement.
 const KEPT: f64 = 0.75;
