@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use jtllm_serve::Layers;
+use jtllm_serve::{Layers, Lookup, Speculation};
 
 /// Runs large language models from one binary, in the memory you have.
 #[derive(Parser, Debug)]
@@ -137,6 +137,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) answer: AnswerArgs,
     #[command(flatten)]
+    pub(crate) speculation: SpeculationArgs,
+    #[command(flatten)]
     pub(crate) machine: MachineArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
@@ -199,6 +201,51 @@ pub(crate) struct AnswerArgs {
     /// Print one JSON object: text, token ids, why it ended, times, sampling
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Where guesses come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SpecType {
+    /// As ngram-simple, where the passes so far let expect that it saves time
+    Auto,
+    /// Nothing is guessed
+    None,
+    /// What came after the same words before, wherever that was right often enough
+    NgramSimple,
+}
+
+/// Guessed tokens are computed together. The answer stays the same, whatever the sampling.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Speculation (guessed tokens are computed in one pass; answers stay the same)")]
+pub(crate) struct SpeculationArgs {
+    /// How the next tokens are guessed
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = SpecType::Auto)]
+    pub(crate) spec_type: SpecType,
+    /// The most tokens that are guessed at once
+    #[arg(
+        long,
+        visible_aliases = ["draft", "spec-draft-n-max"],
+        value_name = "N",
+        default_value_t = 15,
+        value_parser = clap::value_parser!(u8).range(1..=15)
+    )]
+    pub(crate) draft_max: u8,
+    /// How many last tokens must have been said before [default: 3, else 2, else 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub(crate) spec_ngram_size_n: Option<u8>,
+}
+
+impl SpeculationArgs {
+    pub(crate) fn chosen(&self) -> Speculation {
+        let Lookup { ngram_max, ngram_min, .. } = Lookup::default();
+        let [ngram_max, ngram_min] = self.spec_ngram_size_n.map_or([ngram_max, ngram_min], |n| [n.into(); 2]);
+        let lookup = Lookup { ngram_max, ngram_min, draft_max: self.draft_max.into() };
+        match self.spec_type {
+            SpecType::Auto => Speculation::Auto(lookup),
+            SpecType::None => Speculation::Off,
+            SpecType::NgramSimple => Speculation::Always(lookup),
+        }
+    }
 }
 
 #[derive(Args, Clone, Debug)]

@@ -12,7 +12,7 @@ use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::machine::Machine;
 use jtllm_runtime::packed::PackedFolder;
-use jtllm_serve::{Backend, Caches, Engine, Layers, LoadOptions, Memory, Model, Place};
+use jtllm_serve::{Backend, Caches, Engine, Layers, LoadOptions, Memory, Model, Place, Speculation};
 
 use crate::args::{BackendName, CacheType, CapsName, ComputeName, MachineArgs, PlaceArgs};
 use crate::download::{Display, client};
@@ -219,12 +219,22 @@ pub(crate) fn announce(engine: &Engine) {
     terminal::say(
         Style::Faint,
         format_args!(
-            "{name}: {kind}, {} parameters, {}; {computes}; context {}; {memory}",
+            "{name}: {kind}, {} parameters, {}; {computes}; context {}{}; {memory}",
             count(parameters(checkpoint)),
             dtype(checkpoint),
             options.context,
+            guesses(engine.speculation()),
         ),
     );
+}
+
+/// How many tokens are guessed.
+fn guesses(speculation: Speculation) -> String {
+    match speculation {
+        Speculation::Off => String::new(),
+        Speculation::Auto(lookup) => format!(", up to {} tokens guessed where it pays", lookup.draft_max),
+        Speculation::Always(lookup) => format!(", up to {} tokens guessed", lookup.draft_max),
+    }
 }
 
 /// Where weights are.

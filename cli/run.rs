@@ -20,7 +20,7 @@ use jtllm_models::{Language, LoadError};
 use jtllm_serve::{Answer, Engine, EngineError, Finish, Request, Seen, Timings};
 use serde_json::{Value, json};
 
-use crate::args::{AnswerArgs, PromptArgs, RunArgs};
+use crate::args::{AnswerArgs, PromptArgs, RunArgs, SpecType};
 use crate::failure::{Interrupted, OutputClosed, Usage};
 use crate::terminal::{Style, print, print_json, say};
 use crate::{chat, interrupt, load, ps, sampling};
@@ -66,6 +66,10 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let images = images_of(&args.prompt.image)?;
     let mut speaker = speaker(args)?;
     load::announce(&speaker.engine);
+    if args.speculation.spec_type == SpecType::NgramSimple && !speaker.engine.can_speculate() {
+        let why = "the model keeps a state, which cannot take a wrong guess back";
+        say(Style::Faint, format_args!("no tokens are guessed: {why}"));
+    }
     ps::enter(&speaker.engine);
     let recommended = speaker.engine.model().checkpoint().config().recommends();
     if !speaker.language.family.name.is_empty() && !recommended {
@@ -183,7 +187,8 @@ fn speaker(args: &RunArgs) -> anyhow::Result<Speaker> {
         let supported = "the model needs a row for each token".to_owned();
         return Err(LoadError::Unsupported { file, what, supported }.into());
     }
-    let engine = Engine::new(model, Some(language.tokenizer.clone()));
+    let mut engine = Engine::new(model, Some(language.tokenizer.clone()));
+    engine.speculate(args.speculation.chosen());
     let images = Vec::new();
     let speaker = Speaker { engine, language, images, sampling, manner, end_ids, tokens_max, own_limit };
     speaker.sampler()?;
@@ -370,6 +375,9 @@ fn report(answer: &Answer, request: &Request) -> Value {
             "predicted_n": t.answer_tokens,
             "predicted_ms": t.answer_time.as_secs_f64() * 1e3,
             "predicted_per_second": rate(t.answer_tokens, t.answer_time.as_secs_f64()),
+            "passes": t.answer_passes,
+            "draft_n": t.drafted_tokens,
+            "draft_n_accepted": t.accepted_tokens,
         },
     })
 }
@@ -381,8 +389,15 @@ fn rate(tokens: usize, seconds: f64) -> f64 {
 /// One line on how fast it went.
 pub(crate) fn pace(t: &Timings) -> String {
     let (prompt, answer) = (t.prompt_time.as_secs_f64(), t.answer_time.as_secs_f64());
+    let guesses = match (t.drafted_tokens, t.accepted_tokens) {
+        (0, _) => String::new(),
+        (drafted, right) => {
+            let each = rate(t.answer_passes + right, t.answer_passes as f64);
+            format!("; {each:.2} tokens a pass, {right} of {drafted} guesses right")
+        }
+    };
     format!(
-        "prompt {} tokens ({} cached) in {:.3} s, {:.1} tokens/s; answer {} tokens in {:.3} s, {:.1} tokens/s",
+        "prompt {} tokens ({} cached) in {:.3} s, {:.1} tokens/s; answer {} tokens in {:.3} s, {:.1} tokens/s{guesses}",
         t.prompt_tokens,
         t.cached_tokens,
         prompt,

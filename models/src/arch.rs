@@ -24,7 +24,7 @@ use std::cell::RefCell;
 
 use jtllm_ir::build::{Rope, RopeScaling};
 use jtllm_ir::expr::Symbol;
-use jtllm_ir::{DType, Expr, Format, Graph, Node, ScalarOp};
+use jtllm_ir::{DType, Expr, Format, Graph, Node, Scalar, ScalarOp};
 
 use crate::config::Config;
 use crate::error::LoadError;
@@ -354,12 +354,20 @@ impl BodyInputs {
         graph.map(ScalarOp::Select, &[shown, rows, embedded])
     }
 
-    /// How long the sequence of each row is after the pass (`i32 [T]`), if the rotation depends on it: then
-    /// a token turns by another angle in a chunk than alone, as in the reference implementations.
-    fn row_lengths(&self, graph: &mut Graph, rope: &Rope) -> Option<Node> {
+    /// How long the sequence of each row is (`i32 [T]`), if the rotation depends on it: after the pass in a chunk, so
+    /// that a token turns by another angle there than alone, as in the reference implementations; else at the row, so
+    /// that rows of one sequence are computed as one after another.
+    fn row_lengths(&self, graph: &mut Graph, rows: Rows, rope: &Rope) -> Option<Node> {
         let each = std::slice::from_ref(&self.tokens);
-        matches!(rope.scaling, RopeScaling::Dynamic { .. })
-            .then(|| graph.view(self.lengths, each, &[self.sequence], |c| vec![c.extra(0, &[c.axis(0)])]))
+        matches!(rope.scaling, RopeScaling::Dynamic { .. }).then(|| match rows {
+            Rows::Many(_) => {
+                graph.view(self.lengths, each, &[self.sequence], |c| vec![c.extra(0, &[c.axis(0)])])
+            }
+            Rows::Fixed(_) => {
+                let one = jtllm_ir::build::splat_scalar(graph, DType::I32, Scalar::Int(1), each);
+                graph.map(ScalarOp::Add, &[self.position, one])
+            }
+        })
     }
 
     /// Which row of `sequence` speaks for row `t`: in chunks the first of its tile, so that a tile of

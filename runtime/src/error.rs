@@ -110,6 +110,13 @@ impl fmt::Display for Error {
     }
 }
 
+impl Error {
+    /// Whether a device had no room.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Error::Device(DeviceError::OutOfMemory { .. } | DeviceError::TooSmall { .. }))
+    }
+}
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {

@@ -15,6 +15,7 @@ use jtllm_runtime::network::{Batch, Row, Shown};
 use jtllm_runtime::pages::PageTable;
 use jtllm_runtime::trace::Trace;
 
+use crate::lookup::{Guesser, Lookup, Rows, Speculation};
 use crate::model::Model;
 use crate::place::TooLarge;
 use crate::sight::{self, Seen};
@@ -163,6 +164,12 @@ pub struct Timings {
     pub answer_tokens: usize,
     /// Time for the answer.
     pub answer_time: Duration,
+    /// Passes that computed tokens of the answer.
+    pub answer_passes: usize,
+    /// Tokens that were guessed and computed before they were said.
+    pub drafted_tokens: usize,
+    /// Those of them that were then said.
+    pub accepted_tokens: usize,
 }
 
 /// An answer.
@@ -192,6 +199,7 @@ pub struct Engine {
     facts: Vec<Fact>,
     /// The images that the tokens stand for.
     images: Vec<Arc<Seen>>,
+    guesser: Guesser,
     /// Times of kernels, while somebody wants them.
     pub trace: Option<Trace>,
 }
@@ -201,7 +209,27 @@ impl Engine {
     pub fn new(model: Model, tokenizer: Option<Arc<Tokenizer>>) -> Engine {
         let pages = PageTable::new(model.pages(), 1);
         let (held, facts, images) = (Vec::new(), Vec::new(), Vec::new());
-        Engine { model, tokenizer, pages, held, facts, images, trace: None }
+        let guesser = Guesser::new(Speculation::default());
+        Engine { model, tokenizer, pages, held, facts, images, guesser, trace: None }
+    }
+
+    /// Says whether tokens of answers are guessed. Answers have the same tokens in any case.
+    pub fn speculate(&mut self, speculation: Speculation) {
+        self.guesser = Guesser::new(speculation);
+    }
+
+    /// Whether tokens of answers are guessed, as far as that is possible.
+    pub fn speculation(&self) -> Speculation {
+        match self.can_speculate() {
+            true => self.guesser.speculation(),
+            false => Speculation::Off,
+        }
+    }
+
+    /// Whether a token that was computed can be taken back: a state that has gone on has no past.
+    pub fn can_speculate(&self) -> bool {
+        let architecture = self.model.architecture();
+        !architecture.is_recurrent() && architecture.looks_ahead() != LooksAhead::All
     }
 
     /// The model.
@@ -238,6 +266,7 @@ impl Engine {
     /// Goes on without the device that failed, if the model's options allow it; what the cache held is lost.
     fn retreat(&mut self, error: jtllm_runtime::Error) -> Result<(), EngineError> {
         self.model.retreat(error)?;
+        self.guesser.moved();
         self.clear();
         Ok(())
     }
@@ -349,7 +378,7 @@ impl Engine {
             let vision = self.model.architecture().vision();
             let shown =
                 vision.and_then(|vision| sight::shown(&self.images, vision.token(), tokens, start..end));
-            let logits = self.chunk(&tokens[start..end], wanted, shown)?;
+            let logits = self.pass(&tokens[start..end], end - start > 1, wanted, shown)?;
             hear(&logits);
         }
         Ok(())
@@ -379,22 +408,48 @@ impl Engine {
     ///
     /// A device that fails meanwhile is left as in [`Engine::feed`].
     pub fn append(&mut self, id: u32) -> Result<Vec<f32>, EngineError> {
+        self.append_guessing(id, &[])
+    }
+
+    /// As [`Engine::append`], with the logits of tokens that may follow, in the same pass: those of `id`, then of each
+    /// guess, as if all before it had been appended. Only `id` is held then: the cache has room for what was guessed,
+    /// which is held as soon as somebody says so and overwritten otherwise.
+    ///
+    /// Guesses that the pass or the context have no room for, or that no pass by rows can compute, are left out.
+    pub(crate) fn append_guessing(&mut self, id: u32, guess: &[u32]) -> Result<Vec<f32>, EngineError> {
         let architecture = self.model.architecture();
-        let of_image = architecture.vision().is_some_and(|vision| vision.token() == id);
-        if self.held.is_empty() || of_image || architecture.looks_ahead() == LooksAhead::All {
+        let image = architecture.vision().map(|vision| vision.token());
+        if self.held.is_empty() || image == Some(id) || architecture.looks_ahead() == LooksAhead::All {
             return self.feed(&self.with(id), false);
         }
-        let need = self.held.len() + 1;
+        let held = self.held.len();
+        let need = held + 1;
         let context = self.room_for(need)?;
         self.know(id)?;
         self.pages.reserve(0, need).map_err(|_| EngineError::ContextFull { context, need })?;
-        match self.chunk(&[id], vec![0], None) {
+        let most = if architecture.is_recurrent() { 0 } else { (context - need).min(Lookup::DRAFT_MAX) };
+        let possible = |id: &&u32| Some(**id) != image && self.know(**id).is_ok();
+        let guess = guess.iter().take(most).take_while(possible);
+        let mut rows: Vec<u32> = std::iter::once(&id).chain(guess).copied().collect();
+        if self.pages.reserve(0, held + rows.len()).is_err() {
+            rows.truncate(1);
+        }
+        match self.pass(&rows, false, (0..rows.len()).collect(), None) {
+            Err(EngineError::Runtime(error)) if rows.len() > 1 && error.is_full() => {
+                // What runs already has its memory: only the plan of so many rows has none.
+                self.model.say(&format!("{error}; no more tokens are guessed"));
+                self.guesser.stop();
+                self.append(id)
+            }
             Err(EngineError::Runtime(error)) => {
                 let all = self.with(id);
                 self.retreat(error)?;
                 self.feed(&all, false)
             }
-            done => done,
+            done => {
+                self.held.truncate(need);
+                done
+            }
         }
     }
 
@@ -432,9 +487,10 @@ impl Engine {
     }
 
     /// Runs the pass for the tokens that follow those that are held, which it holds then too.
-    fn chunk(
+    fn pass(
         &mut self,
         tokens: &[u32],
+        chunk: bool,
         wanted: Vec<usize>,
         shown: Option<Shown>,
     ) -> Result<Vec<f32>, EngineError> {
@@ -447,7 +503,7 @@ impl Engine {
         };
         let batch = Batch {
             rows: tokens.iter().enumerate().map(row).collect(),
-            chunk: tokens.len() > 1,
+            chunk,
             tables: vec![self.pages.pages(0).clone()],
             lengths: vec![start + tokens.len()],
             wanted,
@@ -486,7 +542,9 @@ impl Engine {
         request.prompt.iter().for_each(|id| sampler.accept(*id));
 
         let begin = Instant::now();
-        let finish = self.answer(logits, request, sampler, &mut voice);
+        let finish = self.answer(logits, request, sampler, &mut voice, &mut timings);
+        // Room for guesses that did not come.
+        self.pages.truncate(0, self.held.len());
         if !matches!(finish, Ok(Finish::Stop(_))) {
             voice.finish();
         }
@@ -498,23 +556,36 @@ impl Engine {
     /// The loop from logits to the next token and its logits.
     fn answer(
         &mut self,
-        mut logits: Vec<f32>,
+        logits: Vec<f32>,
         request: &Request,
         sampler: &mut Sampler,
         voice: &mut Voice<'_>,
+        timings: &mut Timings,
     ) -> Result<Finish, EngineError> {
+        // A body and a head, of two bodies and a head.
+        let making = self.model.memory().unwrap_or_default().compiled.time / 2;
+        self.guesser.begin(&request.prompt, self.context(), making, self.can_speculate());
+        let width = self.model.architecture().row_width();
+        let mut rows = Rows::new(logits, width, Vec::new());
         loop {
-            if request.max_tokens.is_some_and(|most| voice.ids.len() >= most) {
+            let left = request.max_tokens.map_or(usize::MAX, |most| most.saturating_sub(voice.ids.len()));
+            if left == 0 {
                 return Ok(Finish::Length);
             }
-            let id = sampler.sample(&mut logits).map_err(EngineError::Sample)?.id;
+            let id = sampler.sample(rows.last()).map_err(EngineError::Sample)?.id;
             sampler.accept(id);
             voice.ids.push(id);
+            self.guesser.hear(id);
             if request.end_ids.contains(&id) {
                 return Ok(Finish::EndOfSequence);
             }
             if let Some(finish) = voice.say(id) {
                 return Ok(finish);
+            }
+            if rows.goes_on(id) {
+                self.held.push(id);
+                timings.accepted_tokens += 1;
+                continue;
             }
             if self.held.len() == self.context() {
                 // Rows of images have their order alone to say what they are of.
@@ -522,7 +593,13 @@ impl Engine {
                 let Some(keep) = keep else { return Ok(Finish::ContextFull) };
                 self.shift(keep)?;
             }
-            logits = self.append(id)?;
+            let guess =
+                self.guesser.guess((left - 1).min(self.context().saturating_sub(self.held.len() + 1)));
+            let begin = Instant::now();
+            rows = Rows::new(self.append_guessing(id, &guess)?, width, guess);
+            self.guesser.took(rows.count(), begin.elapsed());
+            timings.answer_passes += 1;
+            timings.drafted_tokens += rows.count() - 1;
         }
     }
 

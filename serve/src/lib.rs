@@ -14,6 +14,7 @@
 //! Terminals, arguments, colours; how kernels are made; how files are parsed.
 
 mod engine;
+mod lookup;
 mod model;
 pub mod place;
 mod seat;
@@ -21,6 +22,7 @@ mod sight;
 mod together;
 
 pub use engine::{Answer, Engine, EngineError, Finish, Request, Timings};
+pub use lookup::{Lookup, Speculation};
 pub use model::{Backend, Caches, LoadOptions, Memory, Model, Tell};
 pub use place::{Layers, Place};
 pub use sight::Seen;

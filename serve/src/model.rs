@@ -286,6 +286,13 @@ impl Model {
         self.seat.placement.device_name().to_owned()
     }
 
+    /// Tells whoever wants to hear it.
+    pub(crate) fn say(&self, what: &str) {
+        if let Some(tell) = &self.tell {
+            tell(what);
+        }
+    }
+
     /// Has somebody told when the model leaves its device while it runs, or runs there otherwise.
     pub fn tell(&mut self, tell: Box<Tell>) {
         self.tell = Some(tell);
@@ -295,9 +302,7 @@ impl Model {
     pub(crate) fn retreat(&mut self, error: jtllm_runtime::Error) -> Result<(), EngineError> {
         let why = error.to_string();
         self.seat = self.parts.retreat(&self.seat, error, false)?;
-        if let Some(tell) = &self.tell {
-            tell(&format!("{why}; the conversation goes on {}", self.seat.placement.short()));
-        }
+        self.say(&format!("{why}; the conversation goes on {}", self.seat.placement.short()));
         Ok(())
     }
 
@@ -371,9 +376,8 @@ impl Model {
         // Each plan is refused by itself, for the same reason.
         if let Some(why) = self.networks().iter().find_map(|network| network.refusal())
             && !std::mem::replace(&mut self.told_refusal, true)
-            && let Some(tell) = &self.tell
         {
-            tell(&format!("{why}; its kernels are launched one by one"));
+            self.say(&format!("{why}; its kernels are launched one by one"));
         }
         Ok(logits)
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jtllm_runtime::Error;
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::options::Options;
 use jtllm_runtime::device::Device;
@@ -14,7 +15,6 @@ use jtllm_runtime::packed::Keeping;
 use jtllm_runtime::reference::Reference;
 use jtllm_runtime::runner::Runner;
 use jtllm_runtime::split::Split;
-use jtllm_runtime::{DeviceError, Error};
 
 use crate::engine::EngineError;
 use crate::model::{Backend, LoadOptions};
@@ -208,8 +208,7 @@ impl Parts {
         let place = &self.options.place;
         let mut reasons = seat.placement.reasons.clone();
         reasons.push(error.to_string());
-        let full = loading
-            && matches!(error, Error::Device(DeviceError::OutOfMemory { .. } | DeviceError::TooSmall { .. }));
+        let full = loading && error.is_full();
         let mut told = EngineError::from(error);
         if full {
             let need = self.need(&**device)?;

@@ -12,7 +12,7 @@ use jtllm_models::sample::{Sampler, Sampling};
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::ir::DType;
-use jtllm_serve::{Backend, Engine, LoadOptions, Model, Place, Request};
+use jtllm_serve::{Backend, Engine, LoadOptions, Lookup, Model, Place, Request, Speculation};
 
 /// Bytes that all threads have asked for so far.
 static ASKED: AtomicUsize = AtomicUsize::new(0);
@@ -61,6 +61,11 @@ fn asked(engine: &mut Engine, held: usize) -> Vec<usize> {
     marks.windows(2).skip(1).map(|pair| pair[1] - pair[0]).collect()
 }
 
+/// What a token costs where guesses are looked for, but nothing is ever said twice.
+fn looking() -> Speculation {
+    Speculation::Always(Lookup { ngram_min: 16, ngram_max: 16, ..Lookup::default() })
+}
+
 #[test]
 fn a_token_asks_for_no_more_memory_after_4000_than_after_40() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/llama2-gqa-tiny");
@@ -79,13 +84,16 @@ fn a_token_asks_for_no_more_memory_after_4000_than_after_40() {
     let mut engine = Engine::new(model, None);
     // What is made once is made before.
     asked(&mut engine, 40);
-    engine.clear();
-    let early = asked(&mut engine, 40);
-    engine.clear();
-    let late = asked(&mut engine, 4000);
-    println!("bytes a token after 40: {early:?}, after 4000: {late:?}");
-    assert_eq!((early.len(), late.len()), (TOKENS, TOKENS));
-    assert!(early.iter().all(|bytes| *bytes > 0), "allocations are counted");
-    // Lists that double when they are full do so now and then: no more of that than there was early on.
-    assert!(late.iter().sum::<usize>() <= early.iter().sum::<usize>(), "{late:?} {early:?}");
+    for speculation in [Speculation::Off, looking()] {
+        engine.speculate(speculation);
+        engine.clear();
+        let early = asked(&mut engine, 40);
+        engine.clear();
+        let late = asked(&mut engine, 4000);
+        println!("{speculation:?}: bytes a token after 40: {early:?}, after 4000: {late:?}");
+        assert_eq!((early.len(), late.len()), (TOKENS, TOKENS));
+        assert!(early.iter().all(|bytes| *bytes > 0), "allocations are counted");
+        // Lists that double when they are full do so now and then: no more of that than there was early on.
+        assert!(late.iter().sum::<usize>() <= early.iter().sum::<usize>(), "{late:?} {early:?}");
+    }
 }

@@ -1,10 +1,12 @@
 //! Where models run: layers shared by two devices, devices that are too small, and devices that fail.
 #![allow(clippy::unwrap_used)]
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use jtllm_models::sample::{Sampler, Sampling};
 use jtllm_models::{Checkpoint, arch};
 use jtllm_runtime::DeviceError;
 use jtllm_runtime::cache::KernelCache;
@@ -18,7 +20,7 @@ use jtllm_runtime::device::{Bytes, Device, DeviceInfo, Mem, Program, Span};
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Bucket, Part};
 use jtllm_serve::place::{Layers, Place, Way};
-use jtllm_serve::{Backend, Engine, EngineError, LoadOptions, Model};
+use jtllm_serve::{Backend, Engine, EngineError, LoadOptions, Lookup, Model, Request, Speculation};
 
 /// What a device does when it fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,6 +203,71 @@ fn auto_survives_a_failure_at_any_call() {
                 assert!(moved || layers != Layers::All, "{what:?} {after} of {count} did not fail");
             }
         }
+    }
+}
+
+/// An answer of guesses, and what was told meanwhile.
+fn guessed(way: Way, speculation: Speculation) -> (Vec<u32>, Vec<String>, Engine) {
+    let mut model = model(MODEL, options(Backend::Auto, Layers::All), way).unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let hears = told.clone();
+    model.tell(Box::new(move |what| hears.lock().unwrap().push(what.to_owned())));
+    model.ready().unwrap();
+    let mut engine = Engine::new(model, None);
+    engine.speculate(speculation);
+    let request = Request {
+        prompt: [PROMPT, PROMPT].concat(),
+        images: Vec::new(),
+        max_tokens: Some(30),
+        end_ids: Vec::new(),
+        stops: Vec::new(),
+        shift_keep: None,
+    };
+    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+    let mut sampler = Sampler::new(sampling, engine.model().architecture().vocabulary()).unwrap();
+    let answer = engine.generate(&request, &mut sampler, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    let told = told.lock().unwrap().clone();
+    (answer.ids, told, engine)
+}
+
+/// Calls that a device gets in an answer.
+fn calls_guessing(what: Fails, speculation: Speculation) -> (usize, Vec<u32>) {
+    let fake = Arc::new(Fake::device(None, what, usize::MAX));
+    let device: Arc<dyn Device> = fake.clone();
+    let way = Way { backend: "wgpu", open: Arc::new(move |_, _| Ok(device.clone())), list: Vec::new };
+    let (ids, told, _) = guessed(way, speculation);
+    assert!(told.is_empty(), "{told:?}");
+    (usize::MAX - fake.left.load(Ordering::SeqCst), ids)
+}
+
+#[test]
+fn a_device_that_fails_while_guesses_are_computed_changes_no_token() {
+    let guessing = Speculation::Always(Lookup::default());
+    for what in [Fails::Launch, Fails::Read, Fails::Load] {
+        let ((plain, expected), (all, ids)) =
+            (calls_guessing(what, Speculation::Off), calls_guessing(what, guessing));
+        assert_eq!(ids, expected);
+        for after in (all / 2..all).filter(|n| n % (all / 12 + 1) == 0) {
+            let (ids, told, engine) = guessed(way(None, what, after), guessing);
+            assert_eq!(ids, expected, "{what:?} {after} of {all}, {plain} without guesses");
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert!(engine.model().placement().device.is_none());
+        }
+    }
+}
+
+#[test]
+fn a_device_without_room_for_guesses_goes_on_without_them() {
+    let guessing = Speculation::Always(Lookup::default());
+    let (plain, expected) = calls_guessing(Fails::Alloc, Speculation::Off);
+    let (all, _) = calls_guessing(Fails::Alloc, guessing);
+    assert!(all > plain, "{all} {plain}");
+    for after in plain..all {
+        let (ids, told, engine) = guessed(way(None, Fails::Alloc, after), guessing);
+        assert_eq!(ids, expected, "{after} of {all}");
+        assert!(told.len() == 1 && told[0].ends_with("no more tokens are guessed"), "{told:?}");
+        assert!(engine.model().placement().device.is_some());
+        assert_eq!(engine.speculation(), Speculation::Off);
     }
 }
 

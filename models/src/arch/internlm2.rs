@@ -99,7 +99,7 @@ impl Architecture for InternLm2 {
         let inputs = BodyInputs::declare(&mut build.graph, pass.rows, self.vocabulary);
         let table = [self.vocabulary, self.width];
         let mut hidden = build.embedding("model.tok_embeddings.weight", table, inputs.ids)?;
-        let lengths = inputs.row_lengths(&mut build.graph, &self.rope);
+        let lengths = inputs.row_lengths(&mut build.graph, pass.rows, &self.rope);
         let table = rotary_table(&mut build.graph, &self.rope, inputs.position, lengths);
         build.tap("hidden.embed", hidden);
         for layer in 0..self.layers {

@@ -171,7 +171,7 @@ impl Architecture for Llama {
         if self.sees {
             hidden = inputs.shown(&mut build.graph, hidden);
         }
-        let lengths = inputs.row_lengths(&mut build.graph, &self.rope);
+        let lengths = inputs.row_lengths(&mut build.graph, pass.rows, &self.rope);
         let table = rotary_table(&mut build.graph, &self.rope, inputs.position, lengths);
         build.tap(if self.sees { "hidden.merged_inputs_embeds" } else { "hidden.embed" }, hidden);
         for layer in 0..self.layers {
