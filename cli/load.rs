@@ -12,6 +12,7 @@ use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::machine::Machine;
 use jtllm_runtime::packed::PackedFolder;
+use jtllm_runtime::residence::Limit;
 use jtllm_serve::{Backend, Caches, Engine, Layers, LoadOptions, Memory, Model, Place};
 
 use crate::args::{BackendName, CacheType, CapsName, ComputeName, MachineArgs, PlaceArgs};
@@ -170,6 +171,7 @@ pub(crate) fn model(checkpoint: Checkpoint, machine: &MachineArgs) -> anyhow::Re
         values: cache_type(machine.cache_type_v),
         taps: false,
         sequences: 1,
+        memory: Limit::default(),
     };
     let mut model = Model::load(checkpoint, options, caches())?;
     model.ready()?;

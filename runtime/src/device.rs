@@ -22,6 +22,7 @@ use jtllm_codegen::target::{Artifact, Target};
 use self::threads::PinnedCaller;
 
 pub use crate::error::DeviceError;
+pub(crate) use host::lent;
 
 /// Bytes of a model file or of the binary, shared by whoever reads them.
 pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;

@@ -34,6 +34,7 @@ pub mod probe;
 mod program;
 pub mod ready;
 pub mod reference;
+pub mod residence;
 pub mod runner;
 pub mod single;
 pub mod split;

@@ -6,15 +6,18 @@ mod stock;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use jtllm_ir::DType;
 use jtllm_ir::format::{Format, split_plane_name};
+use jtllm_swap::BlobId;
 
 use crate::device::{Bytes, Device, Mem, Span};
 use crate::error::{DeviceError, Error};
 use crate::packed::{Keeping, Kept};
 use crate::ready::Ready;
+use crate::residence::Residence;
 use pack::{Buffers, Packing};
 use stock::{Job, Place, Stock};
 
@@ -26,6 +29,8 @@ const ADOPTED_ALIGNMENT: u64 = 256;
 pub struct Piece {
     /// The file's bytes.
     pub bytes: Bytes,
+    /// Where the file is; none if the bytes are part of the program.
+    pub file: Option<Arc<Path>>,
     /// Where the first row begins.
     pub offset: u64,
     /// How many rows.
@@ -53,7 +58,7 @@ impl Source {
         let mut source = Source { format, shape: shape.to_vec(), pieces: Vec::new() };
         let (rows, stride) = (source.matrix().0, source.row_bytes());
         let cols = source.matrix().1;
-        source.pieces.push(Piece { bytes, offset: 0, rows, cols, stride });
+        source.pieces.push(Piece { bytes, file: None, offset: 0, rows, cols, stride });
         source
     }
 
@@ -133,6 +138,8 @@ pub struct Bound {
     pub span: Span,
     /// Whether that may be read.
     pub ready: Ready,
+    /// What it is in a residence, if it comes and goes: then it may be read in steps that name it.
+    pub(crate) blob: Option<BlobId>,
 }
 
 /// The planes of a model's weights, by leaf name.
@@ -142,6 +149,7 @@ pub struct Weights {
     sources: HashMap<String, Source>,
     keeping: Option<Keeping>,
     stock: Stock,
+    residence: Option<Arc<Residence>>,
     /// Bytes read where they lie in the model's files.
     pub adopted_bytes: u64,
     /// Bytes read where they lie in packed files.
@@ -154,6 +162,16 @@ impl Weights {
     /// Keeps what is packed from now on, and looks there for what was.
     pub fn keep(&mut self, keeping: Keeping) {
         self.keeping = Some(keeping);
+    }
+
+    /// Has planes come and go within a limit from now on.
+    pub(crate) fn within(&mut self, residence: Arc<Residence>) {
+        self.residence = Some(residence);
+    }
+
+    /// Where planes come and go, if they do.
+    pub(crate) fn residence(&self) -> Option<&Arc<Residence>> {
+        self.residence.as_ref()
     }
 
     /// Finds a place for every wanted plane. Where the device's memory is the host's, planes are filled beside the
@@ -173,9 +191,13 @@ impl Weights {
             let (weight, _) = split_plane_name(&plane.name);
             let source = self.source(weight, locate)?.clone();
             self.check(plane, weight, &source)?;
-            if let Some(mem) = adopt(&**device, &source) {
+            let lying = match &self.residence {
+                Some(residence) => stream(&**device, residence, &source)?,
+                None => adopt(&**device, &source).map(|mem| (None, mem)),
+            };
+            if let Some((blob, mem)) = lying {
                 self.adopted_bytes += mem.len();
-                let bound = Bound { span: mem.span(), ready: Ready::now() };
+                let bound = Bound { span: mem.span(), ready: Ready::now(), blob };
                 self.planes.insert(plane.name.clone(), bound);
             } else if pending.insert(weight.to_owned()) {
                 packings.push(Packing::of(weight, source, device.target().caps()));
@@ -218,7 +240,7 @@ impl Weights {
                         Place { span: mem.span(), is_filled: false }
                     }
                 };
-                let one = Bound { span: place.span.clone(), ready: ready.clone() };
+                let one = Bound { span: place.span.clone(), ready: ready.clone(), blob: None };
                 bound.push((plane.name.clone(), one));
                 places.push(place);
             }
@@ -302,7 +324,8 @@ pub(crate) fn zeroed(bytes: u64) -> Result<Vec<u8>, Error> {
     Ok(memory)
 }
 
-fn adopt(device: &dyn Device, source: &Source) -> Option<Mem> {
+/// A tensor's bytes as they lie in one file, if kernels can read them as they are: whose they are, and how many.
+fn lying<'a>(device: &dyn Device, source: &'a Source) -> Option<(&'a Piece, u64, u64)> {
     let piece = source.contiguous().filter(|_| source.format.is_direct())?;
     let len = source.matrix().0 * source.row_bytes();
     let caps = device.target().caps();
@@ -312,5 +335,27 @@ fn adopt(device: &dyn Device, source: &Source) -> Option<Mem> {
         2 if caps.dot2 => 4,
         bytes => bytes,
     };
+    Some((piece, len, alignment))
+}
+
+fn adopt(device: &dyn Device, source: &Source) -> Option<Mem> {
+    let (piece, len, alignment) = lying(device, source)?;
     device.adopt(&piece.bytes, piece.offset, len, alignment)
+}
+
+/// The same within a limit: a blob of the file.
+fn stream(
+    device: &dyn Device,
+    residence: &Residence,
+    source: &Source,
+) -> Result<Option<(Option<BlobId>, Mem)>, Error> {
+    let Some((piece, len, alignment)) = lying(device, source) else { return Ok(None) };
+    let all = (*piece.bytes).as_ref().len() as u64;
+    let inside = piece.offset.checked_add(len).is_some_and(|end| end <= all);
+    let Some(path) = piece.file.as_ref().filter(|_| inside && piece.offset.is_multiple_of(alignment)) else {
+        return Ok(None);
+    };
+    let file = residence.files().get(path, all)?;
+    let (blob, mem) = residence.add(&file, piece.offset, len, None)?;
+    Ok(Some((Some(blob), mem)))
 }

@@ -13,6 +13,7 @@ use jtllm_runtime::device::Bytes;
 use jtllm_runtime::ir::{DType, Format, Graph};
 use jtllm_runtime::network::{Batch, Bucket, CompileStats, Graphs, Network, Part};
 use jtllm_runtime::packed::{Keeping, Origin, PackedFolder};
+use jtllm_runtime::residence::Limit;
 use jtllm_runtime::trace::Trace;
 use jtllm_runtime::weights::{Piece, Source};
 
@@ -58,6 +59,8 @@ pub struct LoadOptions {
     pub taps: bool,
     /// Sequences that share the cache; each may have `context` positions.
     pub sequences: usize,
+    /// The most that may be held of the host's memory.
+    pub memory: Limit,
 }
 
 /// What is kept on disk from start to start.
@@ -195,6 +198,7 @@ fn origins(checkpoint: &Checkpoint) -> Vec<Origin> {
 fn source(entry: &TensorEntry) -> Option<Source> {
     let pieces = entry.pieces.iter().map(|piece| Piece {
         bytes: piece.storage.clone() as Bytes,
+        file: piece.storage.identity().map(|_| piece.storage.path().into()),
         offset: piece.offset,
         rows: piece.rows,
         cols: piece.cols,

@@ -116,7 +116,7 @@ impl Parts {
         let (device, on) = self.processor()?;
         let (graphs, cache) = (Box::new(self.graphs.clone()), self.cache.clone());
         let network = Network::new(device, graphs, self.choices(), cache, self.positions());
-        let runner = Box::new(network.keeping(self.keeping.clone()));
+        let runner = Box::new(network.keeping(self.keeping.clone()).within(&self.options.memory));
         Ok(Seat {
             runner,
             placement: Placement { backend: "cpu", device: None, processor: Some(on), reasons },
@@ -167,7 +167,7 @@ impl Parts {
     fn whole(&self, backend: &'static str, device: Arc<dyn Device>) -> Seat {
         let (graphs, cache) = (Box::new(self.graphs.clone()), self.cache.clone());
         let network = Network::new(device.clone(), graphs, self.choices(), cache, self.positions());
-        let runner = Box::new(network.keeping(self.keeping.clone()));
+        let runner = Box::new(network.keeping(self.keeping.clone()).within(&self.options.memory));
         let on = OnDevice { info: device.info(), layers: None };
         let reasons = on.info.without.iter().cloned().collect();
         let placement = Placement { backend, device: Some(on), processor: None, reasons };
@@ -189,7 +189,7 @@ impl Parts {
         let both = [processor, device.clone()];
         let (graphs, cache) = (self.graphs.clone(), self.cache.clone());
         let split = Split::new(both, graphs, layers - count, self.choices(), cache, self.positions());
-        let runner = Box::new(split.keeping(&self.keeping));
+        let runner = Box::new(split.keeping(&self.keeping).within(&self.options.memory));
         let on = OnDevice { info: device.info(), layers: Some([layers, count - 1]) };
         let reasons = on.info.without.iter().cloned().collect();
         let placement = Placement { backend, device: Some(on), processor: Some(on_processor), reasons };

@@ -12,6 +12,7 @@ use jtllm_models::sample::{Sampler, Sampling};
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::ir::DType;
+use jtllm_runtime::residence::Limit;
 use jtllm_serve::{Backend, Engine, LoadOptions, Model, Place, Request};
 
 /// Bytes that all threads have asked for so far.
@@ -74,6 +75,7 @@ fn a_token_asks_for_no_more_memory_after_4000_than_after_40() {
         values: DType::F16,
         taps: false,
         sequences: 1,
+        memory: Limit::default(),
     };
     let model = Model::load(Checkpoint::open(&folder).unwrap(), options, KernelCache::off("a test")).unwrap();
     let mut engine = Engine::new(model, None);

@@ -17,6 +17,7 @@ use jtllm_runtime::device::interp::Interpreter;
 use jtllm_runtime::device::{Bytes, Device, DeviceInfo, Mem, Program, Span};
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Bucket, Part};
+use jtllm_runtime::residence::Limit;
 use jtllm_serve::place::{Layers, Place, Way};
 use jtllm_serve::{Backend, Engine, EngineError, LoadOptions, Model};
 
@@ -124,6 +125,7 @@ fn options(backend: Backend, layers: Layers) -> LoadOptions {
         values: DType::F32,
         taps: false,
         sequences: 1,
+        memory: Limit::default(),
     }
 }
 
