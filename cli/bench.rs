@@ -10,7 +10,6 @@ use std::time::Duration;
 use jtllm_runtime::device::threads::{Pool, Threads};
 use jtllm_runtime::machine::Machine;
 use jtllm_runtime::probe::{self, Limits};
-use jtllm_runtime::residence::Limit;
 use jtllm_serve::{Engine, LoadOptions, Model};
 
 use crate::args::{BackendName, BenchArgs, CapsName, Form};
@@ -78,7 +77,7 @@ fn open(args: &BenchArgs) -> anyhow::Result<Model> {
         values: load::cache_type(args.cache_type_v),
         taps: false,
         sequences: args.parallel.iter().max().map_or(1, |most| usize::from(*most)),
-        memory: Limit::default(),
+        memory: load::memory(&args.place)?,
     };
     let mut model = Model::load(checkpoint, options, load::caches())?;
     model.ready()?;

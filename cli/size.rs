@@ -1,32 +1,22 @@
 //! Sizes of memory as people write them: on the command line, in variables, in whatever is said.
 
-use std::fmt;
 use std::str::FromStr;
 
 /// The most bytes of something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Limit {
+pub(crate) enum Bound {
     /// As many as there are: `0`, `-1` (as JittorLLMs writes it) or `none`.
     None,
     /// So many.
     Bytes(u64),
 }
 
-impl Limit {
+impl Bound {
     /// The number of bytes, if there is one.
     pub(crate) fn bytes(self) -> Option<u64> {
         match self {
-            Limit::None => None,
-            Limit::Bytes(bytes) => Some(bytes),
-        }
-    }
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Limit::None => f.write_str("none"),
-            Limit::Bytes(bytes) => f.write_str(&crate::terminal::bytes(*bytes)),
+            Bound::None => None,
+            Bound::Bytes(bytes) => Some(bytes),
         }
     }
 }
@@ -53,14 +43,14 @@ const UNITS: &[(&str, u64)] = &[
 /// Digits behind the point that are read: more would say nothing, and overflow.
 const DECIMALS_MAX: usize = 12;
 
-impl FromStr for Limit {
+impl FromStr for Bound {
     type Err = String;
 
     /// `2GB` (2 * 10^9), `1.5 GiB` (1.5 * 2^30), `800M`, plain bytes; parts of a byte are left out.
-    fn from_str(text: &str) -> Result<Limit, String> {
+    fn from_str(text: &str) -> Result<Bound, String> {
         let text = text.trim();
         if text == "-1" || text.eq_ignore_ascii_case("none") {
-            return Ok(Limit::None);
+            return Ok(Bound::None);
         }
         let expected = || "expected a number of bytes such as 2147483648, 2GB or 1.5GiB, or -1 for no limit";
         let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -68,7 +58,8 @@ impl FromStr for Limit {
         let unit = unit.trim_start().to_ascii_lowercase();
         let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(expected)?;
         let (whole, part) = number.split_once('.').unwrap_or((number, ""));
-        let is_number = !(whole.is_empty() && part.is_empty()) && part.len() <= DECIMALS_MAX && !part.contains('.');
+        let is_number =
+            !(whole.is_empty() && part.is_empty()) && part.len() <= DECIMALS_MAX && !part.contains('.');
         if !is_number {
             return Err(expected().to_owned());
         }
@@ -80,13 +71,15 @@ impl FromStr for Limit {
         let scale = 10u128.pow(part.len() as u32);
         let bytes = digits(whole)
             .zip(digits(part))
-            .and_then(|(whole, part)| whole.checked_mul(scale)?.checked_add(part)?.checked_mul(u128::from(*factor)))
+            .and_then(|(whole, part)| {
+                whole.checked_mul(scale)?.checked_add(part)?.checked_mul(u128::from(*factor))
+            })
             .and_then(|scaled| u64::try_from(scaled / scale).ok())
             .ok_or_else(too_many)?;
         match bytes {
-            0 if digits(whole) == Some(0) && digits(part) == Some(0) => Ok(Limit::None),
+            0 if digits(whole) == Some(0) && digits(part) == Some(0) => Ok(Bound::None),
             0 => Err(format!("less than a byte; {}", expected())),
-            bytes => Ok(Limit::Bytes(bytes)),
+            bytes => Ok(Bound::Bytes(bytes)),
         }
     }
 }

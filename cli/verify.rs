@@ -11,7 +11,6 @@ mod tiny;
 use anyhow::bail;
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::ir::DType;
-use jtllm_runtime::residence::Limit;
 use jtllm_serve::{Engine, LoadOptions, Model};
 use serde_json::{Value, json};
 
@@ -164,7 +163,7 @@ fn engine(args: &VerifyArgs, context: usize, taps: bool) -> anyhow::Result<Engin
         values: DType::F32,
         taps,
         sequences: 1,
-        memory: Limit::default(),
+        memory: load::memory(&args.place)?,
     };
     // The cache of kernels is left alone: what is verified is what this program compiles now.
     let mut model = Model::load(checkpoint, options, KernelCache::off("comparisons compile anew"))?;
