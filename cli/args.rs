@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jtllm_serve::Layers;
 
+use crate::size::Limit;
+
 /// Runs large language models from one binary, in the memory you have.
 #[derive(Parser, Debug)]
 #[command(name = "jtllm", version, about, max_term_width = 100, disable_help_subcommand = true)]
@@ -104,6 +106,10 @@ pub(crate) struct PlaceArgs {
     /// as fit [default: auto, with a backend named: all] [also: -ngl]
     #[arg(long, visible_alias = "gpu-layers", value_name = "N", value_parser = layers)]
     pub(crate) n_gpu_layers: Option<Layers>,
+    /// The most memory that the device's part of the model takes: as 2GB (2*10^9), 2GiB (2^31) or bytes; layers without
+    /// room there run on the processor; -1: all that the device has [default: device_mem_limit of the environment, else -1]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub(crate) vram_limit: Option<Limit>,
     /// Fail if no device can take any of the model, instead of running it on the processor
     #[arg(long)]
     pub(crate) require_gpu: bool,

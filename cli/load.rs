@@ -17,7 +17,9 @@ use jtllm_serve::{Backend, Caches, Engine, Layers, LoadOptions, Memory, Model, P
 
 use crate::args::{BackendName, CacheType, CapsName, ComputeName, MachineArgs, PlaceArgs};
 use crate::download::{Display, client};
+use crate::environment;
 use crate::failure::Usage;
+use crate::size::Limit;
 use crate::terminal::{self, Style, bytes, say};
 
 /// The name of the built-in model. A folder or file of this name comes first.
@@ -85,17 +87,27 @@ pub(crate) fn place(
 ) -> Result<(Backend, Place), Usage> {
     let name = flags.backend.unwrap_or(default);
     let layers = flags.n_gpu_layers;
-    let wants = flags.device.is_some() || flags.require_gpu || layers.is_some_and(|n| n != Layers::Count(0));
+    let wants = flags.device.is_some()
+        || flags.require_gpu
+        || flags.vram_limit.is_some()
+        || layers.is_some_and(|n| n != Layers::Count(0));
     if wants && matches!(name, BackendName::Cpu | BackendName::Graph) {
         let name = if name == BackendName::Cpu { "cpu" } else { "graph" };
-        let what = "--device, --n-gpu-layers and --require-gpu want a backend with devices";
+        let what = "--device, --n-gpu-layers, --vram-limit and --require-gpu want a backend with devices";
         return Err(Usage(format!("{what}: {name} has none")));
     }
     if flags.require_gpu && layers == Some(Layers::Count(0)) {
         return Err(Usage("--require-gpu does not go with no layers".to_owned()));
     }
-    let own = if name == BackendName::Auto { Layers::Auto } else { Layers::All };
-    let place = Place { device: flags.device, layers: layers.unwrap_or(own), required: flags.require_gpu };
+    let memory = match name {
+        // They have no device that a limit in the environment could mean.
+        BackendName::Cpu | BackendName::Graph => None,
+        _ => environment::device(flags.vram_limit)?.and_then(Limit::bytes),
+    };
+    let some_fit = name == BackendName::Auto || memory.is_some();
+    let own = if some_fit { Layers::Auto } else { Layers::All };
+    let layers = layers.unwrap_or(own);
+    let place = Place { device: flags.device, layers, memory, required: flags.require_gpu };
     Ok((backend(name, caps), place))
 }
 

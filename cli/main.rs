@@ -7,6 +7,7 @@ mod clean;
 mod doctor;
 mod download;
 mod embed;
+mod environment;
 mod failure;
 mod inspect;
 mod interrupt;
@@ -16,6 +17,7 @@ mod perplexity;
 mod ps;
 mod run;
 mod sampling;
+mod size;
 mod template;
 mod terminal;
 mod tokenize;
@@ -43,6 +45,9 @@ fn main() {
 }
 
 fn execute(command: &Command) -> anyhow::Result<()> {
+    if !matches!(command, Command::Completions { .. }) {
+        environment::check()?;
+    }
     match command {
         Command::Run(args) => run::run(args),
         Command::Pull(args) => models::pull(args),

@@ -92,8 +92,8 @@ pub struct KernelCache {
 }
 
 impl KernelCache {
-    /// Opens the cache in `folder`, or in the folder `kernels` of `$JTLLM_CACHE`, `$XDG_CACHE_HOME/jtllm` or
-    /// `~/.cache/jtllm`, whichever is given first; creates it where missing. A folder that cannot be used turns the
+    /// Opens the cache in `folder`, or in the folder `kernels` of `$JTLLM_CACHE`, `$JITTOR_HOME/.cache/jtllm`,
+    /// `$XDG_CACHE_HOME/jtllm` or `~/.cache/jtllm`, whichever is given first; creates it where missing. A folder that cannot be used turns the
     /// cache off, with a reason in [`KernelCache::status`]; kernels are then compiled at each start.
     pub fn open(folder: Option<PathBuf>) -> KernelCache {
         KernelCache::open_in(folder, |name| std::env::var_os(name))
@@ -202,6 +202,7 @@ struct Damaged;
 pub(crate) fn default_folder(name: &str, environment: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let path = |name: &str| environment(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     path("JTLLM_CACHE")
+        .or_else(|| path("JITTOR_HOME").map(|home| home.join(".cache/jtllm")))
         // The XDG rules tell to ignore a relative path.
         .or_else(|| path("XDG_CACHE_HOME").filter(|path| path.is_absolute()).map(|path| path.join("jtllm")))
         .or_else(|| path("HOME").map(|path| path.join(".cache/jtllm")))

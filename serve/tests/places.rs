@@ -118,7 +118,7 @@ fn options(backend: Backend, layers: Layers) -> LoadOptions {
     LoadOptions {
         compute: jtllm_runtime::codegen::options::Compute::F32,
         backend,
-        place: Place { device: None, layers, required: false },
+        place: Place { layers, ..Place::default() },
         threads: 1,
         context: 96,
         keys: DType::F32,

@@ -3,18 +3,21 @@
 //! * `check` does what a change must pass before it is proposed: formatting, clippy, documentation, tests, and
 //!   `cargo deny` where it is installed.
 //! * `bless` rewrites the golden files: it runs the tests with `golden` in their names with `JTLLM_BLESS=1`.
-//! * `synthetic SHAPE FORMAT FILE` writes a model with random weights, for measurements of speed.
+//! * `synthetic SHAPE FORMAT FILE [--layers N]` writes a model with random weights, for measurements of speed.
 //! * `fuzz SECONDS` gives every test whose name begins with `fuzz_` that much time.
 //!
 //! # What this crate does not know
 //!
 //! What is checked, blessed or fuzzed: it finds tests by their names and runs cargo.
 
-mod synthetic;
-
+use std::io::{IsTerminal, Write};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
 
-const USAGE: &str = "usage: cargo xtask check | bless | fuzz SECONDS | synthetic SHAPE FORMAT FILE";
+use xtask::synthetic::Synthetic;
+
+const USAGE: &str =
+    "usage: cargo xtask check | bless | fuzz SECONDS | synthetic SHAPE FORMAT FILE [--layers N]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -22,7 +25,11 @@ fn main() -> ExitCode {
     let result = match arguments[..] {
         ["check"] => check(),
         ["bless"] => bless(),
-        ["synthetic", shape, format, file] => synthetic::synthetic(shape, format, file.as_ref()),
+        ["synthetic", shape, format, file] => synthetic(shape, format, file, None),
+        ["synthetic", shape, format, file, "--layers", count] => match count.parse() {
+            Ok(count) if (1..=1000).contains(&count) => synthetic(shape, format, file, Some(count)),
+            _ => Err(format!("`{count}` is no number of layers from 1 to 1000\n{USAGE}")),
+        },
         ["fuzz", seconds] => match seconds.parse() {
             Ok(seconds) if seconds > 0 => fuzz(seconds),
             _ => Err(format!("`{seconds}` is no number of seconds above 0\n{USAGE}")),
@@ -84,6 +91,28 @@ fn bless() -> Result<(), String> {
     let mut command = cargo(&["test", "--workspace", "--release", "--tests", "golden"]);
     command.env("JTLLM_BLESS", "1");
     run(command)
+}
+
+/// Writes a model, and shows on a terminal how far it is.
+fn synthetic(shape: &str, format: &str, file: &str, layers: Option<u64>) -> Result<(), String> {
+    let model = Synthetic::of(shape, format, layers)?;
+    let (total, begin) = (model.bytes() as f64, Instant::now());
+    let mut shown = begin;
+    let is_seen = std::io::stderr().is_terminal();
+    let mut show = |done: u64| {
+        if is_seen && shown.elapsed().as_millis() >= 500 {
+            shown = Instant::now();
+            let (done, seconds) = (done as f64, begin.elapsed().as_secs_f64());
+            eprint!("\r{:.2} of {:.2} GB, {:.0} MB/s ", done / 1e9, total / 1e9, done / 1e6 / seconds);
+            let _ = std::io::stderr().flush();
+        }
+    };
+    model.write(file.as_ref(), &mut show)?;
+    if is_seen {
+        eprint!("\r\x1b[K");
+    }
+    println!("{file}: {} bytes in {:.1} s", model.bytes(), begin.elapsed().as_secs_f64());
+    Ok(())
 }
 
 fn fuzz(seconds: u64) -> Result<(), String> {
