@@ -115,6 +115,16 @@ pub(crate) struct PlaceArgs {
     pub(crate) require_gpu: bool,
 }
 
+/// How much of the host's memory a model may take.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct MemoryArgs {
+    /// The most memory of the machine that the program takes: as 2GB (2*10^9), 2GiB (2^31) or bytes; weights that do
+    /// not fit are read from disk when they are needed; -1: no limit [default: cpu_mem_limit of the environment, else
+    /// what there is if the model does not fit into it]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub(crate) mem_limit: Option<Limit>,
+}
+
 fn layers(text: &str) -> Result<Layers, String> {
     match text {
         "all" => Ok(Layers::All),
@@ -218,6 +228,8 @@ pub(crate) struct MachineArgs {
     pub(crate) threads: Option<u16>,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
     /// Which numbers matrix products multiply
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = ComputeName::Auto)]
     pub(crate) compute: ComputeName,
@@ -326,6 +338,8 @@ pub(crate) struct VerifyArgs {
     pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
     /// With --backend interp: what kernels are scheduled for [default: vector4]
     #[arg(long, value_enum)]
     pub(crate) caps: Option<CapsName>,
@@ -388,6 +402,8 @@ pub(crate) struct BenchArgs {
     pub(crate) compute: ComputeName,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
     /// The type in which keys are kept [also: -ctk]
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = CacheType::F16)]
     pub(crate) cache_type_k: CacheType,
@@ -471,6 +487,8 @@ pub(crate) struct EmbedArgs {
     pub(crate) threads: Option<u16>,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
 }
 
 #[derive(Args, Debug)]

@@ -12,13 +12,13 @@ use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::machine::Machine;
 use jtllm_runtime::packed::PackedFolder;
-use jtllm_runtime::residence::Limit;
 use jtllm_serve::{Backend, Caches, Engine, Layers, LoadOptions, Memory, Model, Place};
 
 use crate::args::{BackendName, CacheType, CapsName, ComputeName, MachineArgs, PlaceArgs};
 use crate::download::{Display, client};
 use crate::environment;
 use crate::failure::Usage;
+use crate::memory;
 use crate::size::Limit;
 use crate::terminal::{self, Style, bytes, say};
 
@@ -171,11 +171,12 @@ pub(crate) fn model(checkpoint: Checkpoint, machine: &MachineArgs) -> anyhow::Re
         values: cache_type(machine.cache_type_v),
         taps: false,
         sequences: 1,
-        memory: Limit::default(),
+        memory: memory::limit(&machine.memory, &checkpoint)?,
     };
     let mut model = Model::load(checkpoint, options, caches())?;
     model.ready()?;
     remark_threads(&model, machine.threads);
+    memory::announce(&model, &machine.memory);
     model.tell(Box::new(|what| say(Style::Alarm, format_args!("{what}"))));
     Ok(model)
 }

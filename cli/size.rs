@@ -68,7 +68,8 @@ impl FromStr for Limit {
         let unit = unit.trim_start().to_ascii_lowercase();
         let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(expected)?;
         let (whole, part) = number.split_once('.').unwrap_or((number, ""));
-        let is_number = !(whole.is_empty() && part.is_empty()) && part.len() <= DECIMALS_MAX && !part.contains('.');
+        let is_number =
+            !(whole.is_empty() && part.is_empty()) && part.len() <= DECIMALS_MAX && !part.contains('.');
         if !is_number {
             return Err(expected().to_owned());
         }
@@ -80,7 +81,9 @@ impl FromStr for Limit {
         let scale = 10u128.pow(part.len() as u32);
         let bytes = digits(whole)
             .zip(digits(part))
-            .and_then(|(whole, part)| whole.checked_mul(scale)?.checked_add(part)?.checked_mul(u128::from(*factor)))
+            .and_then(|(whole, part)| {
+                whole.checked_mul(scale)?.checked_add(part)?.checked_mul(u128::from(*factor))
+            })
             .and_then(|scaled| u64::try_from(scaled / scale).ok())
             .ok_or_else(too_many)?;
         match bytes {

@@ -115,8 +115,6 @@ struct State {
     /// Bytes of cache, of buffers, and of weights that are in memory of their own.
     own: Own,
     counted: Option<Counted>,
-    /// Something did not come in the last pass.
-    failed: bool,
     /// What residencies before this one have cost.
     before: Traffic,
 }
@@ -275,15 +273,12 @@ impl State {
         self.now = 0;
     }
 
-    /// Has memory for blobs, and forgives files that failed in an earlier pass.
+    /// Has memory for blobs, and forgives files that failed.
     fn settle(&mut self, limit: &Limit) -> Result<(), Error> {
-        if std::mem::take(&mut self.failed)
-            && let Some(residency) = &mut self.residency
-        {
-            residency.forgive();
-        }
-        if self.residency.is_none() {
-            self.begin(limit)?;
+        match &mut self.residency {
+            // What failed for an earlier pass, or was read ahead for this one, is tried once more.
+            Some(residency) => residency.forgive(),
+            None => self.begin(limit)?,
         }
         Ok(())
     }
@@ -347,12 +342,11 @@ impl Turn<'_> {
         number: usize,
         run: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let State { residency, plans, blobs, packed, now, failed, .. } = &mut *self.state;
+        let State { residency, plans, blobs, packed, now, .. } = &mut *self.state;
         let residency = residency.as_mut().expect("nobody enters a plan without memory");
         let (tick, read) = (*now, plans[self.plan.0][number].as_slice());
         *now += 1;
         if let Err(error) = residency.pin(tick, read) {
-            *failed = true;
             return Err(match &error {
                 SwapError::Corrupt { path, at, len } if packed.contains(path) => {
                     damaged(path, &format!("the {len} bytes at byte {at} are not what was written"))

@@ -229,7 +229,8 @@ impl Parts {
                 seat.placement.reasons = reasons;
                 return Ok(seat);
             }
-            told = TooLarge { device: on.info.name.clone(), need: need.bytes(count), have, most, limited }.into();
+            told = TooLarge { device: on.info.name.clone(), need: need.bytes(count), have, most, limited }
+                .into();
         }
         match self.options.backend == Backend::Auto && !place.required {
             true => self.on_processor(reasons),
