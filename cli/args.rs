@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jtllm_serve::Layers;
 
-use crate::size::Bound;
+use crate::size::Limit;
 
 /// Runs large language models from one binary, in the memory you have.
 #[derive(Parser, Debug)]
@@ -106,17 +106,23 @@ pub(crate) struct PlaceArgs {
     /// as fit [default: auto, with a backend named: all] [also: -ngl]
     #[arg(long, visible_alias = "gpu-layers", value_name = "N", value_parser = layers)]
     pub(crate) n_gpu_layers: Option<Layers>,
-    /// The most memory that the process holds, weights and all: as 2GB (2*10^9), 1.5GiB (1.5*2^30) or bytes; weights without
-    /// room are read when they are needed; -1: no limit [default: cpu_mem_limit of the environment, else -1]
-    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
-    pub(crate) mem_limit: Option<Bound>,
     /// The most memory that the device's part of the model takes: as 2GB (2*10^9), 2GiB (2^31) or bytes; layers without
     /// room there run on the processor; -1: all that the device has [default: device_mem_limit of the environment, else -1]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
-    pub(crate) vram_limit: Option<Bound>,
+    pub(crate) vram_limit: Option<Limit>,
     /// Fail if no device can take any of the model, instead of running it on the processor
     #[arg(long)]
     pub(crate) require_gpu: bool,
+}
+
+/// How much of the host's memory a model may take.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct MemoryArgs {
+    /// The most memory of the machine that the program takes: as 2GB (2*10^9), 2GiB (2^31) or bytes; weights that do
+    /// not fit are read from disk when they are needed; -1: no limit [default: cpu_mem_limit of the environment, else
+    /// what there is if the model does not fit into it]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub(crate) mem_limit: Option<Limit>,
 }
 
 fn layers(text: &str) -> Result<Layers, String> {
@@ -222,6 +228,8 @@ pub(crate) struct MachineArgs {
     pub(crate) threads: Option<u16>,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
     /// Which numbers matrix products multiply
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = ComputeName::Auto)]
     pub(crate) compute: ComputeName,
@@ -330,6 +338,8 @@ pub(crate) struct VerifyArgs {
     pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
     /// With --backend interp: what kernels are scheduled for [default: vector4]
     #[arg(long, value_enum)]
     pub(crate) caps: Option<CapsName>,
@@ -392,6 +402,8 @@ pub(crate) struct BenchArgs {
     pub(crate) compute: ComputeName,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
     /// The type in which keys are kept [also: -ctk]
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = CacheType::F16)]
     pub(crate) cache_type_k: CacheType,
@@ -475,6 +487,8 @@ pub(crate) struct EmbedArgs {
     pub(crate) threads: Option<u16>,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
 }
 
 #[derive(Args, Debug)]

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::failure::Usage;
-use crate::size::Bound;
+use crate::size::Limit;
 use crate::terminal::{self, Style, say};
 
 /// Turns the limits off where it is 0, as they had no effect without it there.
@@ -16,29 +16,29 @@ const DEVICE: &str = "device_mem_limit";
 const HOME: &str = "JITTOR_HOME";
 
 /// What may be held of the memory of the host, by a flag or else by `cpu_mem_limit`; nothing if neither says.
-pub(crate) fn host(flag: Option<Bound>) -> Result<Option<Bound>, Usage> {
+pub(crate) fn host(flag: Option<Limit>) -> Result<Option<Limit>, Usage> {
     limit(flag, HOST, "--mem-limit")
 }
 
 /// The same of devices, by a flag or else by `device_mem_limit`.
-pub(crate) fn device(flag: Option<Bound>) -> Result<Option<Bound>, Usage> {
+pub(crate) fn device(flag: Option<Limit>) -> Result<Option<Limit>, Usage> {
     limit(flag, DEVICE, "--vram-limit")
 }
 
-fn limit(flag: Option<Bound>, variable: &str, name: &str) -> Result<Option<Bound>, Usage> {
+fn limit(flag: Option<Limit>, variable: &str, name: &str) -> Result<Option<Limit>, Usage> {
     if flag.is_some() {
         return Ok(flag);
     }
     let Some(text) = value(variable)? else { return Ok(None) };
     let wrong = |why: String| Usage(format!("{variable}={text}: {why}"));
     // What -1 says there is the default here: a limit of the system's own is kept.
-    let Bound::Bytes(bytes) = text.parse().map_err(wrong)? else { return Ok(None) };
+    let Limit::Bytes(bytes) = text.parse().map_err(wrong)? else { return Ok(None) };
     if !saves()? {
         say(Style::Plain, format_args!("{variable} is not kept: {SAVE}=0"));
         return Ok(None);
     }
     say(Style::Plain, format_args!("{variable}={text}: {name} is {}", terminal::bytes(bytes)));
-    Ok(Some(Bound::Bytes(bytes)))
+    Ok(Some(Limit::Bytes(bytes)))
 }
 
 /// Whether limits are to be kept. Who sets them wants that, unless `JT_SAVE_MEM` says otherwise.

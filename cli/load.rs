@@ -12,14 +12,14 @@ use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::machine::Machine;
 use jtllm_runtime::packed::PackedFolder;
-use jtllm_runtime::residence::{Limit, Most};
 use jtllm_serve::{Backend, Caches, Engine, Layers, LoadOptions, Memory, Model, Place};
 
 use crate::args::{BackendName, CacheType, CapsName, ComputeName, MachineArgs, PlaceArgs};
 use crate::download::{Display, client};
 use crate::environment;
 use crate::failure::Usage;
-use crate::size::Bound;
+use crate::memory;
+use crate::size::Limit;
 use crate::terminal::{self, Style, bytes, say};
 
 /// The name of the built-in model. A folder or file of this name comes first.
@@ -102,22 +102,13 @@ pub(crate) fn place(
     let memory = match name {
         // They have no device that a limit in the environment could mean.
         BackendName::Cpu | BackendName::Graph => None,
-        _ => environment::device(flags.vram_limit)?.and_then(Bound::bytes),
+        _ => environment::device(flags.vram_limit)?.and_then(Limit::bytes),
     };
     let some_fit = name == BackendName::Auto || memory.is_some();
     let own = if some_fit { Layers::Auto } else { Layers::All };
     let layers = layers.unwrap_or(own);
     let place = Place { device: flags.device, layers, memory, required: flags.require_gpu };
     Ok((backend(name, caps), place))
-}
-
-/// The most of the host's memory that flags or the environment let the process hold.
-pub(crate) fn memory(flags: &PlaceArgs) -> Result<Limit, Usage> {
-    let most = match environment::host(flags.mem_limit)? {
-        Some(Bound::Bytes(bytes)) => Most::Process(bytes),
-        Some(Bound::None) | None => Most::Unlimited,
-    };
-    Ok(Limit::of(most))
 }
 
 /// Says so where threads were asked for and none computes.
@@ -180,11 +171,12 @@ pub(crate) fn model(checkpoint: Checkpoint, machine: &MachineArgs) -> anyhow::Re
         values: cache_type(machine.cache_type_v),
         taps: false,
         sequences: 1,
-        memory: memory(&machine.place)?,
+        memory: memory::limit(&machine.memory, &checkpoint)?,
     };
     let mut model = Model::load(checkpoint, options, caches())?;
     model.ready()?;
     remark_threads(&model, machine.threads);
+    memory::announce(&model, &machine.memory);
     model.tell(Box::new(|what| say(Style::Alarm, format_args!("{what}"))));
     Ok(model)
 }

@@ -12,6 +12,7 @@ mod failure;
 mod inspect;
 mod interrupt;
 mod load;
+mod memory;
 mod models;
 mod perplexity;
 mod ps;

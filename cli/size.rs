@@ -4,19 +4,19 @@ use std::str::FromStr;
 
 /// The most bytes of something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bound {
+pub(crate) enum Limit {
     /// As many as there are: `0`, `-1` (as JittorLLMs writes it) or `none`.
     None,
     /// So many.
     Bytes(u64),
 }
 
-impl Bound {
+impl Limit {
     /// The number of bytes, if there is one.
     pub(crate) fn bytes(self) -> Option<u64> {
         match self {
-            Bound::None => None,
-            Bound::Bytes(bytes) => Some(bytes),
+            Limit::None => None,
+            Limit::Bytes(bytes) => Some(bytes),
         }
     }
 }
@@ -43,14 +43,14 @@ const UNITS: &[(&str, u64)] = &[
 /// Digits behind the point that are read: more would say nothing, and overflow.
 const DECIMALS_MAX: usize = 12;
 
-impl FromStr for Bound {
+impl FromStr for Limit {
     type Err = String;
 
     /// `2GB` (2 * 10^9), `1.5 GiB` (1.5 * 2^30), `800M`, plain bytes; parts of a byte are left out.
-    fn from_str(text: &str) -> Result<Bound, String> {
+    fn from_str(text: &str) -> Result<Limit, String> {
         let text = text.trim();
         if text == "-1" || text.eq_ignore_ascii_case("none") {
-            return Ok(Bound::None);
+            return Ok(Limit::None);
         }
         let expected = || "expected a number of bytes such as 2147483648, 2GB or 1.5GiB, or -1 for no limit";
         let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -77,9 +77,9 @@ impl FromStr for Bound {
             .and_then(|scaled| u64::try_from(scaled / scale).ok())
             .ok_or_else(too_many)?;
         match bytes {
-            0 if digits(whole) == Some(0) && digits(part) == Some(0) => Ok(Bound::None),
+            0 if digits(whole) == Some(0) && digits(part) == Some(0) => Ok(Limit::None),
             0 => Err(format!("less than a byte; {}", expected())),
-            bytes => Ok(Bound::Bytes(bytes)),
+            bytes => Ok(Limit::Bytes(bytes)),
         }
     }
 }

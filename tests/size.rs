@@ -4,7 +4,7 @@
 #[path = "../cli/size.rs"]
 mod size;
 
-use size::Bound;
+use size::Limit;
 
 #[test]
 fn sizes_mean_what_their_units_say() {
@@ -25,16 +25,16 @@ fn sizes_mean_what_their_units_say() {
         ("18446744073709551615", u64::MAX),
         ("0.000000000001TB", 1),
     ] {
-        assert_eq!(text.parse(), Ok(Bound::Bytes(bytes)), "{text}");
-        assert_eq!(text.parse::<Bound>().unwrap().bytes(), Some(bytes));
+        assert_eq!(text.parse(), Ok(Limit::Bytes(bytes)), "{text}");
+        assert_eq!(text.parse::<Limit>().unwrap().bytes(), Some(bytes));
     }
 }
 
 #[test]
 fn no_limit_has_the_spellings_that_are_in_use() {
     for text in ["-1", "0", "0GB", "0.0", "none", " None "] {
-        assert_eq!(text.parse(), Ok(Bound::None), "{text}");
-        assert_eq!(text.parse::<Bound>().unwrap().bytes(), None);
+        assert_eq!(text.parse(), Ok(Limit::None), "{text}");
+        assert_eq!(text.parse::<Limit>().unwrap().bytes(), None);
     }
 }
 
@@ -44,12 +44,12 @@ fn what_is_no_size_is_refused_with_an_example() {
         "", " ", "GB", ".", "-2", "-1GB", "2 Gigs", "two", "1,8GB", "1.2.3", "2GBs", "1e9", "+5", "0x10",
         "٣MB",
     ] {
-        let why = text.parse::<Bound>().unwrap_err();
+        let why = text.parse::<Limit>().unwrap_err();
         assert!(why.contains("2GB"), "{text}: {why}");
     }
     for text in ["18446744073709551616", "99999999TiB", &"9".repeat(60)] {
-        let why = text.parse::<Bound>().unwrap_err();
+        let why = text.parse::<Limit>().unwrap_err();
         assert!(why.contains("more bytes than any memory has"), "{text}: {why}");
     }
-    assert!("0.4B".parse::<Bound>().unwrap_err().contains("less than a byte"));
+    assert!("0.4B".parse::<Limit>().unwrap_err().contains("less than a byte"));
 }

@@ -308,7 +308,11 @@ impl Network {
     /// Makes the plans that one sequence needs: for its prompt and for decoding.
     pub fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
         let one = Bucket::Fixed(1);
-        self.prepare_all(vec![(Part::Body, Bucket::Many), (Part::Body, one), (Part::Head, one)], locate)
+        self.prepare_all(vec![(Part::Body, Bucket::Many), (Part::Body, one), (Part::Head, one)], locate)?;
+        // A limit that is too low is heard of now, and the first weights come while the prompt is typed.
+        let first = [(Part::Body, Bucket::Many), (Part::Head, one)];
+        let plans: Vec<PlanId> = first.iter().filter_map(|key| self.plans[key].id()).collect();
+        self.residence().map_or(Ok(()), |residence| residence.arrange(&plans))
     }
 
     /// Makes the plans that are not there, compiled side by side.
@@ -495,9 +499,7 @@ impl Network {
         if let Some(first) = batch.wanted.chunks(self.graphs.chunk()).next().filter(|_| has_head) {
             parts.push((Part::Head, head_bucket(first.len()).0));
         }
-        for (part, bucket) in &parts {
-            self.prepare(*part, *bucket, locate)?;
-        }
+        self.prepare_all(parts.clone(), locate)?;
         let plans: Vec<PlanId> = parts.iter().filter_map(|key| self.plans[key].id()).collect();
         self.residence().map_or(Ok(()), |residence| residence.arrange(&plans))
     }

@@ -19,6 +19,7 @@ use jtllm_swap::{Agenda, BlobId, Options, Origin, Residency, SwapError, Tick};
 
 use crate::device::{Mem, lent};
 use crate::error::Error;
+use crate::packed::damaged;
 pub(crate) use count::held;
 pub use count::{Counted, Own, TooLow};
 pub(crate) use files::Files;
@@ -99,6 +100,8 @@ struct Pass {
 #[derive(Default)]
 struct State {
     files: Vec<(Arc<Path>, Arc<dyn Store>)>,
+    /// Those that we have packed.
+    packed: Vec<Arc<Path>>,
     blobs: Vec<Kept>,
     /// What each step of each plan reads.
     plans: Vec<Vec<Vec<BlobId>>>,
@@ -112,8 +115,6 @@ struct State {
     /// Bytes of cache, of buffers, and of weights that are in memory of their own.
     own: Own,
     counted: Option<Counted>,
-    /// Something did not come in the last pass.
-    failed: bool,
     /// What residencies before this one have cost.
     before: Traffic,
 }
@@ -178,6 +179,11 @@ impl Residence {
         Ok((BlobId(number), mem))
     }
 
+    /// Says that a file is one of packed weights: if it is damaged it is removed.
+    pub(crate) fn is_packed(&self, path: Arc<Path>) {
+        self.lock().packed.push(path);
+    }
+
     /// Takes a plan in whose steps read these blobs.
     pub(crate) fn register(&self, steps: Vec<Vec<BlobId>>) -> PlanId {
         let mut state = self.lock();
@@ -232,6 +238,14 @@ impl Residence {
         self.lock().counted.clone()
     }
 
+    /// Bytes of weights that stay in memory, as passes are arranged now.
+    pub fn staying(&self) -> u64 {
+        let state = self.lock();
+        let Some(residency) = &state.residency else { return 0 };
+        let stays = state.blobs.iter().zip(0..).filter(|(_, number)| residency.stays(BlobId(*number)));
+        stays.map(|(blob, _)| blob.len).sum()
+    }
+
     /// What it has cost so far.
     pub fn traffic(&self) -> Traffic {
         let state = self.lock();
@@ -259,15 +273,12 @@ impl State {
         self.now = 0;
     }
 
-    /// Has memory for blobs, and forgives files that failed in an earlier pass.
+    /// Has memory for blobs, and forgives files that failed.
     fn settle(&mut self, limit: &Limit) -> Result<(), Error> {
-        if std::mem::take(&mut self.failed)
-            && let Some(residency) = &mut self.residency
-        {
-            residency.forgive();
-        }
-        if self.residency.is_none() {
-            self.begin(limit)?;
+        match &mut self.residency {
+            // What failed for an earlier pass, or was read ahead for this one, is tried once more.
+            Some(residency) => residency.forgive(),
+            None => self.begin(limit)?,
         }
         Ok(())
     }
@@ -331,13 +342,17 @@ impl Turn<'_> {
         number: usize,
         run: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let State { residency, plans, blobs, now, failed, .. } = &mut *self.state;
+        let State { residency, plans, blobs, packed, now, .. } = &mut *self.state;
         let residency = residency.as_mut().expect("nobody enters a plan without memory");
         let (tick, read) = (*now, plans[self.plan.0][number].as_slice());
         *now += 1;
         if let Err(error) = residency.pin(tick, read) {
-            *failed = true;
-            return Err(Error::Swap(error));
+            return Err(match &error {
+                SwapError::Corrupt { path, at, len } if packed.contains(path) => {
+                    damaged(path, &format!("the {len} bytes at byte {at} are not what was written"))
+                }
+                _ => Error::Swap(error),
+            });
         }
         for blob in read {
             let span = residency.span(*blob).expect("what is pinned is there");

@@ -3,6 +3,7 @@
 
 pub(crate) mod pack;
 mod stock;
+mod stream;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -192,7 +193,7 @@ impl Weights {
             let source = self.source(weight, locate)?.clone();
             self.check(plane, weight, &source)?;
             let lying = match &self.residence {
-                Some(residence) => stream(&**device, residence, &source)?,
+                Some(residence) => stream::stream(&**device, residence, &source)?,
                 None => adopt(&**device, &source).map(|mem| (None, mem)),
             };
             if let Some((blob, mem)) = lying {
@@ -200,14 +201,22 @@ impl Weights {
                 let bound = Bound { span: mem.span(), ready: Ready::now(), blob };
                 self.planes.insert(plane.name.clone(), bound);
             } else if pending.insert(weight.to_owned()) {
-                packings.push(Packing::of(weight, source, device.target().caps()));
+                let residence = self.residence.clone();
+                packings.push(Packing::of(weight, source, device.target().caps(), residence));
             }
         }
         // Numbers that files have as memory wants them go up to a device straight from there.
         let (kept, other): (Vec<Packing>, Vec<Packing>) =
             packings.into_iter().partition(|one| device.is_host() || !one.source.format.is_direct());
         self.take(device, other, Kept::Never)?;
-        let found = self.keeping.as_ref().map_or(Kept::Never, |keeping| keeping.find(kept.iter()));
+        if self.stream_packed(&kept)? {
+            return Ok(());
+        }
+        let found = match &self.keeping {
+            // What could not be kept while it was packed cannot be kept from memory either.
+            Some(keeping) if self.residence.is_none() => keeping.find(kept.iter()),
+            _ => Kept::Never,
+        };
         self.take(device, kept, found)
     }
 
@@ -285,7 +294,17 @@ impl Weights {
         let mut buffers = Buffers::new(format, source.matrix().1 as usize);
         let width = buffers.rows[which].len();
         for (place, row) in rows.iter().enumerate() {
-            let bytes = source.row(u64::from(*row));
+            let row = u64::from(*row);
+            let section = match &self.residence {
+                Some(residence) if row < source.matrix().0 => {
+                    Some(source.section(row..row + 1, residence.files())?)
+                }
+                _ => None,
+            };
+            let bytes = match &section {
+                Some(section) => section.row(0),
+                None => source.row(row),
+            };
             let bytes = bytes.ok_or_else(|| wrong(format!("its file ends before row {row}")))?;
             buffers.unpack(format, &bytes);
             out[place * width..][..width].copy_from_slice(&buffers.rows[which]);
@@ -341,21 +360,4 @@ fn lying<'a>(device: &dyn Device, source: &'a Source) -> Option<(&'a Piece, u64,
 fn adopt(device: &dyn Device, source: &Source) -> Option<Mem> {
     let (piece, len, alignment) = lying(device, source)?;
     device.adopt(&piece.bytes, piece.offset, len, alignment)
-}
-
-/// The same within a limit: a blob of the file.
-fn stream(
-    device: &dyn Device,
-    residence: &Residence,
-    source: &Source,
-) -> Result<Option<(Option<BlobId>, Mem)>, Error> {
-    let Some((piece, len, alignment)) = lying(device, source) else { return Ok(None) };
-    let all = (*piece.bytes).as_ref().len() as u64;
-    let inside = piece.offset.checked_add(len).is_some_and(|end| end <= all);
-    let Some(path) = piece.file.as_ref().filter(|_| inside && piece.offset.is_multiple_of(alignment)) else {
-        return Ok(None);
-    };
-    let file = residence.files().get(path, all)?;
-    let (blob, mem) = residence.add(&file, piece.offset, len, None)?;
-    Ok(Some((Some(blob), mem)))
 }

@@ -13,7 +13,7 @@ use jtllm_runtime::device::Bytes;
 use jtllm_runtime::ir::{DType, Format, Graph};
 use jtllm_runtime::network::{Batch, Bucket, CompileStats, Graphs, Network, Part};
 use jtllm_runtime::packed::{Keeping, Origin, PackedFolder};
-use jtllm_runtime::residence::Limit;
+use jtllm_runtime::residence::{Limit, Most};
 use jtllm_runtime::trace::Trace;
 use jtllm_runtime::weights::{Piece, Source};
 
@@ -337,6 +337,10 @@ impl Model {
 
     /// Compiles and reads now what the first passes of one sequence need.
     pub fn ready(&mut self) -> Result<(), EngineError> {
+        if self.options.memory.most != Most::Unlimited {
+            // Headers and vocabularies were read where they lie; what is kept of them is a copy.
+            self.checkpoint.storages().for_each(Storage::give_back);
+        }
         loop {
             let checkpoint = self.checkpoint.clone();
             let locate = move |name: &str| checkpoint.tensor(name).and_then(source);

@@ -76,6 +76,13 @@ impl Storage {
         }
     }
 
+    /// Lets the system forget what it keeps of the file in memory for us: what is touched again is read again.
+    pub fn give_back(&self) {
+        if let Bytes::Mapped { map: Some(map), file, .. } = &self.bytes {
+            os::give_back(map, file);
+        }
+    }
+
     /// Fails with [`LoadError::Changed`] when the file was written to, shortened, extended, or replaced by
     /// another under the same path. A file that was deleted is still held whole and counts as unchanged.
     pub fn verify_unchanged(&self) -> Result<(), LoadError> {

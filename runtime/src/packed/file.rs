@@ -62,6 +62,11 @@ impl PackedFile {
         Ok(Some(PackedFile { path: path.to_owned(), bytes: Arc::new(map), planes }))
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// All its bytes.
     pub(crate) fn bytes(&self) -> &Bytes {
         &self.bytes
@@ -84,13 +89,18 @@ impl PackedFile {
         if xxh3_64(bytes) == sums[chunk] {
             return Ok(bytes);
         }
-        let what = format!("chunk {chunk} of {name} is not what was written");
-        let why = match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                format!("{what}; the file cannot be removed ({error}): remove it, and start again")
-            }
-            _ => format!("{what}; the file is removed: start again, and weights are packed anew"),
-        };
-        Err(Error::Packed { file: self.path.clone(), why })
+        Err(damaged(&self.path, &format!("chunk {chunk} of {name} is not what was written")))
     }
+}
+
+/// Removes a packed file that does not hold what was written, so that the next start makes another; gives the error that
+/// says so.
+pub(crate) fn damaged(path: &Path, what: &str) -> Error {
+    let why = match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            format!("{what}; the file cannot be removed ({error}): remove it, and start again")
+        }
+        _ => format!("{what}; the file is removed: start again, and weights are packed anew"),
+    };
+    Error::Packed { file: path.to_owned(), why }
 }
