@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-
 use jtllm_runtime::cache::{KernelCache, Size, Status, key};
 
 const KEY: u128 = 0x0123_4567_89ab_cdef_0011_2233_4455_6677;
