@@ -129,7 +129,7 @@ fn check(name: &str, encoding: &str, layers: u64, limit: u64) {
 
 #[test]
 fn weights_of_a_file_stream_within_a_limit() {
-    check("bf16", "bf16", 2, 400_000_000);
+    check("bf16", "bf16", 2, 350_000_000);
 }
 
 #[test]

@@ -192,7 +192,7 @@ fn origins(checkpoint: &Checkpoint) -> Vec<Origin> {
         let identity = storage.identity()?;
         // A hub's snapshot links to a blob, which other revisions may share.
         let path = std::fs::canonicalize(storage.path()).ok()?;
-        Some(Origin::of(&path, identity.modified, storage.as_ref()))
+        Some(storage.sparsely(|bytes| Origin::of(&path, identity.modified, bytes)))
     };
     checkpoint.storages().map(origin).collect::<Option<Vec<Origin>>>().unwrap_or_default()
 }
