@@ -10,6 +10,7 @@ use std::time::Duration;
 use jtllm_runtime::device::threads::{Pool, Threads};
 use jtllm_runtime::machine::Machine;
 use jtllm_runtime::probe::{self, Limits};
+use jtllm_runtime::residence::Most;
 use jtllm_serve::{Engine, LoadOptions, Model};
 
 use crate::args::{BackendName, BenchArgs, CapsName, Form};
@@ -93,6 +94,10 @@ fn open(args: &BenchArgs) -> anyhow::Result<Model> {
 /// What whatever the model is on can do at most. How much a device can multiply is not measured, nor what a device and
 /// the processor can do together.
 fn limits<'a>(model: &Model, measured: impl Iterator<Item = &'a Measured>) -> anyhow::Result<Limits> {
+    if model.options.memory.most != Most::Unlimited {
+        // Measuring takes more memory than a limit leaves.
+        return Ok(Limits::default());
+    }
     let networks = model.networks();
     match (&model.placement().device, networks.as_slice()) {
         (None, [one]) => {

@@ -1,7 +1,6 @@
 //! From a name on the command line to an engine.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt::Write;
 use std::path::Path;
 
 use jtllm_models::arch::POSITIONS;
@@ -244,14 +243,17 @@ pub(crate) fn announce(engine: &Engine) {
 
 /// Where weights are.
 fn places(memory: &Memory) -> String {
-    let mut text = format!("{} mapped", bytes(memory.adopted));
-    if memory.packed > 0 {
-        let _infallible = write!(text, ", {} in the packed file", bytes(memory.packed));
+    let all = [
+        (memory.streamed, "within the limit"),
+        (memory.adopted, "mapped"),
+        (memory.packed, "in the packed file"),
+        (memory.copied, "copied"),
+    ];
+    let some = |(count, place): &(u64, &str)| (*count > 0).then(|| format!("{} {place}", bytes(*count)));
+    match all.iter().filter_map(some).collect::<Vec<_>>().join(", ") {
+        none if none.is_empty() => bytes(0),
+        places => places,
     }
-    if memory.copied > 0 || memory.packed == 0 {
-        let _infallible = write!(text, " and {} copied", bytes(memory.copied));
-    }
-    text
 }
 
 /// The numbers that are multiplied with weights.

@@ -1,7 +1,7 @@
 //! `--mem-limit`: how much of the host's memory the process may take, and what it takes it for.
 
 use jtllm_models::Checkpoint;
-use jtllm_runtime::machine::{Machine, resident_bytes};
+use jtllm_runtime::machine::{Machine, disk_bytes, resident_bytes};
 use jtllm_runtime::residence::{Counted, Limit, Most, Traffic};
 use jtllm_serve::Model;
 use serde_json::{Value, json};
@@ -81,6 +81,7 @@ pub(crate) fn spent(model: &Model) {
 
 /// The same as fields; null without a limit.
 pub(crate) fn report(model: &Model) -> Value {
+    let disk = disk_bytes();
     let fields = |(counted, stay, traffic): (Counted, u64, Traffic)| {
         json!({
             "weights": counted.all,
@@ -92,6 +93,8 @@ pub(crate) fn report(model: &Model) -> Value {
             "passes": traffic.passes,
             "stalls": traffic.stalls,
             "stall_ms": traffic.stall.as_secs_f64() * 1e3,
+            "disk_read": disk.map(|[read, _]| read),
+            "disk_written": disk.map(|[_, written]| written),
         })
     };
     limited(model).map(fields).next().unwrap_or(Value::Null)

@@ -58,6 +58,16 @@ pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result
     own.read(buffer)
 }
 
+/// Says whether only a few pages of a mapped file will be touched. Nothing depends on it.
+#[cfg(unix)]
+pub(crate) fn expect_few(map: &memmap2::Mmap, few: bool) {
+    let _ = map.advise(if few { memmap2::Advice::Random } else { memmap2::Advice::Normal });
+}
+
+/// The system finds that out by itself.
+#[cfg(not(unix))]
+pub(crate) fn expect_few(_map: &memmap2::Mmap, _few: bool) {}
+
 /// Takes a mapped file's pages out of this process's memory and, where nobody else uses them, out of the system's.
 #[cfg(target_os = "linux")]
 pub(crate) fn give_back(map: &memmap2::Mmap, file: &File) {

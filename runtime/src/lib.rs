@@ -45,3 +45,4 @@ pub mod weights;
 pub use error::{DeviceError, Error};
 pub use jtllm_codegen as codegen;
 pub use jtllm_ir as ir;
+pub use jtllm_swap as swap;

@@ -325,6 +325,9 @@ impl Network {
         if parts.is_empty() {
             return Ok(());
         }
+        if let Some(residence) = self.residence() {
+            residence.retire();
+        }
         let before = held();
         let begin = std::time::Instant::now();
         let compiled: Vec<Compilation> =

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use jtllm_swap::reader::{FileId, Sums};
 use jtllm_swap::store::{BLOCK_BYTES, FileStore, Store};
-use jtllm_swap::{Agenda, BlobId, Options, Origin, Residency, SwapError, Tick};
+use jtllm_swap::{Agenda, BlobId, Options, Origin, Policy, Residency, SwapError, Tick};
 
 use crate::device::{Mem, lent};
 use crate::error::Error;
@@ -191,6 +191,11 @@ impl Residence {
         PlanId(state.plans.len() - 1)
     }
 
+    /// Gives the memory of weights up, so that what else is taken can be measured.
+    pub(crate) fn retire(&self) {
+        self.lock().retire();
+    }
+
     /// Says what else is in memory, or is going to be: what is left for weights is counted anew before the next pass.
     pub(crate) fn own(&self, own: Own, grown: u64) {
         let mut state = self.lock();
@@ -290,8 +295,10 @@ impl State {
         let step = steps.map(|blobs| blobs.iter().map(bytes).sum()).max().unwrap_or(0);
         let base = *self.base.get_or_insert_with(held);
         let counted = Counted { limit: limit.most, base, own: self.own, all, step };
-        let mut options = Options::new(counted.left().map_err(Error::Limit)?);
-        options.wait_max = WAIT_MAX;
+        let left = counted.left().map_err(Error::Limit)?;
+        let ring_bytes = (left / RING).clamp(RING_MIN, RING_MAX);
+        let policy = Policy::Stream { ring_bytes };
+        let options = Options { policy, wait_max: WAIT_MAX, ..Options::new(left) };
         let mut residency = Residency::new(&options).map_err(Error::Swap)?;
         let add_file = |(path, store): &(Arc<Path>, Arc<dyn Store>)| residency.add_file(path, store.clone());
         let files: Vec<FileId> =
@@ -325,6 +332,12 @@ impl State {
         Ok(())
     }
 }
+
+/// The part of the memory through which weights go that do not stay, if one step does not need more. At the least it is
+/// twice what is asked of a disk at a time, so that computing and reading have one half each.
+const RING: u64 = 8;
+const RING_MIN: u64 = 32 << 20;
+const RING_MAX: u64 = 512 << 20;
 
 /// So long a step waits for one blob: a disk that gives less than a blob in that time is taken for dead.
 const WAIT_MAX: Duration = Duration::from_secs(60);

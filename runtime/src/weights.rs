@@ -155,6 +155,8 @@ pub struct Weights {
     pub adopted_bytes: u64,
     /// Bytes read where they lie in packed files.
     pub packed_bytes: u64,
+    /// Bytes that come and go within a limit.
+    pub streamed_bytes: u64,
     /// Bytes of memory of our own.
     pub copied_bytes: u64,
 }
@@ -197,7 +199,10 @@ impl Weights {
                 None => adopt(&**device, &source).map(|mem| (None, mem)),
             };
             if let Some((blob, mem)) = lying {
-                self.adopted_bytes += mem.len();
+                match blob {
+                    Some(_) => self.streamed_bytes += mem.len(),
+                    None => self.adopted_bytes += mem.len(),
+                }
                 let bound = Bound { span: mem.span(), ready: Ready::now(), blob };
                 self.planes.insert(plane.name.clone(), bound);
             } else if pending.insert(weight.to_owned()) {

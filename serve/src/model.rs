@@ -103,6 +103,8 @@ pub struct Memory {
     pub adopted: u64,
     /// Bytes of weights that are read where they lie in packed files.
     pub packed: u64,
+    /// Bytes of weights that come and go within a limit.
+    pub streamed: u64,
     /// Bytes of weights in memory of their own.
     pub copied: u64,
     /// Bytes of keys, values and states.
@@ -190,7 +192,7 @@ fn origins(checkpoint: &Checkpoint) -> Vec<Origin> {
         let identity = storage.identity()?;
         // A hub's snapshot links to a blob, which other revisions may share.
         let path = std::fs::canonicalize(storage.path()).ok()?;
-        Some(Origin::of(&path, identity.modified, storage.as_ref()))
+        Some(storage.sparsely(|bytes| Origin::of(&path, identity.modified, bytes)))
     };
     checkpoint.storages().map(origin).collect::<Option<Vec<Origin>>>().unwrap_or_default()
 }
@@ -301,6 +303,7 @@ impl Model {
             all.adopted += weights.adopted_bytes;
             all.packed += weights.packed_bytes;
             all.copied += weights.copied_bytes;
+            all.streamed += weights.streamed_bytes;
             all.cache += network.state_bytes();
             all.buffers += network.buffer_bytes();
             all.compiled.emitted += compiled.emitted;

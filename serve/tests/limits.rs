@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use jtllm_models::Checkpoint;
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::options::Compute;
+use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::packed::PackedFolder;
 use jtllm_runtime::residence::{Limit, Most};
+use jtllm_runtime::swap::fault::{Call, Fault, FaultStore};
+use jtllm_runtime::swap::store::{Action, FileStore, Store};
 use jtllm_runtime::{Error, residence};
 use jtllm_serve::{Backend, Caches, Engine, EngineError, LoadOptions, Model, Place};
-use jtllm_swap::fault::{Call, Fault, FaultStore};
-use jtllm_swap::store::{Action, FileStore};
 use tempfile::TempDir;
 use xtask::synthetic::Synthetic;
 
@@ -35,6 +36,22 @@ fn options(threads: usize, memory: Limit) -> LoadOptions {
         sequences: 1,
         memory,
     }
+}
+
+#[test]
+fn the_interpreter_of_kernels_finds_nothing_read_beyond_what_is_lent() {
+    let model = fixture("llama2-gqa-tiny");
+    let caches = || KernelCache::off("a test");
+    let open = |memory| {
+        let backend = Backend::Interp(Box::new(Caps::vector(4)));
+        let options = LoadOptions { backend, ..options(1, memory) };
+        Engine::new(Model::load(Checkpoint::open(&model).unwrap(), options, caches()).unwrap(), None)
+    };
+    let tokens = [1, 95, 17, 60, 2];
+    let expected = open(Limit::default()).feed(&tokens, false).unwrap();
+    let mut limited = open(Limit::of(Most::Weights(200_000)));
+    assert_eq!(limited.feed(&tokens, false).unwrap(), expected);
+    assert!(limited.model().networks()[0].residence().unwrap().traffic().bytes_read > 600_000);
 }
 
 /// An engine whose packed weights are in `packed`.
@@ -131,7 +148,7 @@ fn damaged(bytes: u64, script: fn(Call) -> Option<Fault>) -> Limit {
     let open = move |path: &Path| {
         let is_packed = path.extension().is_some_and(|end| end == "packed");
         let store = FaultStore::new(FileStore::open(path)?, move |call| script(call).filter(|_| is_packed));
-        Ok(Arc::new(store) as Arc<dyn jtllm_swap::store::Store>)
+        Ok(Arc::new(store) as Arc<dyn Store>)
     };
     Limit { most: Most::Weights(bytes), open: Arc::new(open) }
 }
@@ -140,7 +157,7 @@ fn damaged(bytes: u64, script: fn(Call) -> Option<Fault>) -> Limit {
 fn faulty(bytes: u64, script: impl Fn(Call) -> Option<Fault> + Clone + Send + Sync + 'static) -> Limit {
     let open = move |path: &Path| {
         let store = FaultStore::new(FileStore::open(path)?, script.clone());
-        Ok(Arc::new(store) as Arc<dyn jtllm_swap::store::Store>)
+        Ok(Arc::new(store) as Arc<dyn Store>)
     };
     Limit { most: Most::Weights(bytes), open: Arc::new(open) }
 }

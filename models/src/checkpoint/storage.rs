@@ -78,6 +78,16 @@ impl Storage {
         }
     }
 
+    /// Has somebody read a few places of the file, around which nothing else is read from the disk: systems read megabytes
+    /// around each place of a mapped file that is touched.
+    pub fn sparsely<T>(&self, read: impl FnOnce(&[u8]) -> T) -> T {
+        let Bytes::Mapped { map: Some(map), .. } = &self.bytes else { return read(self.as_ref()) };
+        os::expect_few(map, true);
+        let found = read(map);
+        os::expect_few(map, false);
+        found
+    }
+
     /// Lets the system forget what it keeps of the file in memory for us: what is touched again is read again.
     pub fn give_back(&self) {
         if let Bytes::Mapped { map: Some(map), file, .. } = &self.bytes {

@@ -111,7 +111,7 @@ impl Weights {
             let entry = found.plane(&plane.name);
             let sums = Sums { all: entry.sums.as_slice().into(), first: 0, chunk_bytes: entry.chunk_bytes };
             let (blob, mem) = residence.add(&file, entry.offset, entry.len, Some(sums))?;
-            self.packed_bytes += entry.len;
+            self.streamed_bytes += entry.len;
             let bound = Bound { span: mem.span(), ready: Ready::now(), blob: Some(blob) };
             self.planes.insert(plane.name.clone(), bound);
         }
