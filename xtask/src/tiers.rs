@@ -1,7 +1,7 @@
 //! `cargo xtask bench-tiers`: what a limit of memory costs, beside the disk's own speed and llama.cpp's.
 //!
 //! Each program runs in a control group of its own with the same limit, on the same file, out of cold caches, in turns.
-//! Speeds are those of decoding, as `jtllm bench` and `llama-bench` tell them; what a token reads of the disk is the
+//! Speeds are those of decoding, as `jtllm run` and `llama-bench` tell them; what a token reads of the disk is the
 //! difference between a run and one of twice as many tokens, so whatever a start reads is not in it.
 
 mod child;
@@ -106,6 +106,7 @@ struct Decoder {
     program: PathBuf,
     arguments: Vec<String>,
     variables: Vec<(&'static str, String)>,
+    speed: fn(&Value) -> Option<f64>,
 }
 
 /// What one program cost in each round.
@@ -131,14 +132,21 @@ fn measure(options: &Options, file: &Path, limit: u64) -> Result<Vec<Row>, Strin
             let which = (turn + round) % decoders.len();
             let (decoder, rounds) = (&decoders[which], &mut all[which]);
             eprintln!("{}, limit {} MB, {}", file.display(), limit / 1_000_000, decoder.name);
-            chill(options, file);
-            let (short, _) = once(decoder, limit, tokens)?;
-            chill(options, file);
-            let (long, speed) = once(decoder, limit, 2 * tokens)?;
-            rounds.speeds.push(speed);
-            rounds.reads.push(long.read.saturating_sub(short.read) as f64 / tokens as f64);
-            rounds.peak = rounds.peak.max(short.peak).max(long.peak);
-            rounds.written = rounds.written.max(long.written);
+            let cold = |tokens| {
+                chill(options, file);
+                once(decoder, limit, tokens)
+            };
+            match cold(tokens).and_then(|short| Ok((short, cold(2 * tokens)?))) {
+                Ok(((short, _), (long, speed))) => {
+                    rounds.speeds.push(speed);
+                    rounds.reads.push(long.read.saturating_sub(short.read) as f64 / tokens as f64);
+                    rounds.peak = rounds.peak.max(short.peak).max(long.peak);
+                    rounds.written = rounds.written.max(long.written);
+                }
+                // That others do not keep within the limit is a result, too.
+                Err(why) if which > 0 => eprintln!("{why}"),
+                Err(why) => return Err(why),
+            }
         }
     }
     let llama = (all.len() > 1).then(|| median(all[1].speeds.clone()));
@@ -160,21 +168,40 @@ fn measure(options: &Options, file: &Path, limit: u64) -> Result<Vec<Row>, Strin
 fn decoders(options: &Options, file: &Path, limit: u64) -> Vec<Decoder> {
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
     let (path, threads) = (file.to_string_lossy(), options.threads.to_string());
-    let common = ["-p", "0", "-r", "1", "-o", "json", "-t", threads.as_str()];
     let mut all = vec![Decoder {
         name: "jtllm",
         program: options.jtllm.clone(),
-        arguments: words(
-            &[&["bench", &path, "--backend", "cpu", "--mem-limit", &limit.to_string()][..], &common].concat(),
-        ),
+        arguments: words(&[
+            "run",
+            &path,
+            "--backend",
+            "cpu",
+            "--mem-limit",
+            &limit.to_string(),
+            "-t",
+            &threads,
+            "--raw",
+            "-p",
+            "x",
+            "--temp",
+            "0",
+            "--ignore-eos",
+            "--json",
+        ]),
         variables: vec![("JTLLM_CACHE", cache(options).display().to_string())],
+        speed: |told| told["timings"]["predicted_per_second"].as_f64(),
     }];
     if let Some(folder) = &options.llama {
         all.push(Decoder {
             name: "llama.cpp",
             program: folder.join("llama-bench"),
-            arguments: words(&[&["-m", &path, "--mmap", "1"][..], &common].concat()),
+            // Weights that it rearranges in memory of its own cannot be evicted: with them it is killed.
+            arguments: words(&[
+                "-m", &path, "-p", "0", "-r", "1", "-o", "json", "-t", &threads, "-lm", "mmap", "--repack",
+                "0",
+            ]),
             variables: vec![("LD_LIBRARY_PATH", folder.display().to_string())],
+            speed: |told| told[0]["avg_ts"].as_f64(),
         });
     }
     all
@@ -190,14 +217,9 @@ fn once(decoder: &Decoder, limit: u64, tokens: usize) -> Result<(Cost, f64), Str
     let arguments: Vec<String> =
         decoder.arguments.iter().cloned().chain(["-n".to_owned(), tokens.to_string()]).collect();
     let cost = run(limit + SPARE, &program, &arguments, &decoder.variables)?;
-    let speed = speed(&cost.output).ok_or_else(|| format!("{program} told no speed: {}", cost.output))?;
+    let told = serde_json::from_str(&cost.output).unwrap_or(Value::Null);
+    let speed = (decoder.speed)(&told).ok_or_else(|| format!("{program} told no speed: {}", cost.output))?;
     Ok((cost, speed))
-}
-
-/// Tokens a second in what both programs print.
-fn speed(output: &str) -> Option<f64> {
-    let rows: Value = serde_json::from_str(output).ok()?;
-    rows.as_array()?.iter().find(|row| row["n_gen"].as_u64() > Some(0))?["avg_ts"].as_f64()
 }
 
 /// Has the system forget what it keeps of the files in memory, and of all others where it lets us.

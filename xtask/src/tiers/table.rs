@@ -13,7 +13,7 @@ pub struct Row {
     pub limit: u64,
     /// The most memory that the group had, in bytes, where the system tells.
     pub peak: Option<u64>,
-    /// Decoded tokens a second, the median of the rounds.
+    /// Decoded tokens a second, the median of the rounds; no number where the program did not end well.
     pub tokens_per_s: f64,
     /// Bytes read from the disk for a token.
     pub read_per_token: f64,
@@ -45,18 +45,19 @@ pub fn table(rows: &[Row]) -> String {
     );
     let megabytes = |bytes: f64| format!("{:.1}", bytes / 1e6);
     for row in rows {
+        let number = |value: f64| if value.is_finite() { format!("{value:.2}") } else { "-".to_owned() };
         let peak = row.peak.map_or("unknown".to_owned(), |peak| megabytes(peak as f64));
-        let llama = row.of_llama().map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+        let llama = row.of_llama().map_or("-".to_owned(), number);
         let _infallible = writeln!(
             text,
-            "| {} | {} | {} | {peak} | {:.2} | {} | {} | {:.2} | {llama} |",
+            "| {} | {} | {} | {peak} | {} | {} | {} | {} | {llama} |",
             row.file,
             megabytes(row.limit as f64),
             row.program,
-            row.tokens_per_s,
+            number(row.tokens_per_s),
             megabytes(row.read_per_token),
             megabytes(row.written as f64),
-            row.of_dd(),
+            number(row.of_dd()),
         );
     }
     text
