@@ -32,7 +32,7 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Delete models from the cache
     Rm(RmArgs),
-    /// Delete what is kept on disk to start faster: it is made again when it is needed
+    /// Delete what is kept on disk: what is made again when it is needed and, if asked for, models
     CleanCache(CleanCacheArgs),
     /// List the processes that have a model in memory
     Ps(PsArgs),
@@ -583,9 +583,9 @@ pub(crate) struct RmArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct CleanCacheArgs {
-    /// What is deleted
-    #[arg(value_enum, default_value = "all")]
-    pub(crate) kind: CacheKind,
+    /// What is deleted [default: all but models]
+    #[arg(value_enum)]
+    pub(crate) kind: Option<CacheKind>,
     /// Do not ask
     #[arg(short, long)]
     pub(crate) yes: bool,
@@ -601,6 +601,10 @@ pub(crate) enum CacheKind {
     Packed,
     /// Compiled kernels
     Kernels,
+    /// What processes have left that were killed while weights or caches were on disk
+    Swap,
+    /// Models that jtllm has downloaded and no process uses
+    Models,
     /// All of these
     All,
 }

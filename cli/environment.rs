@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::failure::Usage;
 use crate::size::Limit;
-use crate::terminal::{Style, say};
+use crate::terminal::{self, Style, say};
 
 /// Turns the limits off where it is 0, as they had no effect without it there.
 const SAVE: &str = "JT_SAVE_MEM";
@@ -37,9 +37,8 @@ fn limit(flag: Option<Limit>, variable: &str, name: &str) -> Result<Option<Limit
         say(Style::Plain, format_args!("{variable} is not kept: {SAVE}=0"));
         return Ok(None);
     }
-    let limit = Limit::Bytes(bytes);
-    say(Style::Plain, format_args!("{variable}={text}: {limit}, as by {name}"));
-    Ok(Some(limit))
+    say(Style::Plain, format_args!("{variable}={text}: {name} is {}", terminal::bytes(bytes)));
+    Ok(Some(Limit::Bytes(bytes)))
 }
 
 /// Whether limits are to be kept. Who sets them wants that, unless `JT_SAVE_MEM` says otherwise.

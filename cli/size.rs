@@ -1,6 +1,5 @@
 //! Sizes of memory as people write them: on the command line, in variables, in whatever is said.
 
-use std::fmt;
 use std::str::FromStr;
 
 /// The most bytes of something.
@@ -18,15 +17,6 @@ impl Limit {
         match self {
             Limit::None => None,
             Limit::Bytes(bytes) => Some(bytes),
-        }
-    }
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Limit::None => f.write_str("none"),
-            Limit::Bytes(bytes) => f.write_str(&crate::terminal::bytes(*bytes)),
         }
     }
 }

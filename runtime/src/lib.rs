@@ -37,6 +37,7 @@ pub mod reference;
 pub mod residence;
 pub mod runner;
 pub mod single;
+pub mod spill;
 pub mod split;
 pub mod trace;
 pub mod weights;

@@ -183,17 +183,13 @@ impl PackedFolder {
             .fold(Size::default(), |size, len| Size { entries: size.entries + 1, bytes: size.bytes + len }))
     }
 
-    /// Removes every file but those that another process is writing. Whoever has one mapped keeps it until it ends.
+    /// Removes every file but those that a process writes or has open.
     ///
     /// # Errors
     /// The folder cannot be listed or a file cannot be removed.
     pub fn clear(&self) -> Result<(), CacheError> {
         for path in self.files()? {
-            let removed = match has_extension(&path, "tmp") {
-                true => abandoned(&path),
-                false => fs::remove_file(&path),
-            };
-            match removed {
+            match remove_unused(&path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(CacheError { path, action: "remove", source });
                 }
@@ -213,11 +209,12 @@ impl PackedFolder {
     fn sweep(&self) {
         for path in self.files().unwrap_or_default() {
             if has_extension(&path, "tmp") {
-                let _ = abandoned(&path);
-            } else if let Ok(Some((_, head))) = file::head(&path)
+                let _ = remove_unused(&path);
+            } else if let Ok(Some((file, head))) = file::head(&path)
                 && head.origins.iter().any(Origin::is_gone)
             {
-                let _ = fs::remove_file(&path);
+                drop(file);
+                let _ = remove_unused(&path);
             }
         }
     }
@@ -250,8 +247,8 @@ impl PackedFolder {
     }
 }
 
-/// Removes an unfinished file unless a process is writing it.
-fn abandoned(path: &Path) -> io::Result<()> {
+/// Removes a file unless a process writes it or has it open.
+fn remove_unused(path: &Path) -> io::Result<()> {
     match File::open(path)?.try_lock() {
         Err(TryLockError::WouldBlock) => Ok(()),
         Err(TryLockError::Error(error)) => Err(error),

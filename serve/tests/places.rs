@@ -234,6 +234,39 @@ fn needed(layers: Layers) -> u64 {
     }
 }
 
+/// Devices whose memory nobody knows, too: what the model takes there stays within the limit.
+#[test]
+fn a_limit_is_kept_whatever_the_device_has() {
+    let expected = on_the_processor(MODEL);
+    let (all, half) = (needed(Layers::All), needed(Layers::Count(2)));
+    for (memory, limit, layers) in [
+        (None, half, Some(1)),
+        (Some(10 * all), half, Some(1)),
+        (Some(10 * all), all, None),
+        (None, all, None),
+    ] {
+        let mut options = options(Backend::Wgpu, Layers::Auto);
+        options.place.memory = Some(limit);
+        let mut model = model(MODEL, options, way(memory, Fails::Never, 0)).unwrap();
+        model.ready().unwrap();
+        let on = model.placement().device.clone().unwrap();
+        assert_eq!(on.layers.map(|[_, here]| here), layers, "{memory:?} {limit}");
+        let mut engine = Engine::new(model, None);
+        assert_eq!(answer(&mut engine).unwrap(), expected);
+        let networks = engine.model().networks();
+        let network = networks.last().unwrap();
+        let held = network.weights().copied_bytes + network.state_bytes() + network.buffer_bytes();
+        assert!(held > limit / 4 && held <= limit, "{held} of {limit}");
+    }
+    let mut options = options(Backend::Wgpu, Layers::All);
+    options.place.memory = Some(half);
+    let refused = model(MODEL, options, way(Some(10 * all), Fails::Never, 0));
+    assert!(
+        matches!(&refused, Err(EngineError::TooLarge(large)) if large.limited && large.have == half),
+        "all were asked for"
+    );
+}
+
 #[test]
 fn a_model_larger_than_the_device_is_refused_with_both_sizes() {
     let (all, half) = (needed(Layers::All), needed(Layers::Count(2)));

@@ -2,6 +2,7 @@
 //!
 //! # What this crate does not know
 //!
-//! How models are read or run: it writes files in formats that others define.
+//! How models are read or run: it writes files in formats that others define, and starts programs.
 
 pub mod synthetic;
+pub mod tiers;

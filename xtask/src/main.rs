@@ -4,6 +4,8 @@
 //!   `cargo deny` where it is installed.
 //! * `bless` rewrites the golden files: it runs the tests with `golden` in their names with `JTLLM_BLESS=1`.
 //! * `synthetic SHAPE FORMAT FILE [--layers N]` writes a model with random weights, for measurements of speed.
+//! * `bench-tiers [--models DIR] [--quick] [--llama DIR] [--jtllm FILE] [-t N] [--rounds N] [FILE..]` measures what limits of
+//!   memory cost.
 //! * `fuzz SECONDS` gives every test whose name begins with `fuzz_` that much time.
 //!
 //! # What this crate does not know
@@ -11,13 +13,15 @@
 //! What is checked, blessed or fuzzed: it finds tests by their names and runs cargo.
 
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use xtask::synthetic::Synthetic;
+use xtask::tiers;
 
-const USAGE: &str =
-    "usage: cargo xtask check | bless | fuzz SECONDS | synthetic SHAPE FORMAT FILE [--layers N]";
+const USAGE: &str = "usage: cargo xtask check | bless | fuzz SECONDS | synthetic SHAPE FORMAT FILE [--layers N] | bench-tiers \
+     [--models DIR] [--quick] [--llama DIR] [--jtllm FILE] [-t N] [--rounds N] [FILE..]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -30,6 +34,7 @@ fn main() -> ExitCode {
             Ok(count) if (1..=1000).contains(&count) => synthetic(shape, format, file, Some(count)),
             _ => Err(format!("`{count}` is no number of layers from 1 to 1000\n{USAGE}")),
         },
+        ["bench-tiers", ref rest @ ..] => bench_tiers(rest),
         ["fuzz", seconds] => match seconds.parse() {
             Ok(seconds) if seconds > 0 => fuzz(seconds),
             _ => Err(format!("`{seconds}` is no number of seconds above 0\n{USAGE}")),
@@ -91,6 +96,40 @@ fn bless() -> Result<(), String> {
     let mut command = cargo(&["test", "--workspace", "--release", "--tests", "golden"]);
     command.env("JTLLM_BLESS", "1");
     run(command)
+}
+
+/// Measures what limits cost, and prints the table.
+fn bench_tiers(words: &[&str]) -> Result<(), String> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    let mut options = tiers::Options {
+        models: target.join("tiers"),
+        files: Vec::new(),
+        quick: false,
+        llama: None,
+        jtllm: target.join("release/jtllm"),
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        rounds: 3,
+    };
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| format!("{word} wants a value\n{USAGE}"));
+        let count = |text: &str| match text.parse() {
+            Ok(count) if count > 0 => Ok(count),
+            _ => Err(format!("`{text}` is no number above 0\n{USAGE}")),
+        };
+        match *word {
+            "--quick" => (options.quick, options.rounds) = (true, 1),
+            "--models" => options.models = value()?.into(),
+            "--llama" => options.llama = Some(value()?.into()),
+            "--jtllm" => options.jtllm = value()?.into(),
+            "-t" => options.threads = count(value()?)?,
+            "--rounds" => options.rounds = count(value()?)?,
+            flag if flag.starts_with('-') => return Err(format!("`{flag}` is not known\n{USAGE}")),
+            file => options.files.push(file.into()),
+        }
+    }
+    print!("{}", tiers::table(&tiers::bench(&options)?));
+    Ok(())
 }
 
 /// Writes a model, and shows on a terminal how far it is.

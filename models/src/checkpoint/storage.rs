@@ -38,6 +38,8 @@ impl Storage {
     /// opening them for longer than it takes to see what they are.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let (file, identity) = open_regular(path)?;
+        // Who cleans up sees that it is in use. Where locks are not to be had nobody is kept from anything.
+        let _ = file.try_lock_shared();
         let map = match identity.len {
             0 => None,
             // SAFETY: the mapping is read-only and private to this value; the file's bytes are plain data to

@@ -17,6 +17,8 @@ use crate::error::Error;
 pub(crate) struct PackedFile {
     path: PathBuf,
     bytes: Bytes,
+    /// Held for its lock.
+    _file: File,
     planes: HashMap<String, Entry>,
 }
 
@@ -29,6 +31,9 @@ pub(super) fn head(path: &Path) -> Result<Option<(File, Head)>, String> {
         Err(_) => return Ok(None),
     }
     let Ok(mut file) = File::open(path) else { return Ok(None) };
+    // For as long as it is open, who cleans up sees that it is in use. Where locks are not to be had, what it holds is
+    // still there until it is closed.
+    let _ = file.try_lock_shared();
     let Ok(metadata) = file.metadata() else { return Ok(None) };
     let mut bytes = vec![0; FIXED_BYTES];
     let short = |_| "it ends inside of its head".to_owned();
@@ -59,7 +64,7 @@ impl PackedFile {
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
         let planes = head.planes.into_iter().map(|plane| (plane.name.clone(), plane)).collect();
-        Ok(Some(PackedFile { path: path.to_owned(), bytes: Arc::new(map), planes }))
+        Ok(Some(PackedFile { path: path.to_owned(), bytes: Arc::new(map), _file: file, planes }))
     }
 
     /// Where it is.
