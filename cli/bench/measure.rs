@@ -1,5 +1,6 @@
 //! Runs what is measured: tests of one sequence, and of several at once.
 
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use jtllm_runtime::trace::Trace;
@@ -96,6 +97,7 @@ pub(crate) fn measure(
     repetitions: u32,
 ) -> anyhow::Result<Measured> {
     once(engine, test, depth, false)?;
+    settle(engine.model());
     let mut measured = Measured::new(test, depth, 1);
     for _ in 0..repetitions {
         measured.samples.push(once(engine, test, depth, false)?);
@@ -103,6 +105,13 @@ pub(crate) fn measure(
     measured.traced = once(engine, test, depth, true)?;
     measured.trace = engine.trace.take().unwrap_or_default();
     Ok(measured)
+}
+
+/// Waits for weights that the warm-up sent on their way to large pages: what is measured is a model in use.
+fn settle(model: &Model) {
+    while model.networks().iter().any(|network| network.weights().is_settling()) {
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn once(engine: &mut Engine, test: Test, depth: usize, traced: bool) -> anyhow::Result<Duration> {
@@ -142,6 +151,7 @@ pub(crate) fn measure_together(
     let mut together = Together::new(engine.model_mut(), count);
     let lengths = [depth, prompt, generate];
     together_once(&mut together, &ids, lengths, false)?;
+    settle(together.model());
     let mut both = [
         Measured::new(Test::Prompt(prompt), depth, count),
         Measured::new(Test::Generate(generate), depth + prompt, count),

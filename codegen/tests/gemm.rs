@@ -220,6 +220,26 @@ fn heads_and_gathered_rows_are_products_too() {
 }
 
 #[test]
+fn columns_may_be_chosen_by_a_table_that_ends_inside_a_step() {
+    let mut case = Case::new("columns");
+    let [hidden, ids] = [
+        case.input("hidden", &[int(32), int(5)], &[32, 5]),
+        case.ints("ids", &[int(9)], &[9], (0, int(5)), (0..9).map(|at| at * 3 % 5).collect()),
+    ];
+    let shape = [int(32), int(9)];
+    let x = case.graph.view(hidden, &shape, &[ids], |c| vec![c.axis(0), c.extra(0, &[c.axis(1)])]);
+    let w = case.weight(Format::find("f32").unwrap(), "w", &[40, 9]);
+    let y = linear(&mut case.graph, x, w, None);
+    case.graph.output("y", y);
+    // Where asynchronous copies could bring numbers that lie side by side, it is asked whether these do.
+    let tiles = Caps { stage: true, ..Caps::threads(128) };
+    for caps in [caps(128), tiles] {
+        check(&case, &caps, ORDER);
+    }
+    case.check();
+}
+
+#[test]
 fn a_compute_type_rounds_operands_on_every_target() {
     for compute in [Compute::Bf16, Compute::F16] {
         for tokens in [1, 48] {

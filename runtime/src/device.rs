@@ -14,6 +14,7 @@ pub mod threads;
 pub mod wgpu;
 
 use std::any::Any;
+use std::ops::Range;
 use std::sync::Arc;
 
 use jtllm_codegen::kernel::Kernel;
@@ -22,10 +23,22 @@ use jtllm_codegen::target::{Artifact, Target};
 use self::threads::PinnedCaller;
 
 pub use crate::error::DeviceError;
-pub(crate) use host::lent;
+pub(crate) use host::{lent, settle};
 
-/// Bytes of a model file or of the binary, shared by whoever reads them.
-pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+/// Bytes of a model file or of the binary.
+pub trait FileBytes: AsRef<[u8]> + Send + Sync {
+    /// Says that nobody is going to read this range for long. Whoever does finds the same bytes: the system fetches
+    /// pages that it has taken from the file again. Bytes that no file has stay where they are.
+    fn release(&self, range: Range<usize>) {
+        let _stays = range;
+    }
+}
+
+impl FileBytes for Vec<u8> {}
+impl FileBytes for &'static [u8] {}
+
+/// Bytes that whoever reads them shares.
+pub type Bytes = Arc<dyn FileBytes>;
 
 /// Memory that a device owns; freed with its last clone.
 #[derive(Clone)]

@@ -162,6 +162,9 @@ const TABLE_STEP: usize = 8;
 /// How often logits are in memory on their way out: as bytes, as numbers of a pass, and as those of all its heads.
 const LOGITS_COPIES: u64 = 3;
 
+/// After so many decoded tokens weights [settle](Weights::settle): what that costs, as many more tokens win.
+const SETTLING_PASSES: usize = 16;
+
 /// A model on a device.
 pub struct Network {
     device: Arc<dyn Device>,
@@ -176,6 +179,8 @@ pub struct Network {
     /// The plan of the last body or image, and its tokens.
     last: Option<(Part, Bucket, usize)>,
     pages: usize,
+    /// Passes that were no chunks.
+    decoded: usize,
     /// Compilation so far.
     pub compiled: CompileStats,
 }
@@ -203,6 +208,7 @@ impl Network {
             hidden: None,
             last: None,
             pages: positions.div_ceil(TILE).max(1),
+            decoded: 0,
             compiled: CompileStats::default(),
         }
     }
@@ -556,6 +562,12 @@ impl Network {
         let sizes = self.sizes(&[("T", count)]);
         plan.run(&*self.device, &sizes, trace)?;
         self.last = Some((Part::Body, bucket, count));
+        if !batch.chunk {
+            self.decoded += 1;
+            if self.decoded == SETTLING_PASSES {
+                self.weights.settle(&*self.device);
+            }
+        }
         Ok(bucket)
     }
 

@@ -2,6 +2,7 @@
 //! planes once, and kept in a packed file that later starts map.
 
 pub(crate) mod pack;
+mod settle;
 mod stock;
 mod stream;
 
@@ -16,10 +17,11 @@ use jtllm_swap::BlobId;
 
 use crate::device::{Bytes, Device, Mem, Span};
 use crate::error::{DeviceError, Error};
-use crate::packed::{Keeping, Kept};
+use crate::packed::{Keeping, Kept, PackedFile};
 use crate::ready::Ready;
 use crate::residence::Residence;
 use pack::{Buffers, Packing};
+use settle::Settling;
 use stock::{Job, Place, Stock};
 
 /// Where memory of a device's own begins, and planes of packed files do.
@@ -151,6 +153,9 @@ pub struct Weights {
     keeping: Option<Keeping>,
     stock: Stock,
     residence: Option<Arc<Residence>>,
+    /// Packed files that are read within a limit: while they are open, nobody cleans them away.
+    streamed_files: Vec<PackedFile>,
+    settling: Option<Settling>,
     /// Bytes read where they lie in the model's files.
     pub adopted_bytes: u64,
     /// Bytes read where they lie in packed files.
@@ -262,6 +267,21 @@ impl Weights {
         }
         self.planes.extend(bound);
         self.stock.fill(device, jobs, draft, self.keeping.as_ref().map(|keeping| keeping.folder.clone()))
+    }
+
+    /// Begins to copy what lies in mapped files to large pages, beside the passes, if that pays here; once.
+    pub fn settle(&mut self, device: &dyn Device) {
+        // What streams has no mapping to leave, and large pages already.
+        if !device.is_host() || self.settling.is_some() || self.residence.is_some() {
+            return;
+        }
+        let parts = self.planes.values().map(|plane| (plane.span.mem.clone(), plane.ready.clone()));
+        self.settling = Settling::begin(parts.collect());
+    }
+
+    /// Whether weights are still on their way to large pages.
+    pub fn is_settling(&self) -> bool {
+        self.settling.as_ref().is_some_and(|settling| !settling.is_over())
     }
 
     /// A bound plane.

@@ -1,6 +1,7 @@
 //! A model ready to run: the twenty lines of glue between `models` and `runtime`.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use jtllm_models::arch::{self, Architecture, Pass, Rows, Weights};
@@ -9,7 +10,7 @@ use jtllm_models::{Checkpoint, LoadError, TensorEntry};
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Caps;
-use jtllm_runtime::device::Bytes;
+use jtllm_runtime::device::FileBytes;
 use jtllm_runtime::ir::{DType, Format, Graph};
 use jtllm_runtime::network::{Batch, Bucket, CompileStats, Graphs, Network, Part};
 use jtllm_runtime::packed::{Keeping, Origin, PackedFolder};
@@ -198,9 +199,24 @@ fn origins(checkpoint: &Checkpoint) -> Vec<Origin> {
     checkpoint.storages().map(origin).collect::<Option<Vec<Origin>>>().unwrap_or_default()
 }
 
+/// A checkpoint's file as the runtime sees it.
+struct Lying(Arc<Storage>);
+
+impl AsRef<[u8]> for Lying {
+    fn as_ref(&self) -> &[u8] {
+        (*self.0).as_ref()
+    }
+}
+
+impl FileBytes for Lying {
+    fn release(&self, range: Range<usize>) {
+        self.0.release(range);
+    }
+}
+
 fn source(entry: &TensorEntry) -> Option<Source> {
     let pieces = entry.pieces.iter().map(|piece| Piece {
-        bytes: piece.storage.clone() as Bytes,
+        bytes: Arc::new(Lying(piece.storage.clone())),
         file: piece.storage.identity().map(|_| piece.storage.path().into()),
         offset: piece.offset,
         rows: piece.rows,

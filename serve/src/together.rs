@@ -42,6 +42,11 @@ impl<'a> Together<'a> {
         Together { model, pages, held: vec![0; count], facts, trace: None }
     }
 
+    /// The model.
+    pub fn model(&self) -> &Model {
+        self.model
+    }
+
     /// Forgets all tokens.
     pub fn clear(&mut self) {
         for sequence in 0..self.held.len() {

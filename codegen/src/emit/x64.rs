@@ -47,6 +47,7 @@ mod uses;
 use jtllm_ir::{DType, ScalarOp};
 
 use self::allocate::{Limits, allocate};
+use self::isa::Beside;
 pub use self::isa::Level;
 pub use super::cranelift::{CODE_ALIGN, Entry};
 use crate::kernel::{Kernel, Value};
@@ -55,8 +56,7 @@ use crate::target::{Artifact, Caps, EmitError, Target, plain_only};
 /// The target `cpu-x64`.
 pub struct X64 {
     level: Level,
-    has_dot: bool,
-    slow_dot2: bool,
+    beside: Beside,
     caps: Caps,
     limits: Limits,
 }
@@ -76,14 +76,18 @@ impl X64 {
     /// A level, whether this processor has it or not: code can be looked at anywhere. What a level may have beside is
     /// used where this processor has it.
     pub fn level(level: Level) -> X64 {
-        let (has_dot, caps) = (level.has_dot_here(), caps(level));
-        X64 { level, has_dot, slow_dot2: false, caps, limits: Limits::of(level) }
-            .with_slow_dot2(isa::has_slow_dot2_here())
+        let (beside, caps) = (Beside::here(level), caps(level));
+        X64 { level, beside, caps, limits: Limits::of(level) }.with_slow_dot2(beside.slow_dot2)
     }
 
     /// The same for processors without an instruction for products of bytes.
     pub fn without_dot(self) -> X64 {
-        X64 { has_dot: false, ..self }
+        X64 { beside: Beside { dot: false, ..self.beside }, ..self }
+    }
+
+    /// The same for processors without an instruction that puts bytes anywhere.
+    pub fn without_bytes_anywhere(self) -> X64 {
+        X64 { beside: Beside { bytes_anywhere: false, ..self.beside }, ..self }
     }
 
     /// The same for processors without an instruction for `dot2`.
@@ -94,7 +98,8 @@ impl X64 {
     /// The same for processors on which products of pairs are made of halves where that is worth it, or are not.
     pub fn with_slow_dot2(self, slow: bool) -> X64 {
         let pairs = self.caps.dot2 && !slow;
-        X64 { slow_dot2: slow, caps: Caps { pairs, ..self.caps }, ..self }
+        let beside = Beside { slow_dot2: slow, ..self.beside };
+        X64 { beside, caps: Caps { pairs, ..self.caps }, ..self }
     }
 
     /// The same with no more than `most` registers of each class, at least 6: for tests of what happens when there
@@ -145,13 +150,14 @@ impl Target for X64 {
     }
 
     fn variant(&self) -> String {
-        let dot = if self.has_dot { " vnni" } else { "" };
-        let dot2 = match (self.caps.dot2, self.slow_dot2) {
+        let dot = if self.beside.dot { " vnni" } else { "" };
+        let dot2 = match (self.caps.dot2, self.beside.slow_dot2) {
             (false, _) => "",
             (true, false) => " bf16",
             (true, true) => " bf16 by halves",
         };
-        format!("x64 {}{dot}{dot2}", self.level.name())
+        let bytes = if self.beside.bytes_anywhere { " vbmi" } else { "" };
+        format!("x64 {}{dot}{dot2}{bytes}", self.level.name())
     }
 
     fn caps(&self) -> &Caps {
@@ -160,7 +166,7 @@ impl Target for X64 {
 
     fn emit(&self, kernel: &Kernel) -> Result<Artifact, EmitError> {
         self.check(kernel)?;
-        let mut code = select::select(kernel, self.level, (self.has_dot, self.slow_dot2));
+        let mut code = select::select(kernel, self.level, self.beside);
         code.prune();
         let places = allocate(&mut code, self.level, self.limits);
         let bytes = encode::encode(&code, &places, self.level)

@@ -22,6 +22,7 @@ enum Key {
 }
 
 /// What a block belongs to.
+#[derive(Clone)]
 enum Opened {
     Kernel,
     Loop {
@@ -34,6 +35,7 @@ enum Opened {
     },
 }
 
+#[derive(Clone)]
 struct Scope {
     body: Vec<Stmt>,
     known: HashMap<Key, ValueId>,
@@ -55,6 +57,7 @@ impl Scope {
 }
 
 /// A kernel under construction.
+#[derive(Clone)]
 pub struct Builder {
     kernel: Kernel,
     scopes: Vec<Scope>,

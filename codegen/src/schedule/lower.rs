@@ -44,6 +44,7 @@ pub(super) struct Source {
 }
 
 /// A region on its way to a kernel.
+#[derive(Clone)]
 pub(super) struct Lower<'a> {
     pub(super) graph: &'a Graph,
     pub(super) region: &'a Region,

@@ -19,8 +19,8 @@ const COLUMNS: i64 = 2;
 /// Rows of a tile at most: each number of the right operand is loaded, and widened, once for them.
 const ROWS: i64 = 8;
 
-/// Columns of a group at most, those of sibling sums together.
-const PANEL: i64 = 32;
+/// Columns of a group at most, those of sibling sums together: its rows are brought, and copied, once for them.
+const PANEL: i64 = 64;
 
 /// Steps that are written out one after another: a loop of few turns is one whose end processors foresee.
 const UNROLL: i64 = 4;

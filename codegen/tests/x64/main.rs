@@ -33,7 +33,7 @@ fn levels() -> Vec<Level> {
 fn targets() -> Vec<X64> {
     let of = |level| {
         let few = X64::level(level).with_registers(6);
-        let other = X64::level(level).without_dot().without_dot2().with_registers(6);
+        let other = X64::level(level).without_dot().without_dot2().without_bytes_anywhere().with_registers(6);
         [X64::level(level).with_slow_dot2(false), few.with_slow_dot2(true), other]
     };
     levels().into_iter().flat_map(of).collect()

@@ -128,7 +128,7 @@ fn products_in_the_cache_beside_cranelift() {
 #[test]
 fn products_of_prompts() {
     for format in ["f32", "f16", "bf16"] {
-        for (tokens, shape) in [(512, [576, 1536]), (512, [1536, 576])] {
+        for (tokens, shape) in [(512, [576, 1536]), (512, [1536, 576]), (256, [1024, 2048])] {
             let case = product_of(format, tokens, shape);
             for level in levels() {
                 let mut ready = Ready::new(&X64::level(level), &case, Compute::F32);

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -143,6 +144,22 @@ impl Storage {
             }
         }
         Ok(())
+    }
+}
+
+impl Storage {
+    /// Lets the system have the pages of a range: nobody is going to read it for long. It comes back from the file when
+    /// somebody does.
+    pub fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Bytes::Mapped { map: Some(map), .. } = &self.bytes {
+            // SAFETY: the mapping is of a file and read-only: a page that is gone comes back with the file's bytes.
+            let _refused = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+        }
+        #[cfg(not(unix))]
+        let _stays = range;
     }
 }
 

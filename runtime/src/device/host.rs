@@ -1,10 +1,10 @@
 //! Host memory as device memory: what the CPU and the interpreter share.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::{Bytes, DeviceError, Mem, Span};
-use crate::memory::HostBuffer;
+use crate::memory::{ALIGNMENT, HostBuffer};
 
 /// A memory's bytes.
 pub(super) enum HostMem {
@@ -16,16 +16,28 @@ pub(super) enum HostMem {
         bytes: Bytes,
         /// Where the part begins.
         offset: usize,
+        /// The same bytes in memory of our own, once they have [settled](settle) there.
+        settled: OnceLock<Settled>,
     },
     /// What others keep, where they have put it; null while it may not be read.
     Lent(AtomicPtr<u8>),
+}
+
+/// A part of memory of our own.
+pub(super) struct Settled {
+    buffer: Arc<HostBuffer>,
+    offset: usize,
 }
 
 impl HostMem {
     fn address(&self) -> *const u8 {
         match self {
             HostMem::Owned(buffer) => buffer.as_ptr(),
-            HostMem::Adopted { bytes, offset } => (**bytes).as_ref()[*offset..].as_ptr(),
+            HostMem::Adopted { bytes, offset, settled } => match settled.get() {
+                // SAFETY: the buffer has a place of that length there.
+                Some(settled) => unsafe { settled.buffer.as_ptr().add(settled.offset) },
+                None => (**bytes).as_ref()[*offset..].as_ptr(),
+            },
             HostMem::Lent(place) => {
                 let place = place.load(Ordering::Acquire);
                 assert!(!place.is_null(), "what is lent is read only while it is there");
@@ -49,7 +61,59 @@ pub(super) fn adopt(bytes: &Bytes, offset: u64, len: u64, alignment: u64) -> Opt
     if !(part.as_ptr() as u64).is_multiple_of(alignment) {
         return None;
     }
-    Some(Mem { inner: Arc::new(HostMem::Adopted { bytes: bytes.clone(), offset: start }), len })
+    let adopted = HostMem::Adopted { bytes: bytes.clone(), offset: start, settled: OnceLock::new() };
+    Some(Mem { inner: Arc::new(adopted), len })
+}
+
+/// Copies parts of files into one memory of our own, whose pages are large, and lets the system have the files' pages.
+/// Launches may run meanwhile: until a part is there they read it where it was, and that stays readable. Ends early,
+/// between two pieces, when it is told to stop. Gives the bytes that have settled.
+///
+/// # Errors
+/// The system has no memory for them; then all stay where they are.
+pub(crate) fn settle(parts: &[Mem], stop: &AtomicBool) -> Result<u64, DeviceError> {
+    /// So much is copied between two looks at `stop`.
+    const PIECE: usize = 1 << 20;
+    let size = |mem: &Mem| (mem.len as usize).next_multiple_of(ALIGNMENT);
+    let parts: Vec<(&Mem, &Bytes, usize, &OnceLock<Settled>)> = parts.iter().filter_map(unsettled).collect();
+    let total: usize = parts.iter().map(|(mem, ..)| size(mem)).sum();
+    let full = |error: crate::memory::MemoryError| DeviceError::OutOfMemory {
+        device: "the host".to_owned(),
+        need: total as u64,
+        why: error.to_string(),
+    };
+    let buffer = Arc::new(HostBuffer::new(total).map_err(full)?);
+    let (mut at, mut bytes_settled) = (0, 0);
+    for (mem, bytes, offset, settled) in parts {
+        let range = offset..offset + mem.len as usize;
+        for (number, piece) in (**bytes).as_ref()[range.clone()].chunks(PIECE).enumerate() {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(bytes_settled);
+            }
+            // SAFETY: the place lies inside the buffer and belongs to this part alone; nobody reads it before it is
+            // made known below.
+            unsafe {
+                let to = buffer.as_mut_ptr().add(at + number * PIECE);
+                std::ptr::copy_nonoverlapping(piece.as_ptr(), to, piece.len());
+            }
+        }
+        if settled.set(Settled { buffer: buffer.clone(), offset: at }).is_ok() {
+            bytes_settled += mem.len;
+            bytes.release(range);
+        }
+        at += size(mem);
+    }
+    Ok(bytes_settled)
+}
+
+/// What is needed to settle a memory, if it is part of a file and has not settled.
+fn unsettled(mem: &Mem) -> Option<(&Mem, &Bytes, usize, &OnceLock<Settled>)> {
+    match mem.inner.downcast_ref::<HostMem>()? {
+        HostMem::Adopted { bytes, offset, settled } if settled.get().is_none() => {
+            Some((mem, bytes, *offset, settled))
+        }
+        _ => None,
+    }
 }
 
 /// Memory that has an address only now and then: see [`Mem::lend`].

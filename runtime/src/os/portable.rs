@@ -51,6 +51,9 @@ pub fn pin(_cpus: &[usize]) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "threads cannot be bound to cores on this system"))
 }
 
+/// Pages stay.
+pub fn release(_map: &memmap2::Mmap, _range: std::ops::Range<usize>) {}
+
 /// The page size that every supported system has at least.
 pub fn page_size() -> usize {
     4096

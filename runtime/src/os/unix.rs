@@ -16,6 +16,13 @@ pub fn page_size() -> usize {
     rustix::param::page_size()
 }
 
+/// Lets the system have the pages of a mapped file. Whoever reads them again finds what the file has.
+pub fn release(map: &memmap2::Mmap, range: std::ops::Range<usize>) {
+    // SAFETY: the mapping is of a file and read-only: a page that is gone comes back with the same bytes.
+    let _refused =
+        unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+}
+
 /// Zeroed anonymous pages that this value owns, writable until [`Mapping::into_code`].
 #[derive(Debug)]
 pub struct Mapping {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,8 +11,9 @@ use memmap2::Mmap;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::table::{Entry, FIXED_BYTES, Head};
-use crate::device::Bytes;
+use crate::device::{Bytes, FileBytes};
 use crate::error::Error;
+use crate::os;
 
 /// A mapped packed file. What it holds is trusted chunk by chunk, by [`PackedFile::chunk`].
 pub(crate) struct PackedFile {
@@ -20,6 +22,21 @@ pub(crate) struct PackedFile {
     /// Held for its lock.
     _file: File,
     planes: HashMap<String, Entry>,
+}
+
+/// The mapping of a packed file, which nobody changes once it has its name.
+struct Mapped(Mmap);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl FileBytes for Mapped {
+    fn release(&self, range: Range<usize>) {
+        os::release(&self.0, range);
+    }
 }
 
 /// The head of a file; `Ok(None)` where there is no file, or none that can be read.
@@ -64,7 +81,7 @@ impl PackedFile {
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
         let planes = head.planes.into_iter().map(|plane| (plane.name.clone(), plane)).collect();
-        Ok(Some(PackedFile { path: path.to_owned(), bytes: Arc::new(map), _file: file, planes }))
+        Ok(Some(PackedFile { path: path.to_owned(), bytes: Arc::new(Mapped(map)), _file: file, planes }))
     }
 
     /// Where it is.

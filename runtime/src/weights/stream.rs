@@ -115,6 +115,7 @@ impl Weights {
             let bound = Bound { span: mem.span(), ready: Ready::now(), blob: Some(blob) };
             self.planes.insert(plane.name.clone(), bound);
         }
+        self.streamed_files.push(found);
         Ok(true)
     }
 

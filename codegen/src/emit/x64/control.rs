@@ -119,7 +119,7 @@ impl<'k> Selector<'k> {
         let depth = self.depth();
         self.scopes[depth].before.push(immediate(at, 0));
         self.axes.insert(axis, (at, depth));
-        let by_halves = self.slow_dot2 && self.mask.is_none() && self.is_made_of_pairs(body);
+        let by_halves = self.beside.slow_dot2 && self.mask.is_none() && self.is_made_of_pairs(body);
         self.scopes[depth].by_halves = by_halves;
         self.block(body);
         self.scopes[depth].steps.push((at, 1));

@@ -53,19 +53,6 @@ impl Level {
         false
     }
 
-    /// Whether this processor has an instruction for [`ScalarOp::Dot4`](jtllm_ir::ScalarOp::Dot4) at the level.
-    pub(super) fn has_dot_here(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        {
-            match self {
-                Level::Avx2 => std::is_x86_feature_detected!("avxvnni"),
-                Level::Avx512 => std::is_x86_feature_detected!("avx512vnni"),
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        false
-    }
-
     /// Whether this processor has an instruction for [`ScalarOp::Dot2`](jtllm_ir::ScalarOp::Dot2) at the level.
     pub(super) fn has_dot2_here(self) -> bool {
         #[cfg(target_arch = "x86_64")]
@@ -87,16 +74,40 @@ impl Level {
     }
 }
 
-/// Whether the instruction for `Dot2` takes the time of four fused products, not of one: so it is on Sapphire Rapids (0.74
-/// ns against 0.17), and on what Intel built before.
-pub(super) fn has_slow_dot2_here() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let vendor = std::arch::x86_64::__cpuid(0);
-        [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == *b"GenuineIntel"
+/// What processors have, or do without, beside a level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Beside {
+    /// An instruction for [`ScalarOp::Dot4`](jtllm_ir::ScalarOp::Dot4).
+    pub(super) dot: bool,
+    /// An instruction that puts bytes of a whole vector anywhere (VBMI; with AVX-512 alone).
+    pub(super) bytes_anywhere: bool,
+    /// Whether the instruction for `Dot2` takes the time of four fused products, not of one: so it is on Sapphire Rapids
+    /// (0.74 ns against 0.17), and on what Intel built before.
+    pub(super) slow_dot2: bool,
+}
+
+impl Beside {
+    /// What this processor has beside a level.
+    pub(super) fn here(level: Level) -> Beside {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let vendor = std::arch::x86_64::__cpuid(0);
+            let vendor = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat();
+            Beside {
+                dot: match level {
+                    Level::Avx2 => std::is_x86_feature_detected!("avxvnni"),
+                    Level::Avx512 => std::is_x86_feature_detected!("avx512vnni"),
+                },
+                bytes_anywhere: level == Level::Avx512 && std::is_x86_feature_detected!("avx512vbmi"),
+                slow_dot2: vendor == *b"GenuineIntel",
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _nothing_beside = level;
+            Beside { dot: false, bytes_anywhere: false, slow_dot2: false }
+        }
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    false
 }
 
 /// An operation on vectors: on elements of 32 bits where nothing else is said.

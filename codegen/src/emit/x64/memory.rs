@@ -88,6 +88,9 @@ impl Selector<'_> {
 
     fn load_neighbours(&mut self, dtype: DType, address: Address) -> Reg {
         let memory = Operand::Memory(address);
+        if dtype == DType::BF16 && self.beside.bytes_anywhere && self.mask.is_none() {
+            return self.upper_halves(memory);
+        }
         let op = match dtype {
             DType::F32 | DType::I32 | DType::U32 => Op::Load,
             DType::F16 => Op::FloatOfHalf,
@@ -114,6 +117,18 @@ impl Selector<'_> {
             DType::Bool => self.nonzero(loaded),
             _ => loaded,
         }
+    }
+
+    /// Neighbours of `bf16` as the upper halves of `f32`s: what is loaded fills half a vector, zeros the other half, and one
+    /// instruction brings the bytes of both to their places. It keeps a unit that multiplies as busy as one product, where
+    /// widening and shifting keep it so twice: a matrix product whose rows share a number by eight is a tenth faster.
+    fn upper_halves(&mut self, memory: Operand) -> Reg {
+        let half = self.make(Class::Vector, Code::EVEX_Vmovups_ymm_k1z_ymmm256, View::Y, &[memory]);
+        // Of each four bytes the lower two are the last byte of the vector, a zero.
+        let places: Vec<u32> = (0..16).map(|lane| 0x0100_3f3f + lane * 0x0202_0000).collect();
+        let places = self.constant(&places);
+        let operands = [self.whole(places), self.whole(half)];
+        self.make(Class::Vector, Code::EVEX_Vpermb_zmm_k1z_zmm_zmmm512, View::Z, &operands)
     }
 
     /// An element's address as a register and 32-bit indices of elements for the lanes, if those suffice.

@@ -38,7 +38,7 @@ impl Selector<'_> {
         }
         let result = match op {
             ScalarOp::Fma => return self.fma(operands, target),
-            ScalarOp::Dot4 if self.has_dot => return self.dot(Op::Dot4, operands, target),
+            ScalarOp::Dot4 if self.beside.dot => return self.dot(Op::Dot4, operands, target),
             ScalarOp::Dot2 if self.scopes[self.depth()].by_halves => {
                 return self.dot_of_halves(operands, target);
             }

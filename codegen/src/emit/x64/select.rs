@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use iced_x86::Code;
 use jtllm_ir::{DType, Expr, Symbol};
 
-use super::isa::Level;
+use super::isa::{Beside, Level};
 use super::machine::{Access, Class, Code64, Item, Label, Operand, Operation, Reg, View};
 use super::uses::{Uses, values_of};
 use crate::kernel::{CellId, Kernel, Memory, Stmt, Value, ValueId, Varying};
@@ -87,10 +87,7 @@ pub(super) enum Place {
 pub(super) struct Selector<'k> {
     pub(super) kernel: &'k Kernel,
     pub(super) level: Level,
-    /// Whether there is an instruction for `Dot4`.
-    pub(super) has_dot: bool,
-    /// Whether the instruction for `Dot2` takes longer than fused products of halves that are there.
-    pub(super) slow_dot2: bool,
+    pub(super) beside: Beside,
     pub(super) varying: Varying,
     pub(super) uses: Uses,
     pub(super) code: Code64,
@@ -112,14 +109,13 @@ pub(super) struct Selector<'k> {
 }
 
 /// The kernel as machine operations.
-pub(super) fn select(kernel: &Kernel, level: Level, (has_dot, slow_dot2): (bool, bool)) -> Code64 {
+pub(super) fn select(kernel: &Kernel, level: Level, beside: Beside) -> Code64 {
     let uses = Uses::of(kernel);
     let left = (0..kernel.values.len()).map(|value| uses.count(ValueId(value as u32))).collect();
     let mut selector = Selector {
         kernel,
         level,
-        has_dot,
-        slow_dot2,
+        beside,
         varying: kernel.varying(),
         uses,
         code: Code64::default(),

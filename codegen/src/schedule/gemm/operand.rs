@@ -65,8 +65,10 @@ impl Operand {
     }
 
     /// Whether a parameter has the numbers as they are wanted: chunks at multiples of their size.
-    fn lies_in_chunks(&self, lower: &mut Lower<'_>, sides: &Sides, plan: &Plan) -> bool {
+    fn lies_in_chunks(&self, lower: &Lower<'_>, sides: &Sides, plan: &Plan) -> bool {
         let numbers = chunk(plan.dtype);
+        // A copy is asked: where coordinates are read from memory, asking loads them, here of numbers beyond the depth.
+        let lower = &mut lower.clone();
         let chunks = self.chunks(lower, plan);
         let offset = |lower: &mut Lower<'_>, u: i64| {
             let at = self.coordinates(lower, sides, plan, &chunks[0].row, chunks[0].first.clone() + u);
