@@ -24,7 +24,7 @@ pub(crate) struct Line {
 pub(crate) enum Command {
     /// Answer a prompt, or chat
     Run(Box<RunArgs>),
-    /// Foresee what a model takes of this machine and how fast it answers, before anything is loaded
+    /// Foresee what a model takes of this machine, and how fast it answers
     Plan(Box<PlanArgs>),
     /// Download a model, or what changed of it
     Pull(PullArgs),
@@ -34,7 +34,7 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Delete models from the cache
     Rm(RmArgs),
-    /// Delete what is kept on disk: what is made again when it is needed and, if asked for, models
+    /// Delete what is kept on disk: what can be made again and, if asked for, models
     CleanCache(CleanCacheArgs),
     /// List the processes that have a model in memory
     Ps(PsArgs),
