@@ -314,7 +314,13 @@ impl Network {
     /// Makes the plans that one sequence needs: for its prompt and for decoding.
     pub fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
         let one = Bucket::Fixed(1);
-        self.prepare_all(vec![(Part::Body, Bucket::Many), (Part::Body, one), (Part::Head, one)], locate)?;
+        let mut parts = vec![(Part::Body, Bucket::Many), (Part::Body, one), (Part::Head, one)];
+        if self.residence().is_some() {
+            // Made later, when several tokens are guessed, each would have what stays in memory read anew.
+            let more = [2, 4, 8, SEQUENCES].map(Bucket::Fixed);
+            parts.extend(more.iter().flat_map(|rows| [(Part::Body, *rows), (Part::Head, *rows)]));
+        }
+        self.prepare_all(parts, locate)?;
         // A limit that is too low is heard of now, and the first weights come while the prompt is typed.
         let first = [(Part::Body, Bucket::Many), (Part::Head, one)];
         let plans: Vec<PlanId> = first.iter().filter_map(|key| self.plans[key].id()).collect();
