@@ -24,6 +24,8 @@ pub(crate) struct Line {
 pub(crate) enum Command {
     /// Answer a prompt, or chat
     Run(Box<RunArgs>),
+    /// Foresee what a model takes of this machine and how fast it answers, before anything is loaded
+    Plan(Box<PlanArgs>),
     /// Download a model, or what changed of it
     Pull(PullArgs),
     /// List the models of the cache
@@ -507,6 +509,17 @@ pub(crate) struct PerplexityArgs {
     /// Compare with the probabilities of --kl-divergence-base, on its text
     #[arg(long)]
     pub(crate) kl_divergence: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PlanArgs {
+    /// A folder, a .gguf file or a name; `demo` is the built-in model
+    pub(crate) model: String,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

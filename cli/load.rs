@@ -11,6 +11,7 @@ use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::machine::Machine;
 use jtllm_runtime::packed::PackedFolder;
+use jtllm_runtime::residence::Limit;
 use jtllm_serve::{Backend, Caches, Engine, Layers, LoadOptions, Memory, Model, Place};
 
 use crate::args::{BackendName, CacheType, CapsName, ComputeName, MachineArgs, PlaceArgs};
@@ -18,7 +19,7 @@ use crate::download::{Display, client};
 use crate::environment;
 use crate::failure::Usage;
 use crate::memory;
-use crate::size::Limit;
+use crate::size;
 use crate::terminal::{self, Style, bytes, say};
 
 /// The name of the built-in model. A folder or file of this name comes first.
@@ -101,7 +102,7 @@ pub(crate) fn place(
     let memory = match name {
         // They have no device that a limit in the environment could mean.
         BackendName::Cpu | BackendName::Graph => None,
-        _ => environment::device(flags.vram_limit)?.and_then(Limit::bytes),
+        _ => environment::device(flags.vram_limit)?.and_then(size::Limit::bytes),
     };
     let some_fit = name == BackendName::Auto || memory.is_some();
     let own = if some_fit { Layers::Auto } else { Layers::All };
@@ -141,6 +142,17 @@ fn backend(flag: BackendName, caps: CapsName) -> Backend {
 
 /// A model for one conversation, compiled and in memory.
 pub(crate) fn model(checkpoint: Checkpoint, machine: &MachineArgs) -> anyhow::Result<Model> {
+    let limit = memory::limit(&machine.memory, &checkpoint)?;
+    let mut model = unread(checkpoint, machine, limit)?;
+    model.ready()?;
+    remark_threads(&model, machine.threads);
+    memory::announce(&model, &machine.memory);
+    model.tell(Box::new(|what| say(Style::Alarm, format_args!("{what}"))));
+    Ok(model)
+}
+
+/// The same before anything is compiled or read, within a limit.
+pub(crate) fn unread(checkpoint: Checkpoint, machine: &MachineArgs, memory: Limit) -> anyhow::Result<Model> {
     let (backend, place) = place(&machine.place, BackendName::Auto, CapsName::Vector4)?;
     let architecture = jtllm_models::arch::read(checkpoint.config())?;
     let trained = architecture.positions();
@@ -170,14 +182,9 @@ pub(crate) fn model(checkpoint: Checkpoint, machine: &MachineArgs) -> anyhow::Re
         values: cache_type(machine.cache_type_v),
         taps: false,
         sequences: 1,
-        memory: memory::limit(&machine.memory, &checkpoint)?,
+        memory,
     };
-    let mut model = Model::load(checkpoint, options, caches())?;
-    model.ready()?;
-    remark_threads(&model, machine.threads);
-    memory::announce(&model, &machine.memory);
-    model.tell(Box::new(|what| say(Style::Alarm, format_args!("{what}"))));
-    Ok(model)
+    Ok(Model::load(checkpoint, options, caches())?)
 }
 
 /// Numbers of all tensors together.

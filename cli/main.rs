@@ -15,6 +15,7 @@ mod load;
 mod memory;
 mod models;
 mod perplexity;
+mod plan;
 mod ps;
 mod run;
 mod sampling;
@@ -57,6 +58,7 @@ fn execute(command: &Command) -> anyhow::Result<()> {
         Command::Rm(args) => models::rm(args),
         Command::CleanCache(args) => clean::clean_cache(args),
         Command::Ps(args) => ps::ps(args),
+        Command::Plan(args) => plan::plan(args),
         Command::Verify(args) => verify::verify(args),
         Command::Bench(args) => bench::bench(args),
         Command::Perplexity(args) => perplexity::perplexity(args),

@@ -10,8 +10,9 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use support::{FRANCE, answer, failure, fixture, json, root, run, stderr};
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "run",
+    "plan",
     "pull",
     "list",
     "show",
@@ -277,6 +278,26 @@ const PERPLEXITY: &[Case] = &[
     ),
 ];
 
+const PLAN: &[Case] = &[
+    ("--json", &[], Test("cli_plan.rs", "what_streams_is_foreseen_to_the_byte_a_token")),
+    ("--ctx-size", &[], Test("cli_plan.rs", "flags_change_what_is_foreseen")),
+    ("--threads", &[], Test("cli_plan.rs", "flags_change_what_is_foreseen")),
+    ("--compute", &[], Test("cli_plan.rs", "flags_change_what_is_foreseen")),
+    ("--cache-type-k", &[], Test("cli_plan.rs", "flags_change_what_is_foreseen")),
+    ("--cache-type-v", &[], Test("cli_plan.rs", "flags_change_what_is_foreseen")),
+    ("--backend", &[], Test("cli_plan.rs", "s14_what_cannot_run_is_refused_with_what_is_missing_by_both")),
+    ("--mem-limit", &[], Test("cli_plan.rs", "what_streams_is_foreseen_to_the_byte_a_token")),
+    ("--vram-limit", &[], Test("cli_environment.rs", "a_limit_of_the_device_leaves_layers_on_the_processor")),
+    ("--device", &[], Test("cli_place.rs", "a_device_that_is_not_there_ends_with_status_7")),
+    ("--n-gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    ("--gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    (
+        "--require-gpu",
+        &[],
+        Test("cli_place.rs", "auto_takes_the_processor_where_there_is_nothing_else_and_says_why"),
+    ),
+];
+
 const DOCTOR: &[Case] = &[("--json", &["--json"], Output(&[]))];
 
 fn cases(command: &str) -> &'static [Case] {
@@ -293,6 +314,7 @@ fn cases(command: &str) -> &'static [Case] {
         "bench" => BENCH,
         "inspect" => INSPECT,
         "perplexity" => PERPLEXITY,
+        "plan" => PLAN,
         "tokenize" => TOKENIZE,
         "template" => TEMPLATE,
         "doctor" => DOCTOR,

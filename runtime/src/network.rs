@@ -21,6 +21,7 @@ use crate::error::{DeviceError, Error};
 use crate::packed::Keeping;
 use crate::plan::{Bindings, Plan, Sizes, bytes_of, positions};
 use crate::program::artifact;
+use crate::residence::outlook::{Change, Outlook, Rates};
 use crate::residence::{Limit, Own, PlanId, Residence, held};
 use crate::trace::{Extent, Trace};
 use crate::weights::{Locate, Wanted, Weights};
@@ -312,7 +313,7 @@ impl Network {
     }
 
     /// Makes the plans that one sequence needs: for its prompt and for decoding.
-    pub fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
+    pub(crate) fn prepare_first(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
         let one = Bucket::Fixed(1);
         let mut parts = vec![(Part::Body, Bucket::Many), (Part::Body, one), (Part::Head, one)];
         if self.residence().is_some() {
@@ -320,7 +321,24 @@ impl Network {
             let more = [2, 4, 8, SEQUENCES].map(Bucket::Fixed);
             parts.extend(more.iter().flat_map(|rows| [(Part::Body, *rows), (Part::Head, *rows)]));
         }
-        self.prepare_all(parts, locate)?;
+        self.prepare_all(parts, locate)
+    }
+
+    /// What decoding is going to cost within the limit, by plans that are there; nothing without a limit.
+    ///
+    /// # Errors
+    /// The limit is too low.
+    pub fn outlook(&self, rates: &Rates, change: &Change) -> Result<Option<Outlook>, Error> {
+        let Some(residence) = self.residence() else { return Ok(None) };
+        let parts = [Part::Body, Part::Head].map(|part| self.plans.get(&(part, Bucket::Fixed(1))));
+        let plans: Vec<PlanId> = parts.into_iter().flatten().filter_map(Plan::id).collect();
+        residence.outlook(&plans, rates, change).map(Some)
+    }
+
+    /// Has the plans that one sequence needs, and begins to read.
+    pub fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
+        self.prepare_first(locate)?;
+        let one = Bucket::Fixed(1);
         // A limit that is too low is heard of now, and the first weights come while the prompt is typed.
         let first = [(Part::Body, Bucket::Many), (Part::Head, one)];
         let plans: Vec<PlanId> = first.iter().filter_map(|key| self.plans[key].id()).collect();

@@ -7,6 +7,7 @@
 
 mod count;
 mod files;
+pub mod outlook;
 
 use std::fmt;
 use std::path::Path;
@@ -288,17 +289,20 @@ impl State {
         Ok(())
     }
 
-    fn begin(&mut self, limit: &Limit) -> Result<(), Error> {
+    /// What a limit must hold.
+    fn count(&mut self, limit: Most) -> Counted {
         let all: u64 = self.blobs.iter().map(Kept::taken).sum();
         let bytes = |blob: &BlobId| self.blobs[blob.0 as usize].taken();
         let steps = self.plans.iter().flatten();
         let step = steps.map(|blobs| blobs.iter().map(bytes).sum()).max().unwrap_or(0);
         let base = *self.base.get_or_insert_with(held);
-        let counted = Counted { limit: limit.most, base, own: self.own, all, step };
+        Counted { limit, base, own: self.own, all, step }
+    }
+
+    fn begin(&mut self, limit: &Limit) -> Result<(), Error> {
+        let counted = self.count(limit.most);
         let left = counted.left().map_err(Error::Limit)?;
-        let ring_bytes = (left / RING).clamp(RING_MIN, RING_MAX);
-        let policy = Policy::Stream { ring_bytes };
-        let options = Options { policy, wait_max: WAIT_MAX, ..Options::new(left) };
+        let options = Options { policy: ring(left), wait_max: WAIT_MAX, ..Options::new(left) };
         let mut residency = Residency::new(&options).map_err(Error::Swap)?;
         let add_file = |(path, store): &(Arc<Path>, Arc<dyn Store>)| residency.add_file(path, store.clone());
         let files: Vec<FileId> =
@@ -338,6 +342,11 @@ impl State {
 const RING: u64 = 8;
 const RING_MIN: u64 = 32 << 20;
 const RING_MAX: u64 = 512 << 20;
+
+/// How so many bytes of memory are used.
+fn ring(left: u64) -> Policy {
+    Policy::Stream { ring_bytes: (left / RING).clamp(RING_MIN, RING_MAX) }
+}
 
 /// So long a step waits for one blob: a disk that gives less than a blob in that time is taken for dead.
 const WAIT_MAX: Duration = Duration::from_secs(60);

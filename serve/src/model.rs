@@ -14,6 +14,7 @@ use jtllm_runtime::device::FileBytes;
 use jtllm_runtime::ir::{DType, Format, Graph};
 use jtllm_runtime::network::{Batch, Bucket, CompileStats, Graphs, Network, Part};
 use jtllm_runtime::packed::{Keeping, Origin, PackedFolder};
+use jtllm_runtime::residence::outlook::{Change, Outlook, Rates};
 use jtllm_runtime::residence::{Limit, Most};
 use jtllm_runtime::trace::Trace;
 use jtllm_runtime::weights::{Piece, Source};
@@ -367,6 +368,29 @@ impl Model {
                 Ok(()) => return Ok(()),
                 Err(error) => self.seat = self.parts.retreat(&self.seat, error, true)?,
             }
+        }
+    }
+
+    /// Has plans for the first passes without reading weights, where there is a limit: then [`Model::outlook`] tells what
+    /// they are going to cost.
+    ///
+    /// # Errors
+    /// Those of [`Model::ready`], but for a limit that is too low.
+    pub fn prepare(&mut self) -> Result<(), EngineError> {
+        self.checkpoint.storages().for_each(Storage::give_back);
+        let checkpoint = self.checkpoint.clone();
+        let locate = move |name: &str| checkpoint.tensor(name).and_then(source);
+        Ok(self.seat.runner.prepare(&locate)?)
+    }
+
+    /// What decoding is going to cost within the limit; nothing without one, or where kernels run elsewhere.
+    ///
+    /// # Errors
+    /// The limit is too low: what is missing, and where.
+    pub fn outlook(&self, rates: &Rates, change: &Change) -> Result<Option<Outlook>, EngineError> {
+        match self.networks().as_slice() {
+            [one] => Ok(one.outlook(rates, change)?),
+            _ => Ok(None),
         }
     }
 

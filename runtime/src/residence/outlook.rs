@@ -10,7 +10,7 @@ use crate::residence::Most;
 
 /// The speeds of a machine, in bytes a second.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Machine {
+pub struct Rates {
     /// Of reading model files past the page cache.
     pub disk: f64,
     /// Of kernels that read weights in memory.
@@ -54,7 +54,7 @@ impl Residence {
     ///
     /// # Errors
     /// The limit is too low.
-    pub(crate) fn outlook(&self, plans: &[PlanId], machine: &Machine, change: &Change) -> Result<Outlook, Error> {
+    pub(crate) fn outlook(&self, plans: &[PlanId], rates: &Rates, change: &Change) -> Result<Outlook, Error> {
         let mut state = self.lock();
         let mut counted = state.count(change.limit.unwrap_or(self.limit.most));
         let scaled = |bytes: u64, part: f64| (bytes as f64 * part) as u64;
@@ -68,7 +68,7 @@ impl Residence {
         let step = |uses: &Vec<jtllm_swap::BlobId>| {
             let uses: Vec<usize> = uses.iter().map(|blob| blob.0 as usize).collect();
             let bytes: u64 = uses.iter().map(|blob| blobs[*blob].len).sum();
-            Step { uses, changes: Vec::new(), seconds: bytes as f64 / machine.memory }
+            Step { uses, changes: Vec::new(), seconds: bytes as f64 / rates.memory }
         };
         let steps: Vec<Step> = plans.iter().flat_map(|plan| state.plans[plan.0].iter().map(step)).collect();
         let used = steps.iter().flat_map(|step| &step.uses).map(|blob| blobs[*blob].len).sum();
@@ -79,7 +79,11 @@ impl Residence {
             steps,
             budget: Budget::unlimited().with(Tier::Host, room),
             tiers: vec![(Tier::Host, ring(left))],
-            speeds: Speeds { disk_bytes_per_s: machine.disk, disk_latency_s: 0.0, bus_bytes_per_s: machine.memory },
+            speeds: Speeds {
+                disk_bytes_per_s: rates.disk,
+                disk_latency_s: 0.0,
+                bus_bytes_per_s: rates.memory,
+            },
         };
         let forecast = sim::run(&scenario, PASSES).map_err(Error::Swap)?;
         let peak = counted.rest() - counted.margin() + forecast.peak_bytes[1];
