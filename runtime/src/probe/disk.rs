@@ -16,7 +16,7 @@ use jtllm_swap::store::{BLOCK_BYTES, FileStore, Store, read_all};
 pub fn disk_bandwidth(path: &Path, time: Duration) -> io::Result<f64> {
     let Requests { bytes, in_flight } = Requests::default();
     let store = FileStore::open(path)?;
-    let pieces = store.size()? / bytes as u64;
+    let pieces = store.size()? / bytes;
     if pieces == 0 {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is too short to be measured"));
     }
@@ -27,8 +27,8 @@ pub fn disk_bandwidth(path: &Path, time: Duration) -> io::Result<f64> {
         let mut read = 0;
         while begin.elapsed() < time {
             let piece = next.fetch_add(1, Ordering::Relaxed) % pieces;
-            read_all(&store, piece * bytes as u64, &mut memory[skip..skip + bytes as usize])?;
-            read += bytes as u64;
+            read_all(&store, piece * bytes, &mut memory[skip..skip + bytes as usize])?;
+            read += bytes;
         }
         Ok(read)
     };
