@@ -315,7 +315,13 @@ impl Network {
     /// Makes the plans that one sequence needs: for its prompt and for decoding.
     pub(crate) fn prepare_first(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
         let one = Bucket::Fixed(1);
-        self.prepare_all(vec![(Part::Body, Bucket::Many), (Part::Body, one), (Part::Head, one)], locate)
+        let mut parts = vec![(Part::Body, Bucket::Many), (Part::Body, one), (Part::Head, one)];
+        if self.residence().is_some() {
+            // Made later, when several tokens are guessed, each would have what stays in memory read anew.
+            let more = [2, 4, 8, SEQUENCES].map(Bucket::Fixed);
+            parts.extend(more.iter().flat_map(|rows| [(Part::Body, *rows), (Part::Head, *rows)]));
+        }
+        self.prepare_all(parts, locate)
     }
 
     /// What decoding is going to cost within the limit, by plans that are there; nothing without a limit.

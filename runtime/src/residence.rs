@@ -149,7 +149,7 @@ impl Residence {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic in a pass leaves books that are right: each change of them is made as a whole.
+        // A panic in a pass leaves pins behind at most, which keep bytes where they are said to be.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
