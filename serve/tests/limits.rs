@@ -267,3 +267,25 @@ fn a_limit_for_the_whole_process_says_what_is_missing() {
     let text = error.to_string();
     assert!(text.contains("MB are missing") && text.contains("weights of one step"), "{text}");
 }
+
+#[test]
+fn chunks_of_a_prompt_of_which_nobody_wants_logits_do_not_read_the_head() {
+    let (_folder, file) = synthetic("bf16");
+    let most = 60_000;
+    let options = LoadOptions { context: 2176, ..options(1, Limit::of(Most::Weights(most))) };
+    let model = Model::load(Checkpoint::open(&file).unwrap(), options, KernelCache::off("a test")).unwrap();
+    let mut engine = Engine::new(model, None);
+    let chunks = 4;
+    let prompt: Vec<u32> = (0..512 * chunks as u32).map(|at| (at * 31 + 7) % 250).collect();
+    engine.feed(&prompt, false).unwrap();
+    let residence = engine.model().networks()[0].residence().unwrap();
+    let (traffic, all) = (residence.traffic(), residence.counted().unwrap().all);
+    // 320 rows of 64 numbers; its blob may take a page more.
+    let head = 320 * 64 * 2;
+    let wanted = chunks * (all - head) + head;
+    println!("{traffic:?}, {all} bytes of weights");
+    assert_eq!(traffic.passes, chunks);
+    // What is read ahead for a pass that never begins fills the memory at most.
+    assert!(traffic.bytes_read <= wanted + most, "{traffic:?}: {wanted} are wanted");
+    assert!(wanted + most < chunks * all, "heads can be told");
+}
