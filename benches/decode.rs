@@ -12,6 +12,7 @@ use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::machine::Machine;
+use jtllm_runtime::residence::Limit;
 use jtllm_serve::{Backend, Engine, LoadOptions, Model, Place};
 
 /// Tokens of the longest prompt here.
@@ -40,6 +41,7 @@ fn engine() -> Engine {
         values: DType::F16,
         taps: false,
         sequences: 1,
+        memory: Limit::default(),
     };
     let checkpoint = Checkpoint::demo().expect("the built-in model is well-formed");
     let cache = KernelCache::off("a bench compiles what it measures");

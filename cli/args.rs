@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jtllm_serve::{Layers, Lookup, Speculation};
 
+use crate::size::Limit;
+
 /// Runs large language models from one binary, in the memory you have.
 #[derive(Parser, Debug)]
 #[command(name = "jtllm", version, about, max_term_width = 100, disable_help_subcommand = true)]
@@ -22,6 +24,8 @@ pub(crate) struct Line {
 pub(crate) enum Command {
     /// Answer a prompt, or chat
     Run(Box<RunArgs>),
+    /// Foresee what a model takes of this machine, and how fast it answers
+    Plan(Box<PlanArgs>),
     /// Download a model, or what changed of it
     Pull(PullArgs),
     /// List the models of the cache
@@ -30,7 +34,7 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Delete models from the cache
     Rm(RmArgs),
-    /// Delete what is kept on disk to start faster: it is made again when it is needed
+    /// Delete what is kept on disk: what can be made again and, if asked for, models
     CleanCache(CleanCacheArgs),
     /// List the processes that have a model in memory
     Ps(PsArgs),
@@ -104,9 +108,23 @@ pub(crate) struct PlaceArgs {
     /// as fit [default: auto, with a backend named: all] [also: -ngl]
     #[arg(long, visible_alias = "gpu-layers", value_name = "N", value_parser = layers)]
     pub(crate) n_gpu_layers: Option<Layers>,
+    /// The most memory that the device's part of the model takes: as 2GB (2*10^9), 2GiB (2^31) or bytes; layers without
+    /// room there run on the processor; -1: all that the device has [default: device_mem_limit of the environment, else -1]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub(crate) vram_limit: Option<Limit>,
     /// Fail if no device can take any of the model, instead of running it on the processor
     #[arg(long)]
     pub(crate) require_gpu: bool,
+}
+
+/// How much of the host's memory a model may take.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct MemoryArgs {
+    /// The most memory of the machine that the program takes: as 2GB (2*10^9), 2GiB (2^31) or bytes; weights that do
+    /// not fit are read from disk when they are needed; -1: no limit [default: cpu_mem_limit of the environment, else
+    /// what there is if the model does not fit into it]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub(crate) mem_limit: Option<Limit>,
 }
 
 fn layers(text: &str) -> Result<Layers, String> {
@@ -259,6 +277,8 @@ pub(crate) struct MachineArgs {
     pub(crate) threads: Option<u16>,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
     /// Which numbers matrix products multiply
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = ComputeName::Auto)]
     pub(crate) compute: ComputeName,
@@ -367,6 +387,8 @@ pub(crate) struct VerifyArgs {
     pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
     /// With --backend interp: what kernels are scheduled for [default: vector4]
     #[arg(long, value_enum)]
     pub(crate) caps: Option<CapsName>,
@@ -429,6 +451,8 @@ pub(crate) struct BenchArgs {
     pub(crate) compute: ComputeName,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
     /// The type in which keys are kept [also: -ctk]
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = CacheType::F16)]
     pub(crate) cache_type_k: CacheType,
@@ -512,6 +536,8 @@ pub(crate) struct EmbedArgs {
     pub(crate) threads: Option<u16>,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
 }
 
 #[derive(Args, Debug)]
@@ -530,6 +556,17 @@ pub(crate) struct PerplexityArgs {
     /// Compare with the probabilities of --kl-divergence-base, on its text
     #[arg(long)]
     pub(crate) kl_divergence: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PlanArgs {
+    /// A folder, a .gguf file or a name; `demo` is the built-in model
+    pub(crate) model: String,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -606,9 +643,9 @@ pub(crate) struct RmArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct CleanCacheArgs {
-    /// What is deleted
-    #[arg(value_enum, default_value = "all")]
-    pub(crate) kind: CacheKind,
+    /// What is deleted [default: all but models]
+    #[arg(value_enum)]
+    pub(crate) kind: Option<CacheKind>,
     /// Do not ask
     #[arg(short, long)]
     pub(crate) yes: bool,
@@ -624,6 +661,10 @@ pub(crate) enum CacheKind {
     Packed,
     /// Compiled kernels
     Kernels,
+    /// What processes have left that were killed while weights or caches were on disk
+    Swap,
+    /// Models that jtllm has downloaded and no process uses
+    Models,
     /// All of these
     All,
 }

@@ -10,11 +10,13 @@ use std::time::Duration;
 use jtllm_runtime::device::threads::{Pool, Threads};
 use jtllm_runtime::machine::Machine;
 use jtllm_runtime::probe::{self, Limits};
+use jtllm_runtime::residence::Most;
 use jtllm_serve::{Engine, LoadOptions, Model};
 
 use crate::args::{BackendName, BenchArgs, CapsName, Form};
 use crate::failure::Usage;
 use crate::load;
+use crate::memory;
 use crate::terminal::{Style, print, print_json, say};
 use kernels::Kernels;
 use measure::{Measured, Test, measure, measure_together};
@@ -45,6 +47,7 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         let lengths = [args.n_prompt, args.n_gen];
         together.push(measure_together(&mut engine, count, lengths, depth, times)?);
     }
+    memory::spent(engine.model());
     let limits = limits(engine.model(), alone.iter().chain(together.iter().flatten()))?;
     let report = Report { engine: &engine, args, limits };
     let rows: Vec<_> = match together.is_empty() {
@@ -77,18 +80,24 @@ fn open(args: &BenchArgs) -> anyhow::Result<Model> {
         values: load::cache_type(args.cache_type_v),
         taps: false,
         sequences: args.parallel.iter().max().map_or(1, |most| usize::from(*most)),
+        memory: memory::limit(&args.memory, &checkpoint)?,
     };
     let mut model = Model::load(checkpoint, options, load::caches())?;
     model.ready()?;
     load::remark_threads(&model, args.threads);
     model.tell(Box::new(|what| say(Style::Alarm, format_args!("{what}"))));
     say(Style::Faint, format_args!("{}", model.placement()));
+    memory::announce(&model, &args.memory);
     Ok(model)
 }
 
 /// What whatever the model is on can do at most. How much a device can multiply is not measured, nor what a device and
 /// the processor can do together.
 fn limits<'a>(model: &Model, measured: impl Iterator<Item = &'a Measured>) -> anyhow::Result<Limits> {
+    if model.options.memory.most != Most::Unlimited {
+        // Measuring takes more memory than a limit leaves.
+        return Ok(Limits::default());
+    }
     let networks = model.networks();
     match (&model.placement().device, networks.as_slice()) {
         (None, [one]) => {

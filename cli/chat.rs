@@ -13,9 +13,9 @@ use rustyline::error::ReadlineError;
 
 use crate::args::RunArgs;
 use crate::failure::{Interrupted, told};
-use crate::interrupt;
 use crate::run::{Speaker, full, nobody_reads, pace};
 use crate::terminal::{Style, bytes, say};
+use crate::{interrupt, memory};
 
 const PROMPT: &str = ">>> ";
 const CONTINUATION: &str = "... ";
@@ -133,6 +133,7 @@ fn stats(speaker: &Speaker, last: Option<&Timings>) {
         None => say(Style::Plain, format_args!("no answer yet")),
     }
     let engine = &speaker.engine;
+    memory::spent(engine.model());
     say(Style::Plain, format_args!("context: {} of {} positions", engine.held().len(), engine.context()));
     if let Some(memory) = engine.model().memory() {
         let (mapped, copied) = (bytes(memory.adopted), bytes(memory.copied));

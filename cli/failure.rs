@@ -80,6 +80,7 @@ pub(crate) fn exit_status(error: &anyhow::Error) -> i32 {
             Some(EngineError::Runtime(jtllm_runtime::Error::Device(DeviceError::TooSmall { .. }))) => {
                 return 5;
             }
+            Some(EngineError::Runtime(jtllm_runtime::Error::Limit(_))) => return 5,
             Some(EngineError::Runtime(jtllm_runtime::Error::Packed { .. })) => return 4,
             Some(EngineError::NoDevice(_)) => return 7,
             _ => {}

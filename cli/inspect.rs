@@ -9,6 +9,7 @@ use jtllm_runtime::codegen::{Compilation, Step};
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Bucket, Network, Part};
 use jtllm_runtime::plan::Plan;
+use jtllm_runtime::residence::Limit;
 use jtllm_serve::{Backend, LoadOptions, Model, Place};
 
 use crate::args::{InspectArgs, RowsName, Stage};
@@ -36,6 +37,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
         values: DType::F16,
         taps: false,
         sequences: 1,
+        memory: Limit::default(),
     };
     let mut model = Model::load(checkpoint, options, load::caches())?;
     model.ready()?;

@@ -1,7 +1,6 @@
 //! From a name on the command line to an engine.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt::Write;
 use std::path::Path;
 
 use jtllm_models::arch::POSITIONS;
@@ -12,11 +11,15 @@ use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::machine::Machine;
 use jtllm_runtime::packed::PackedFolder;
+use jtllm_runtime::residence::Limit;
 use jtllm_serve::{Backend, Caches, Engine, Layers, LoadOptions, Memory, Model, Place, Speculation};
 
 use crate::args::{BackendName, CacheType, CapsName, ComputeName, MachineArgs, PlaceArgs};
 use crate::download::{Display, client};
+use crate::environment;
 use crate::failure::Usage;
+use crate::memory;
+use crate::size;
 use crate::terminal::{self, Style, bytes, say};
 
 /// The name of the built-in model. A folder or file of this name comes first.
@@ -84,17 +87,27 @@ pub(crate) fn place(
 ) -> Result<(Backend, Place), Usage> {
     let name = flags.backend.unwrap_or(default);
     let layers = flags.n_gpu_layers;
-    let wants = flags.device.is_some() || flags.require_gpu || layers.is_some_and(|n| n != Layers::Count(0));
+    let wants = flags.device.is_some()
+        || flags.require_gpu
+        || flags.vram_limit.is_some()
+        || layers.is_some_and(|n| n != Layers::Count(0));
     if wants && matches!(name, BackendName::Cpu | BackendName::Graph) {
         let name = if name == BackendName::Cpu { "cpu" } else { "graph" };
-        let what = "--device, --n-gpu-layers and --require-gpu want a backend with devices";
+        let what = "--device, --n-gpu-layers, --vram-limit and --require-gpu want a backend with devices";
         return Err(Usage(format!("{what}: {name} has none")));
     }
     if flags.require_gpu && layers == Some(Layers::Count(0)) {
         return Err(Usage("--require-gpu does not go with no layers".to_owned()));
     }
-    let own = if name == BackendName::Auto { Layers::Auto } else { Layers::All };
-    let place = Place { device: flags.device, layers: layers.unwrap_or(own), required: flags.require_gpu };
+    let memory = match name {
+        // They have no device that a limit in the environment could mean.
+        BackendName::Cpu | BackendName::Graph => None,
+        _ => environment::device(flags.vram_limit)?.and_then(size::Limit::bytes),
+    };
+    let some_fit = name == BackendName::Auto || memory.is_some();
+    let own = if some_fit { Layers::Auto } else { Layers::All };
+    let layers = layers.unwrap_or(own);
+    let place = Place { device: flags.device, layers, memory, required: flags.require_gpu };
     Ok((backend(name, caps), place))
 }
 
@@ -129,6 +142,17 @@ fn backend(flag: BackendName, caps: CapsName) -> Backend {
 
 /// A model for one conversation, compiled and in memory.
 pub(crate) fn model(checkpoint: Checkpoint, machine: &MachineArgs) -> anyhow::Result<Model> {
+    let limit = memory::limit(&machine.memory, &checkpoint)?;
+    let mut model = unread(checkpoint, machine, limit)?;
+    model.ready()?;
+    remark_threads(&model, machine.threads);
+    memory::announce(&model, &machine.memory);
+    model.tell(Box::new(|what| say(Style::Alarm, format_args!("{what}"))));
+    Ok(model)
+}
+
+/// The same before anything is compiled or read, within a limit.
+pub(crate) fn unread(checkpoint: Checkpoint, machine: &MachineArgs, memory: Limit) -> anyhow::Result<Model> {
     let (backend, place) = place(&machine.place, BackendName::Auto, CapsName::Vector4)?;
     let architecture = jtllm_models::arch::read(checkpoint.config())?;
     let trained = architecture.positions();
@@ -158,12 +182,9 @@ pub(crate) fn model(checkpoint: Checkpoint, machine: &MachineArgs) -> anyhow::Re
         values: cache_type(machine.cache_type_v),
         taps: false,
         sequences: 1,
+        memory,
     };
-    let mut model = Model::load(checkpoint, options, caches())?;
-    model.ready()?;
-    remark_threads(&model, machine.threads);
-    model.tell(Box::new(|what| say(Style::Alarm, format_args!("{what}"))));
-    Ok(model)
+    Ok(Model::load(checkpoint, options, caches())?)
 }
 
 /// Numbers of all tensors together.
@@ -239,14 +260,17 @@ fn guesses(speculation: Speculation) -> String {
 
 /// Where weights are.
 fn places(memory: &Memory) -> String {
-    let mut text = format!("{} mapped", bytes(memory.adopted));
-    if memory.packed > 0 {
-        let _infallible = write!(text, ", {} in the packed file", bytes(memory.packed));
+    let all = [
+        (memory.streamed, "within the limit"),
+        (memory.adopted, "mapped"),
+        (memory.packed, "in the packed file"),
+        (memory.copied, "copied"),
+    ];
+    let some = |(count, place): &(u64, &str)| (*count > 0).then(|| format!("{} {place}", bytes(*count)));
+    match all.iter().filter_map(some).collect::<Vec<_>>().join(", ") {
+        none if none.is_empty() => bytes(0),
+        places => places,
     }
-    if memory.copied > 0 || memory.packed == 0 {
-        let _infallible = write!(text, " and {} copied", bytes(memory.copied));
-    }
-    text
 }
 
 /// The numbers that are multiplied with weights.

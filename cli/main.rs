@@ -7,15 +7,19 @@ mod clean;
 mod doctor;
 mod download;
 mod embed;
+mod environment;
 mod failure;
 mod inspect;
 mod interrupt;
 mod load;
+mod memory;
 mod models;
 mod perplexity;
+mod plan;
 mod ps;
 mod run;
 mod sampling;
+mod size;
 mod template;
 mod terminal;
 mod tokenize;
@@ -43,6 +47,9 @@ fn main() {
 }
 
 fn execute(command: &Command) -> anyhow::Result<()> {
+    if !matches!(command, Command::Completions { .. }) {
+        environment::check()?;
+    }
     match command {
         Command::Run(args) => run::run(args),
         Command::Pull(args) => models::pull(args),
@@ -51,6 +58,7 @@ fn execute(command: &Command) -> anyhow::Result<()> {
         Command::Rm(args) => models::rm(args),
         Command::CleanCache(args) => clean::clean_cache(args),
         Command::Ps(args) => ps::ps(args),
+        Command::Plan(args) => plan::plan(args),
         Command::Verify(args) => verify::verify(args),
         Command::Bench(args) => bench::bench(args),
         Command::Perplexity(args) => perplexity::perplexity(args),

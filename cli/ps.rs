@@ -3,7 +3,9 @@
 //! Each of them keeps two files in the folder `running` beside the kernel cache: one says what it has, the other is
 //! locked for as long as it lives. The system lets go of a lock when its holder dies, however it dies.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -53,16 +55,31 @@ pub(crate) fn enter(engine: &Engine) {
     }
 }
 
-fn write(folder: &Path, told: &Value) -> std::io::Result<Entry> {
+fn write(folder: &Path, told: &Value) -> io::Result<Entry> {
     fs::create_dir_all(folder)?;
     let pid = std::process::id();
     let lock = folder.join(format!("{pid}.lock"));
-    let held = OpenOptions::new().create(true).truncate(false).write(true).open(&lock)?;
-    held.lock()?;
+    let held = claim(&lock)?;
     let (draft, file) = (folder.join(format!("{pid}.tmp")), folder.join(format!("{pid}.json")));
     fs::write(&draft, told.to_string())?;
     fs::rename(&draft, &file)?;
     Ok(Entry { told: file, lock, _held: held })
+}
+
+/// How often a lock's file may be swept away between its making and its locking.
+const CLAIMS_MAX: u32 = 16;
+
+/// Makes a file and locks it; it still has its name then.
+fn claim(lock: &Path) -> io::Result<File> {
+    for _ in 0..CLAIMS_MAX {
+        let held = OpenOptions::new().create(true).truncate(false).write(true).open(lock)?;
+        held.lock()?;
+        let others = File::open(lock).map(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
+        if others.is_ok_and(|locked| locked) {
+            return Ok(held);
+        }
+    }
+    Err(io::ErrorKind::ResourceBusy.into())
 }
 
 /// Takes back what [`enter`] said.
@@ -102,19 +119,22 @@ fn folder() -> Option<PathBuf> {
     }
 }
 
-/// What the living say, in the order of their numbers; what the dead said is deleted.
+/// What the living say, in the order of their numbers; what the dead have left is deleted, whatever they had come to.
 fn sweep(folder: &Path) -> Vec<Value> {
+    const ENDS: [&str; 3] = ["lock", "tmp", "json"];
+    let paths = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let ours = paths.filter(|path| {
+        let pid = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u32>().ok());
+        pid.is_some() && path.extension().is_some_and(|end| ENDS.iter().any(|known| end == *known))
+    });
+    let all: BTreeSet<PathBuf> = ours.map(|path| path.with_extension("json")).collect();
     let mut living = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let file = entry.path();
-        if file.extension().is_none_or(|extension| extension != "json") {
-            continue;
-        }
+    for file in all {
         let lock = file.with_extension("lock");
         let is_held =
             File::open(&lock).is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)));
         if !is_held {
-            let _swept = [fs::remove_file(&file), fs::remove_file(&lock)];
+            let _swept = ENDS.map(|end| fs::remove_file(file.with_extension(end)));
         } else if fs::metadata(&file).is_ok_and(|found| found.len() <= ENTRY_LEN_MAX) {
             living.extend(fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok()));
         }

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use crate::args::{AnswerArgs, PromptArgs, RunArgs, SpecType};
 use crate::failure::{Interrupted, OutputClosed, Usage};
 use crate::terminal::{Style, print, print_json, say};
-use crate::{chat, interrupt, load, ps, sampling};
+use crate::{chat, interrupt, load, memory, ps, sampling};
 
 /// A model with its words, ready to answer.
 pub(crate) struct Speaker {
@@ -334,11 +334,13 @@ fn once(speaker: &mut Speaker, args: &RunArgs, prompt: &str) -> anyhow::Result<(
     let answer = speaker.answer(&request, &mut sampler, show)?;
     if args.answer.json {
         let mut report = report(&answer, &request);
+        report["memory"] = memory::report(speaker.engine.model());
         report["sampling"] = sampling::report(sampler.sampling(), sampler.seed());
         report["model"] = json!(speaker.engine.model().checkpoint().path().display().to_string());
         print_json(&report)?;
     } else {
         say(Style::Faint, format_args!("{}", pace(&answer.timings)));
+        memory::spent(speaker.engine.model());
     }
     match answer.finish {
         Finish::Cancelled => Err(Interrupted.into()),

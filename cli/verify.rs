@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::args::{BackendName, CapsName, VerifyArgs};
 use crate::failure::Usage;
 use crate::load;
+use crate::memory;
 use crate::terminal::{Style, print, print_json, say};
 use golden::Golden;
 
@@ -163,6 +164,7 @@ fn engine(args: &VerifyArgs, context: usize, taps: bool) -> anyhow::Result<Engin
         values: DType::F32,
         taps,
         sequences: 1,
+        memory: memory::limit(&args.memory, &checkpoint)?,
     };
     // The cache of kernels is left alone: what is verified is what this program compiles now.
     let mut model = Model::load(checkpoint, options, KernelCache::off("comparisons compile anew"))?;

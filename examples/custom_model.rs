@@ -24,6 +24,7 @@ use jtllm_runtime::ir::build::{
     rotary_table, rotate, silu, write_keys, write_values,
 };
 use jtllm_runtime::ir::{DType, Expr, Graph, Node, ScalarOp};
+use jtllm_runtime::residence::Limit;
 use jtllm_serve::{Backend, Engine, LoadOptions, Model, Place, Request};
 use serde_json::{Map, Value, json};
 
@@ -246,6 +247,7 @@ fn generate(folder: &Path, backend: Backend, prompt: &[u32]) -> Result<(Vec<f32>
         values: DType::F32,
         taps: false,
         sequences: 1,
+        memory: Limit::default(),
     };
     // An architecture with a row in `jtllm_models::arch::ARCHITECTURES` is found by the name in its
     // configuration, and `Model::load` will do.

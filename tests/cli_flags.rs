@@ -10,8 +10,9 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use support::{FRANCE, answer, failure, fixture, json, root, run, stderr};
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "run",
+    "plan",
     "pull",
     "list",
     "show",
@@ -91,6 +92,8 @@ const RUN: &[Case] = &[
     ("--threads", &["--threads", "3"], Start),
     ("--backend", &["--backend", "interp"], Start),
     ("--compute", &["--compute", "bf16"], Start),
+    ("--mem-limit", &[], Test("cli_environment.rs", "s15_the_variables_of_jittor_behave_as_flags")),
+    ("--vram-limit", &[], Test("cli_environment.rs", "a_limit_of_the_device_leaves_layers_on_the_processor")),
     ("--device", &[], Test("cli_place.rs", "a_device_that_is_not_there_ends_with_status_7")),
     ("--n-gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
     ("--gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
@@ -148,6 +151,8 @@ const CUT: &[&str] = &["--ignore-eos", "-n", "40", "--temp", "3", "-s", "5", "--
 const VERIFY: &[Case] = &[
     ("--model", &[], Test("cli_verify.rs", "the_demo_model_passes_by_its_tokens_and_largest_logits")),
     ("--backend", &[], Test("cli_verify.rs", "a_tiny_llama_passes_on_every_backend")),
+    ("--mem-limit", &[], Test("cli_environment.rs", "s15_the_variables_of_jittor_behave_as_flags")),
+    ("--vram-limit", &[], Test("cli_environment.rs", "a_limit_of_the_device_leaves_layers_on_the_processor")),
     ("--device", &[], Test("cli_place.rs", "a_device_that_is_not_there_ends_with_status_7")),
     ("--n-gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
     ("--gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
@@ -171,6 +176,8 @@ const BENCH: &[Case] = &[
     ("--output", &[], Test("cli.rs", "bench_has_the_fields_of_llama_bench")),
     ("--kernels", &[], Test("cli_bench.rs", "golden_kernels_of_the_demo_model")),
     ("--backend", &[], Test("cli_place.rs", "reports_name_the_device")),
+    ("--mem-limit", &[], Test("cli_environment.rs", "s15_the_variables_of_jittor_behave_as_flags")),
+    ("--vram-limit", &[], Test("cli_environment.rs", "a_limit_of_the_device_leaves_layers_on_the_processor")),
     ("--device", &[], Test("cli_place.rs", "a_device_that_is_not_there_ends_with_status_7")),
     ("--n-gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
     ("--gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
@@ -228,6 +235,8 @@ const EMBED: &[Case] = &[
     ("--json", &[], Test("cli_embed.rs", "one_object_has_the_vectors_in_order_and_counts_tokens")),
     ("--threads", &[], Test("cli_embed.rs", "every_backend_gives_the_vectors_of_the_reference")),
     ("--backend", &[], Test("cli_embed.rs", "every_backend_gives_the_vectors_of_the_reference")),
+    ("--mem-limit", &[], Test("cli_environment.rs", "s15_the_variables_of_jittor_behave_as_flags")),
+    ("--vram-limit", &[], Test("cli_environment.rs", "a_limit_of_the_device_leaves_layers_on_the_processor")),
     ("--device", &[], Test("cli_place.rs", "a_device_that_is_not_there_ends_with_status_7")),
     ("--n-gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
     ("--gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
@@ -262,6 +271,28 @@ const PERPLEXITY: &[Case] = &[
     ("--cache-type-k", &[], Test("cli_perplexity.rs", "every_backend_measures_the_same")),
     ("--cache-type-v", &[], Test("cli_perplexity.rs", "every_backend_measures_the_same")),
     ("--backend", &[], Test("cli_perplexity.rs", "every_backend_measures_the_same")),
+    ("--mem-limit", &[], Test("cli_environment.rs", "s15_the_variables_of_jittor_behave_as_flags")),
+    ("--vram-limit", &[], Test("cli_environment.rs", "a_limit_of_the_device_leaves_layers_on_the_processor")),
+    ("--device", &[], Test("cli_place.rs", "a_device_that_is_not_there_ends_with_status_7")),
+    ("--n-gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    ("--gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
+    (
+        "--require-gpu",
+        &[],
+        Test("cli_place.rs", "auto_takes_the_processor_where_there_is_nothing_else_and_says_why"),
+    ),
+];
+
+const PLAN: &[Case] = &[
+    ("--json", &[], Test("cli_plan.rs", "what_streams_is_foreseen_to_the_byte_a_token")),
+    ("--ctx-size", &[], Test("cli_plan.rs", "flags_change_what_is_foreseen")),
+    ("--threads", &[], Test("cli_plan.rs", "flags_change_what_is_foreseen")),
+    ("--compute", &[], Test("cli_plan.rs", "flags_change_what_is_foreseen")),
+    ("--cache-type-k", &[], Test("cli_plan.rs", "flags_change_what_is_foreseen")),
+    ("--cache-type-v", &[], Test("cli_plan.rs", "flags_change_what_is_foreseen")),
+    ("--backend", &[], Test("cli_plan.rs", "s14_what_cannot_run_is_refused_with_what_is_missing_by_both")),
+    ("--mem-limit", &[], Test("cli_plan.rs", "what_streams_is_foreseen_to_the_byte_a_token")),
+    ("--vram-limit", &[], Test("cli_environment.rs", "a_limit_of_the_device_leaves_layers_on_the_processor")),
     ("--device", &[], Test("cli_place.rs", "a_device_that_is_not_there_ends_with_status_7")),
     ("--n-gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
     ("--gpu-layers", &[], Test("cli_place.rs", "layers_are_counted_from_the_head_backwards")),
@@ -288,6 +319,7 @@ fn cases(command: &str) -> &'static [Case] {
         "bench" => BENCH,
         "inspect" => INSPECT,
         "perplexity" => PERPLEXITY,
+        "plan" => PLAN,
         "tokenize" => TOKENIZE,
         "template" => TEMPLATE,
         "doctor" => DOCTOR,
@@ -337,7 +369,9 @@ fn c04_every_command_of_the_help_is_known() {
     let help = answer(&["--help"]);
     let (_, list) = help.split_once("Commands:").unwrap();
     let (list, _) = list.split_once("Options:").unwrap();
-    let names: Vec<&str> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    // A long description goes on in lines that begin further to the right.
+    let named = list.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let names: Vec<&str> = named.filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(names, COMMANDS);
 }
 

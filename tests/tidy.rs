@@ -30,13 +30,13 @@ const EDGES: &[(&str, &[&str])] = &[
 const TEST_ONLY: &[&str] = &["xtask", "jtllm-fuzz", "jtllm-ptxsim", "jtllm-mockcuda"];
 
 /// Inputs and situations that must be answered well, by the names that the acceptance list gives them:
-/// F files, D downloads, T text and tokens, C the command line. Each needs a test that is named after it.
+/// F files, D downloads, S limits of memory, T text and tokens, C the command line. Each needs a test that is named after it.
 const ACCEPTANCE: &[&str] = &[
     "f01", "f02", "f03", "f04", "f05", "f06", "f07", "f08", "f09", "f10", "f11", "f13", "f14", "f15", "f16",
     "f17", "f18", "f19", "f20", "f21", "f22", "f23", "f24", "f25", "f26", "f27", "f28", "f29", "f30", "f31",
     "f32", "f33", "f34", "f35", "f37", "f40", "t01", "t02", "t03", "t04", "t05", "t06", "t07", "t08", "c01",
     "c03", "c04", "c05", "c07", "c09", "d01", "d02", "d03", "d04", "d05", "d06", "d07", "d08", "d09", "d10",
-    "d11", "d12", "d13", "d14", "d15", "d16",
+    "d11", "d12", "d13", "d14", "d15", "d16", "s14", "s15",
 ];
 
 fn root() -> &'static Path {

@@ -58,6 +58,28 @@ pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result
     own.read(buffer)
 }
 
+/// Says whether only a few pages of a mapped file will be touched. Nothing depends on it.
+#[cfg(unix)]
+pub(crate) fn expect_few(map: &memmap2::Mmap, few: bool) {
+    let _ = map.advise(if few { memmap2::Advice::Random } else { memmap2::Advice::Normal });
+}
+
+/// The system finds that out by itself.
+#[cfg(not(unix))]
+pub(crate) fn expect_few(_map: &memmap2::Mmap, _few: bool) {}
+
+/// Takes a mapped file's pages out of this process's memory and, where nobody else uses them, out of the system's.
+#[cfg(target_os = "linux")]
+pub(crate) fn give_back(map: &memmap2::Mmap, file: &File) {
+    // SAFETY: the pages are a file's, shared and only read: touched again, they are the file's bytes again.
+    let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+}
+
+/// Pages of files are the system's own affair here.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn give_back(_map: &memmap2::Mmap, _file: &File) {}
+
 #[cfg(unix)]
 fn node(metadata: &Metadata) -> (u64, u64) {
     use std::os::unix::fs::MetadataExt;

@@ -11,7 +11,6 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
@@ -25,9 +24,6 @@ const VERSION: u32 = 1;
 
 /// No kernel comes near it; a larger file is not ours and is not read.
 const PAYLOAD_BYTES_MAX: u64 = 64 << 20;
-
-/// A temporary file this old was left by a process that died.
-const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// Tells apart the temporary files of one process.
 static WRITES: AtomicU64 = AtomicU64::new(0);
@@ -92,8 +88,8 @@ pub struct KernelCache {
 }
 
 impl KernelCache {
-    /// Opens the cache in `folder`, or in the folder `kernels` of `$JTLLM_CACHE`, `$XDG_CACHE_HOME/jtllm` or
-    /// `~/.cache/jtllm`, whichever is given first; creates it where missing. A folder that cannot be used turns the
+    /// Opens the cache in `folder`, or in the folder `kernels` of `$JTLLM_CACHE`, `$JITTOR_HOME/.cache/jtllm`,
+    /// `$XDG_CACHE_HOME/jtllm` or `~/.cache/jtllm`, whichever is given first; creates it where missing. A folder that cannot be used turns the
     /// cache off, with a reason in [`KernelCache::status`]; kernels are then compiled at each start.
     pub fn open(folder: Option<PathBuf>) -> KernelCache {
         KernelCache::open_in(folder, |name| std::env::var_os(name))
@@ -202,6 +198,7 @@ struct Damaged;
 pub(crate) fn default_folder(name: &str, environment: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let path = |name: &str| environment(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     path("JTLLM_CACHE")
+        .or_else(|| path("JITTOR_HOME").map(|home| home.join(".cache/jtllm")))
         // The XDG rules tell to ignore a relative path.
         .or_else(|| path("XDG_CACHE_HOME").filter(|path| path.is_absolute()).map(|path| path.join("jtllm")))
         .or_else(|| path("HOME").map(|path| path.join(".cache/jtllm")))
@@ -213,10 +210,9 @@ pub(crate) fn default_folder(name: &str, environment: impl Fn(&str) -> Option<Os
 fn prepare(folder: &Path) -> Result<(), String> {
     os::create_private_folder(folder).map_err(|error| error.to_string())?;
     os::check_private(folder)?;
-    let old = |path: &PathBuf| {
-        let modified = fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
-        modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > ABANDONED))
-    };
+    // Who writes one holds its lock. In the moment before that it may be taken for a dead process's: then that kernel is
+    // compiled once more.
+    let old = |path: &PathBuf| File::open(path).is_ok_and(|file| file.try_lock().is_ok());
     let files = list(folder).map_err(|error| error.source.to_string())?;
     for path in files.into_iter().filter(|path| has_extension(path, "tmp")).filter(old) {
         let _ = fs::remove_file(path);
@@ -246,6 +242,8 @@ fn write(path: &Path, key: u128, payload: &[u8]) -> io::Result<()> {
     header.extend_from_slice(&(payload.len() as u64).to_le_bytes());
     header.extend_from_slice(&xxh3_64(payload).to_le_bytes());
     let mut file = os::create_private_file(path)?;
+    // Where locks are not to be had, a file that is swept away while it is written is a kernel that is not kept.
+    let _ = file.try_lock();
     file.write_all(&header)?;
     // Not synchronised to the disk: an entry torn by a power cut fails its checksum and is compiled again.
     file.write_all(payload)

@@ -23,7 +23,7 @@ use jtllm_codegen::target::{Artifact, Target};
 use self::threads::PinnedCaller;
 
 pub use crate::error::DeviceError;
-pub(crate) use host::settle;
+pub(crate) use host::{lent, settle};
 
 /// Bytes of a model file or of the binary.
 pub trait FileBytes: AsRef<[u8]> + Send + Sync {

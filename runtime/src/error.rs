@@ -4,6 +4,9 @@ use std::fmt;
 use std::path::PathBuf;
 
 use jtllm_codegen::target::EmitError;
+use jtllm_swap::SwapError;
+
+use crate::residence::TooLow;
 
 /// An error of the world: memory, devices, files. Legality was checked before.
 #[derive(Clone, Debug)]
@@ -83,6 +86,17 @@ pub enum Error {
         /// What is wrong, and what became of the file.
         why: String,
     },
+    /// A model's file cannot be read, or is not what it was when the model was loaded.
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Weights did not come in time.
+    Swap(SwapError),
+    /// The memory limit is too low for the model.
+    Limit(TooLow),
     /// A graph breaks a rule; always a fault of the program that built it.
     Graph {
         /// The graph's name.
@@ -104,6 +118,9 @@ impl fmt::Display for Error {
             Error::Emit(error) => error.fmt(f),
             Error::Weight { name, why } => write!(f, "weight {name}: {why}"),
             Error::Packed { file, why } => write!(f, "packed weights in {}: {why}", file.display()),
+            Error::File { file, why } => write!(f, "{}: {why}", file.display()),
+            Error::Swap(error) => write!(f, "weights cannot be read: {error}"),
+            Error::Limit(error) => error.fmt(f),
             Error::Graph { graph, faults } => write!(f, "graph {graph} is malformed: {faults}"),
             Error::Pass { why } => write!(f, "a pass cannot run: {why}"),
         }
@@ -113,7 +130,8 @@ impl fmt::Display for Error {
 impl Error {
     /// Whether a device had no room.
     pub fn is_full(&self) -> bool {
-        matches!(self, Error::Device(DeviceError::OutOfMemory { .. } | DeviceError::TooSmall { .. }))
+        use DeviceError::{OutOfMemory, TooSmall};
+        matches!(self, Error::Limit(_) | Error::Device(OutOfMemory { .. } | TooSmall { .. }))
     }
 }
 
@@ -122,6 +140,8 @@ impl std::error::Error for Error {
         match self {
             Error::Device(error) => Some(error),
             Error::Emit(error) => Some(error),
+            Error::Swap(error) => Some(error),
+            Error::Limit(error) => Some(error),
             _ => None,
         }
     }

@@ -168,6 +168,13 @@ pub fn peak_resident_bytes() -> Option<u64> {
     kilobytes(&read(Path::new("/proc/self/status"))?, "VmHWM:")
 }
 
+/// Bytes that the process has read from disks and written to them, where the system tells.
+pub fn disk_bytes() -> Option<[u64; 2]> {
+    let text = read(Path::new("/proc/self/io"))?;
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok();
+    Some([field("read_bytes:")?, field("write_bytes:")?])
+}
+
 /// The text of a small file of the system, none where it cannot be read. Longer ones (`cpuinfo` of a large machine)
 /// are cut: what is wanted stands at the top.
 fn read(path: &Path) -> Option<String> {

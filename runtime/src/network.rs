@@ -21,6 +21,8 @@ use crate::error::{DeviceError, Error};
 use crate::packed::Keeping;
 use crate::plan::{Bindings, Plan, Sizes, bytes_of, positions};
 use crate::program::artifact;
+use crate::residence::outlook::{Change, Outlook, Rates};
+use crate::residence::{Limit, Own, PlanId, Residence, held};
 use crate::trace::{Extent, Trace};
 use crate::weights::{Locate, Wanted, Weights};
 pub(crate) use inputs::Inputs;
@@ -157,6 +159,9 @@ pub const TILE: usize = 16;
 /// The table's width is a multiple of this many pages, so that blocks of attention never straddle its end.
 const TABLE_STEP: usize = 8;
 
+/// How often logits are in memory on their way out: as bytes, as numbers of a pass, and as those of all its heads.
+const LOGITS_COPIES: u64 = 3;
+
 /// After so many decoded tokens weights [settle](Weights::settle): what that costs, as many more tokens win.
 const SETTLING_PASSES: usize = 16;
 
@@ -214,6 +219,19 @@ impl Network {
         self
     }
 
+    /// Keeps weights within a limit where the device's memory is the host's.
+    pub fn within(mut self, limit: &Limit) -> Network {
+        if let Some(residence) = Residence::new(limit).filter(|_| self.device.is_host()) {
+            self.weights.within(residence);
+        }
+        self
+    }
+
+    /// Where weights come and go, if there is a limit.
+    pub fn residence(&self) -> Option<&Residence> {
+        self.weights.residence().map(|residence| &**residence)
+    }
+
     /// The device.
     pub fn device(&self) -> &dyn Device {
         &*self.device
@@ -266,12 +284,7 @@ impl Network {
         if self.plans.contains_key(&(part, bucket)) {
             return Ok(());
         }
-        let begin = std::time::Instant::now();
-        let compilation = self.compile(part, bucket)?;
-        self.compiled.time += begin.elapsed();
-        self.check_room(std::slice::from_ref(&compilation))?;
-        self.bind_weights(std::slice::from_ref(&compilation), locate)?;
-        self.install(part, bucket, compilation)
+        self.prepare_all(vec![(part, bucket)], locate)
     }
 
     /// The kernels of a part, not yet emitted.
@@ -300,9 +313,36 @@ impl Network {
     }
 
     /// Makes the plans that one sequence needs: for its prompt and for decoding.
-    pub fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
+    pub(crate) fn prepare_first(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
         let one = Bucket::Fixed(1);
-        self.prepare_all(vec![(Part::Body, Bucket::Many), (Part::Body, one), (Part::Head, one)], locate)
+        let mut parts = vec![(Part::Body, Bucket::Many), (Part::Body, one), (Part::Head, one)];
+        if self.residence().is_some() {
+            // Made later, when several tokens are guessed, each would have what stays in memory read anew.
+            let more = [2, 4, 8, SEQUENCES].map(Bucket::Fixed);
+            parts.extend(more.iter().flat_map(|rows| [(Part::Body, *rows), (Part::Head, *rows)]));
+        }
+        self.prepare_all(parts, locate)
+    }
+
+    /// What decoding is going to cost within the limit, by plans that are there; nothing without a limit.
+    ///
+    /// # Errors
+    /// The limit is too low.
+    pub fn outlook(&self, rates: &Rates, change: &Change) -> Result<Option<Outlook>, Error> {
+        let Some(residence) = self.residence() else { return Ok(None) };
+        let parts = [Part::Body, Part::Head].map(|part| self.plans.get(&(part, Bucket::Fixed(1))));
+        let plans: Vec<PlanId> = parts.into_iter().flatten().filter_map(Plan::id).collect();
+        residence.outlook(&plans, rates, change).map(Some)
+    }
+
+    /// Has the plans that one sequence needs, and begins to read.
+    pub fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
+        self.prepare_first(locate)?;
+        let one = Bucket::Fixed(1);
+        // A limit that is too low is heard of now, and the first weights come while the prompt is typed.
+        let first = [(Part::Body, Bucket::Many), (Part::Head, one)];
+        let plans: Vec<PlanId> = first.iter().filter_map(|key| self.plans[key].id()).collect();
+        self.residence().map_or(Ok(()), |residence| residence.arrange(&plans))
     }
 
     /// Makes the plans that are not there, compiled side by side.
@@ -312,6 +352,13 @@ impl Network {
         locate: &Locate<'_>,
     ) -> Result<(), Error> {
         parts.retain(|key| !self.plans.contains_key(key));
+        if parts.is_empty() {
+            return Ok(());
+        }
+        if let Some(residence) = self.residence() {
+            residence.retire();
+        }
+        let before = held();
         let begin = std::time::Instant::now();
         let compiled: Vec<Compilation> =
             parts.par_iter().map(|(part, bucket)| self.compile(*part, *bucket)).collect::<Result<_, _>>()?;
@@ -321,7 +368,21 @@ impl Network {
         for ((part, bucket), compilation) in parts.into_iter().zip(compiled) {
             self.install(part, bucket, compilation)?;
         }
+        if let Some(residence) = self.residence() {
+            residence.own(self.own(), held().saturating_sub(before));
+        }
         Ok(())
+    }
+
+    /// What this model holds of memory beside weights that come and go.
+    fn own(&self) -> Own {
+        let hidden = self.hidden.as_ref().map_or(0, |span| span.len);
+        let logits = self.plans.values().filter_map(|plan| plan.output("logits")).map(|span| span.len).max();
+        Own {
+            cache: self.state_bytes(),
+            buffers: self.buffer_bytes() + hidden + logits.unwrap_or(0) * LOGITS_COPIES,
+            copied: self.weights.copied_bytes,
+        }
     }
 
     /// The head reads its rows where the last body left them: in one buffer, copied there after each body.
@@ -451,8 +512,29 @@ impl Network {
         locate: &Locate<'_>,
         mut trace: Option<&mut Trace>,
     ) -> Result<Vec<f32>, Error> {
+        self.arrange(batch, true, locate)?;
         let bucket = self.body(batch, &[], locate, trace.as_deref_mut())?;
         self.head(batch, bucket, locate, trace)
+    }
+
+    /// Where weights come and go: says what the pass of a batch runs, with its head if there is one here and somebody
+    /// wants logits.
+    pub(crate) fn arrange(
+        &mut self,
+        batch: &Batch,
+        has_head: bool,
+        locate: &Locate<'_>,
+    ) -> Result<(), Error> {
+        if self.residence().is_none() {
+            return Ok(());
+        }
+        let mut parts = vec![(Part::Body, body_bucket(batch, self.graphs.chunk())?.0)];
+        if let Some(first) = batch.wanted.chunks(self.graphs.chunk()).next().filter(|_| has_head) {
+            parts.push((Part::Head, head_bucket(first.len()).0));
+        }
+        self.prepare_all(parts.clone(), locate)?;
+        let plans: Vec<PlanId> = parts.iter().filter_map(|key| self.plans[key].id()).collect();
+        self.residence().map_or(Ok(()), |residence| residence.arrange(&plans))
     }
 
     /// Runs the body, which takes `carried` from another part of it.

@@ -21,14 +21,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::cache::{CacheError, Size, Status, default_folder, has_extension, list};
+use crate::error::Error;
 use crate::os;
 pub use crate::weights::pack::PACKING_VERSION;
 use crate::weights::pack::Packing;
-pub(crate) use file::PackedFile;
+pub(crate) use file::{PackedFile, damaged};
 pub use table::Origin;
 use table::{ALIGNMENT, Entry, Head};
 pub(crate) use write::Chunks;
-use write::Refusal;
+use write::{Refusal, Way};
 
 /// Ends the names of packed files.
 const EXTENSION: &str = "packed";
@@ -182,17 +183,13 @@ impl PackedFolder {
             .fold(Size::default(), |size, len| Size { entries: size.entries + 1, bytes: size.bytes + len }))
     }
 
-    /// Removes every file but those that another process is writing. Whoever has one mapped keeps it until it ends.
+    /// Removes every file but those that a process writes or has open.
     ///
     /// # Errors
     /// The folder cannot be listed or a file cannot be removed.
     pub fn clear(&self) -> Result<(), CacheError> {
         for path in self.files()? {
-            let removed = match has_extension(&path, "tmp") {
-                true => abandoned(&path),
-                false => fs::remove_file(&path),
-            };
-            match removed {
+            match remove_unused(&path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(CacheError { path, action: "remove", source });
                 }
@@ -212,11 +209,12 @@ impl PackedFolder {
     fn sweep(&self) {
         for path in self.files().unwrap_or_default() {
             if has_extension(&path, "tmp") {
-                let _ = abandoned(&path);
-            } else if let Ok(Some((_, head))) = file::head(&path)
+                let _ = remove_unused(&path);
+            } else if let Ok(Some((file, head))) = file::head(&path)
                 && head.origins.iter().any(Origin::is_gone)
             {
-                let _ = fs::remove_file(&path);
+                drop(file);
+                let _ = remove_unused(&path);
             }
         }
     }
@@ -249,8 +247,8 @@ impl PackedFolder {
     }
 }
 
-/// Removes an unfinished file unless a process is writing it.
-fn abandoned(path: &Path) -> io::Result<()> {
+/// Removes a file unless a process writes it or has it open.
+fn remove_unused(path: &Path) -> io::Result<()> {
     match File::open(path)?.try_lock() {
         Err(TryLockError::WouldBlock) => Ok(()),
         Err(TryLockError::Error(error)) => Err(error),
@@ -348,12 +346,47 @@ impl Keeping {
     }
 }
 
+/// What became of a file that was to be written.
+pub(crate) enum Written {
+    /// It is there.
+    Whole,
+    /// Another process is writing it.
+    Busy,
+    /// It cannot be, as was said.
+    Refused,
+}
+
 impl Draft {
+    /// Writes the file before anybody reads it, without a trace in the page cache. `chunks` is asked as in
+    /// [`Draft::write`].
+    ///
+    /// # Errors
+    /// The weights cannot be had.
+    pub(crate) fn write_past_cache(mut self, chunks: &mut Chunks<'_>) -> Result<Written, Error> {
+        self.folder.sweep();
+        match write::write(&self.folder, &self.path, &mut self.head, chunks, Way::PastCache) {
+            Ok(()) => Ok(Written::Whole),
+            Err(Refusal::Busy) => Ok(Written::Busy),
+            Err(Refusal::Weights(error)) => Err(error),
+            Err(refusal) => {
+                self.say(refusal);
+                Ok(Written::Refused)
+            }
+        }
+    }
+
     /// Writes the file, if nothing is in the way; `chunks` gives the bytes of a chunk of a plane, numbered in the
     /// order of the weights. What is in the way is said once: the weights are in memory in any case.
     pub(crate) fn write(mut self, chunks: &mut Chunks<'_>) {
         self.folder.sweep();
-        let Err(refusal) = write::write(&self.folder, &self.path, &mut self.head, chunks) else { return };
+        match write::write(&self.folder, &self.path, &mut self.head, chunks, Way::Cached) {
+            Ok(()) => {}
+            Err(refusal) => self.say(refusal),
+        }
+    }
+
+    /// Says what is in the way.
+    fn say(&self, refusal: Refusal) {
         let place = self.path.parent().unwrap_or(Path::new("")).display().to_string();
         let why = match refusal {
             Refusal::Busy => return,

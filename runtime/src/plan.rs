@@ -13,11 +13,12 @@ use jtllm_ir::build::PAGE;
 use jtllm_ir::expr::{Environment, Kind, Symbol};
 use jtllm_ir::graph::element_count;
 use jtllm_ir::{DType, Expr, Node, Op};
-use jtllm_swap::Space;
+use jtllm_swap::{BlobId, Space};
 
 use crate::device::{Device, Mem, Program, Recorded, Span, Tape};
 use crate::error::Error;
 use crate::ready::Ready;
+use crate::residence::{PlanId, Residence};
 use crate::trace::Trace;
 use crate::weights::Weights;
 use cost::Cost;
@@ -55,6 +56,8 @@ pub struct Plan {
     inputs: HashMap<String, (Span, DType)>,
     outputs: BTreeMap<String, (Span, Vec<Expr>)>,
     symbols: Span,
+    /// Where the weights that steps read come and go, if they do, and the plan's name there.
+    stream: Option<(Arc<Residence>, PlanId)>,
     /// The launches as the device recorded them, once a pass has asked for it.
     tape: Mutex<Recording>,
     /// Bytes of buffers that live inside a pass.
@@ -172,10 +175,11 @@ impl Plan {
                 ready,
             });
         }
+        let stream = builder.stream();
         let fixed_bytes = builder.fixed_bytes;
         let symbols = device.alloc(SYMBOL_BLOCK)?.span();
         let tape = Mutex::new(Recording::NotTried);
-        Ok(Plan { compilation, steps, inputs, outputs, symbols, tape, arena_bytes, fixed_bytes })
+        Ok(Plan { compilation, steps, inputs, outputs, symbols, stream, tape, arena_bytes, fixed_bytes })
     }
 
     /// The rows that must be gathered before a pass.
@@ -204,6 +208,11 @@ impl Plan {
         Some(element_count(&shape[1..]).as_int()?.max(0) as usize)
     }
 
+    /// What it is called where its weights come and go.
+    pub(crate) fn id(&self) -> Option<PlanId> {
+        self.stream.as_ref().map(|(_, id)| *id)
+    }
+
     /// How many launches a pass takes.
     pub fn step_count(&self) -> usize {
         self.steps.len()
@@ -224,7 +233,8 @@ impl Plan {
         device.write(&self.symbols, &block)?;
         match trace {
             Some(trace) => self.launch(device, sizes, Some(trace)),
-            None if self.replay(device, sizes)? => Ok(()),
+            // Weights that come and go have no address that could be recorded.
+            None if self.stream.is_none() && self.replay(device, sizes)? => Ok(()),
             None => self.launch(device, sizes, None),
         }
     }
@@ -232,29 +242,49 @@ impl Plan {
     /// Launches one step after another.
     fn launch(&self, device: &dyn Device, sizes: &Sizes, mut trace: Option<&mut Trace>) -> Result<(), Error> {
         let _pinned = device.pin();
-        for (number, step) in self.steps.iter().enumerate() {
-            let groups = self.groups(step, sizes);
-            if groups.contains(&0) {
-                continue;
+        let mut turn = match &self.stream {
+            Some((residence, plan)) => Some(residence.enter(*plan)?),
+            None => None,
+        };
+        for number in 0..self.steps.len() {
+            let trace = trace.as_deref_mut();
+            match &mut turn {
+                Some(turn) => turn.step(number, || self.launch_one(device, number, sizes, trace))?,
+                None => self.launch_one(device, number, sizes, trace)?,
             }
-            if trace.is_some() {
-                device.finish()?;
-            }
-            step.wait()?;
-            let begin = Instant::now();
-            device.launch(&step.program, groups, &self.symbols, &step.args)?;
-            if let Some(trace) = trace.as_deref_mut() {
-                device.finish()?;
-                let (time, extent) = (begin.elapsed(), trace.extent);
-                let compilation = &self.compilation;
-                let cost = step.cost.get_or_init(|| Cost::of(compilation, number, &step.args));
-                let key = (Arc::as_ptr(compilation).addr(), step.kernel);
-                let entry = trace.entry(key, || cost::name(compilation, number));
-                entry.launches += 1;
-                entry.groups += groups.iter().map(|n| u64::from(*n)).product::<u64>();
-                entry.time += time;
-                cost.add(entry, sizes, extent);
-            }
+        }
+        Ok(())
+    }
+
+    fn launch_one(
+        &self,
+        device: &dyn Device,
+        number: usize,
+        sizes: &Sizes,
+        trace: Option<&mut Trace>,
+    ) -> Result<(), Error> {
+        let step = &self.steps[number];
+        let groups = self.groups(step, sizes);
+        if groups.contains(&0) {
+            return Ok(());
+        }
+        if trace.is_some() {
+            device.finish()?;
+        }
+        step.wait()?;
+        let begin = Instant::now();
+        device.launch(&step.program, groups, &self.symbols, &step.args)?;
+        if let Some(trace) = trace {
+            device.finish()?;
+            let (time, extent) = (begin.elapsed(), trace.extent);
+            let compilation = &self.compilation;
+            let cost = step.cost.get_or_init(|| Cost::of(compilation, number, &step.args));
+            let key = (Arc::as_ptr(compilation).addr(), step.kernel);
+            let entry = trace.entry(key, || cost::name(compilation, number));
+            entry.launches += 1;
+            entry.groups += groups.iter().map(|n| u64::from(*n)).product::<u64>();
+            entry.time += time;
+            cost.add(entry, sizes, extent);
         }
         Ok(())
     }
@@ -475,6 +505,23 @@ impl Builder<'_> {
             constants.insert(node, span);
         }
         Ok(constants)
+    }
+
+    /// Says which blobs each step reads to where they come and go.
+    fn stream(&self) -> Option<(Arc<Residence>, PlanId)> {
+        let residence = self.bindings.weights.residence()?;
+        let blobs = |step: &jtllm_codegen::Step| {
+            let planes = step.arguments.iter().filter_map(|argument| match argument {
+                Argument::Weight(name) | Argument::Part(name, _) => self.bindings.weights.plane(name)?.blob,
+                _ => None,
+            });
+            let mut blobs: Vec<BlobId> = planes.collect();
+            blobs.sort_unstable();
+            blobs.dedup();
+            blobs
+        };
+        let plan = residence.register(self.compilation.steps.iter().map(blobs).collect());
+        Some((residence.clone(), plan))
     }
 
     /// Whether a weight is there.

@@ -5,6 +5,7 @@
 //! it has never touched. Only optimised builds give meaningful figures.
 
 mod device;
+mod disk;
 mod limits;
 #[cfg(target_arch = "x86_64")]
 mod narrow;
@@ -18,6 +19,7 @@ use crate::machine::Machine;
 use crate::memory::{HostBuffer, MemoryError};
 
 pub use device::copy_bandwidth;
+pub use disk::disk_bandwidth;
 pub use limits::{Limits, Reach};
 pub use peak::{Multiplied, peak};
 

@@ -19,6 +19,11 @@ pub trait Runner: Send {
     /// Does now what the first passes of one sequence would do first: compiles, and reads the weights.
     fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error>;
 
+    /// The same without reading weights, where they come and go within a limit.
+    fn prepare(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
+        self.ready(locate)
+    }
+
     /// Runs the pass of a tile of an image that has so many rows; its outputs are taps.
     fn image(&mut self, tokens: usize, pixels: &[f32], locate: &Locate<'_>) -> Result<(), Error>;
 
@@ -44,6 +49,10 @@ impl Runner for Network {
 
     fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
         Network::ready(self, locate)
+    }
+
+    fn prepare(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
+        self.prepare_first(locate)
     }
 
     fn image(&mut self, tokens: usize, pixels: &[f32], locate: &Locate<'_>) -> Result<(), Error> {

@@ -12,6 +12,7 @@ use crate::device::Device;
 use crate::error::Error;
 use crate::network::{Batch, Bucket, Graphs, Network, Part};
 use crate::packed::Keeping;
+use crate::residence::Limit;
 use crate::runner::Runner;
 use crate::trace::Trace;
 use crate::weights::Locate;
@@ -63,6 +64,11 @@ impl Split {
         }
     }
 
+    /// Keeps the weights of those layers within a limit whose device's memory is the host's.
+    pub fn within(self, limit: &Limit) -> Split {
+        Split { front: self.front.within(limit), back: self.back.within(limit) }
+    }
+
     /// Keeps packed weights, and looks for those that were kept.
     pub fn keeping(self, keeping: &Keeping) -> Split {
         Split { front: self.front.keeping(keeping.clone()), back: self.back.keeping(keeping.clone()) }
@@ -76,6 +82,7 @@ impl Runner for Split {
         locate: &Locate<'_>,
         mut trace: Option<&mut Trace>,
     ) -> Result<Vec<f32>, Error> {
+        self.front.arrange(batch, false, locate)?;
         self.front.body(batch, &[], locate, trace.as_deref_mut())?;
         let carried = self.front.carry()?;
         // Rows of images take the place of embeddings, which are the front's.
@@ -87,6 +94,7 @@ impl Runner for Split {
             }
             None => batch,
         };
+        self.back.arrange(batch, true, locate)?;
         let bucket = self.back.body(batch, &carried, locate, trace.as_deref_mut())?;
         self.back.head(batch, bucket, locate, trace)
     }

@@ -5,19 +5,23 @@ mod fetch;
 pub(crate) mod pack;
 mod settle;
 mod stock;
+mod stream;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use jtllm_ir::DType;
 use jtllm_ir::format::{Format, split_plane_name};
+use jtllm_swap::BlobId;
 
 use crate::device::{Bytes, Device, Mem, Span};
 use crate::error::{DeviceError, Error};
-use crate::packed::{Keeping, Kept};
+use crate::packed::{Keeping, Kept, PackedFile};
 use crate::ready::Ready;
+use crate::residence::Residence;
 use fetch::Fetching;
 use pack::{Buffers, Packing};
 use settle::Settling;
@@ -31,6 +35,8 @@ const ADOPTED_ALIGNMENT: u64 = 256;
 pub struct Piece {
     /// The file's bytes.
     pub bytes: Bytes,
+    /// Where the file is; none if the bytes are part of the program.
+    pub file: Option<Arc<Path>>,
     /// Where the first row begins.
     pub offset: u64,
     /// How many rows.
@@ -58,7 +64,7 @@ impl Source {
         let mut source = Source { format, shape: shape.to_vec(), pieces: Vec::new() };
         let (rows, stride) = (source.matrix().0, source.row_bytes());
         let cols = source.matrix().1;
-        source.pieces.push(Piece { bytes, offset: 0, rows, cols, stride });
+        source.pieces.push(Piece { bytes, file: None, offset: 0, rows, cols, stride });
         source
     }
 
@@ -138,6 +144,8 @@ pub struct Bound {
     pub span: Span,
     /// Whether that may be read.
     pub ready: Ready,
+    /// What it is in a residence, if it comes and goes: then it may be read in steps that name it.
+    pub(crate) blob: Option<BlobId>,
 }
 
 /// The planes of a model's weights, by leaf name.
@@ -148,11 +156,16 @@ pub struct Weights {
     keeping: Option<Keeping>,
     stock: Stock,
     fetching: Vec<Fetching>,
+    residence: Option<Arc<Residence>>,
+    /// Packed files that are read within a limit: while they are open, nobody cleans them away.
+    streamed_files: Vec<PackedFile>,
     settling: Option<Settling>,
     /// Bytes read where they lie in the model's files.
     pub adopted_bytes: u64,
     /// Bytes read where they lie in packed files.
     pub packed_bytes: u64,
+    /// Bytes that come and go within a limit.
+    pub streamed_bytes: u64,
     /// Bytes of memory of our own.
     pub copied_bytes: u64,
 }
@@ -161,6 +174,16 @@ impl Weights {
     /// Keeps what is packed from now on, and looks there for what was.
     pub fn keep(&mut self, keeping: Keeping) {
         self.keeping = Some(keeping);
+    }
+
+    /// Has planes come and go within a limit from now on.
+    pub(crate) fn within(&mut self, residence: Arc<Residence>) {
+        self.residence = Some(residence);
+    }
+
+    /// Where planes come and go, if they do.
+    pub(crate) fn residence(&self) -> Option<&Arc<Residence>> {
+        self.residence.as_ref()
     }
 
     /// Finds a place for every wanted plane. Where the device's memory is the host's, planes are filled beside the
@@ -181,16 +204,25 @@ impl Weights {
             let (weight, _) = split_plane_name(&plane.name);
             let source = self.source(weight, locate)?.clone();
             self.check(plane, weight, &source)?;
-            if let Some(mem) = adopt(&**device, &source) {
-                self.adopted_bytes += mem.len();
-                lying.extend(source.contiguous().map(|piece| {
-                    let start = piece.offset as usize;
-                    (piece.bytes.clone(), start..start + mem.len() as usize)
-                }));
-                let bound = Bound { span: mem.span(), ready: Ready::now() };
+            let place = match &self.residence {
+                Some(residence) => stream::stream(&**device, residence, &source)?,
+                None => adopt(&**device, &source).map(|mem| (None, mem)),
+            };
+            if let Some((blob, mem)) = place {
+                if blob.is_some() {
+                    self.streamed_bytes += mem.len();
+                } else {
+                    self.adopted_bytes += mem.len();
+                    lying.extend(source.contiguous().map(|piece| {
+                        let start = piece.offset as usize;
+                        (piece.bytes.clone(), start..start + mem.len() as usize)
+                    }));
+                }
+                let bound = Bound { span: mem.span(), ready: Ready::now(), blob };
                 self.planes.insert(plane.name.clone(), bound);
             } else if pending.insert(weight.to_owned()) {
-                packings.push(Packing::of(weight, source, device.target().caps()));
+                let residence = self.residence.clone();
+                packings.push(Packing::of(weight, source, device.target().caps(), residence));
             }
         }
         self.fetching.extend(Fetching::begin(lying));
@@ -198,7 +230,14 @@ impl Weights {
         let (kept, other): (Vec<Packing>, Vec<Packing>) =
             packings.into_iter().partition(|one| device.is_host() || !one.source.format.is_direct());
         self.take(device, other, Kept::Never)?;
-        let found = self.keeping.as_ref().map_or(Kept::Never, |keeping| keeping.find(kept.iter()));
+        if self.stream_packed(&kept)? {
+            return Ok(());
+        }
+        let found = match &self.keeping {
+            // What could not be kept while it was packed cannot be kept from memory either.
+            Some(keeping) if self.residence.is_none() => keeping.find(kept.iter()),
+            _ => Kept::Never,
+        };
         self.take(device, kept, found)
     }
 
@@ -231,7 +270,7 @@ impl Weights {
                         Place { span: mem.span(), is_filled: false }
                     }
                 };
-                let one = Bound { span: place.span.clone(), ready: ready.clone() };
+                let one = Bound { span: place.span.clone(), ready: ready.clone(), blob: None };
                 bound.push((plane.name.clone(), one));
                 places.push(place);
             }
@@ -243,7 +282,8 @@ impl Weights {
 
     /// Begins to copy what lies in mapped files to large pages, beside the passes, if that pays here; once.
     pub fn settle(&mut self, device: &dyn Device) {
-        if !device.is_host() || self.settling.is_some() {
+        // What streams has no mapping to leave, and large pages already.
+        if !device.is_host() || self.settling.is_some() || self.residence.is_some() {
             return;
         }
         let parts = self.planes.values().map(|plane| (plane.span.mem.clone(), plane.ready.clone()));
@@ -290,7 +330,17 @@ impl Weights {
         let mut buffers = Buffers::new(format, source.matrix().1 as usize);
         let width = buffers.rows[which].len();
         for (place, row) in rows.iter().enumerate() {
-            let bytes = source.row(u64::from(*row));
+            let row = u64::from(*row);
+            let section = match &self.residence {
+                Some(residence) if row < source.matrix().0 => {
+                    Some(source.section(row..row + 1, residence.files())?)
+                }
+                _ => None,
+            };
+            let bytes = match &section {
+                Some(section) => section.row(0),
+                None => source.row(row),
+            };
             let bytes = bytes.ok_or_else(|| wrong(format!("its file ends before row {row}")))?;
             buffers.unpack(format, &bytes);
             out[place * width..][..width].copy_from_slice(&buffers.rows[which]);
@@ -329,7 +379,8 @@ pub(crate) fn zeroed(bytes: u64) -> Result<Vec<u8>, Error> {
     Ok(memory)
 }
 
-fn adopt(device: &dyn Device, source: &Source) -> Option<Mem> {
+/// A tensor's bytes as they lie in one file, if kernels can read them as they are: whose they are, and how many.
+fn lying<'a>(device: &dyn Device, source: &'a Source) -> Option<(&'a Piece, u64, u64)> {
     let piece = source.contiguous().filter(|_| source.format.is_direct())?;
     let len = source.matrix().0 * source.row_bytes();
     let caps = device.target().caps();
@@ -339,5 +390,10 @@ fn adopt(device: &dyn Device, source: &Source) -> Option<Mem> {
         2 if caps.dot2 => 4,
         bytes => bytes,
     };
+    Some((piece, len, alignment))
+}
+
+fn adopt(device: &dyn Device, source: &Source) -> Option<Mem> {
+    let (piece, len, alignment) = lying(device, source)?;
     device.adopt(&piece.bytes, piece.offset, len, alignment)
 }

@@ -4,7 +4,6 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use jtllm_runtime::cache::{KernelCache, Size, Status, key};
 
@@ -178,15 +177,19 @@ fn clear_removes_its_own_files_only() {
 }
 
 #[test]
-fn opening_sweeps_old_temporary_files() {
+fn opening_sweeps_what_dead_processes_left() {
     let folder = tempfile::tempdir().unwrap();
     let (_, path) = filled(folder.path(), b"machine code");
     let (old, new) = (path.with_file_name("a.1.0.tmp"), path.with_file_name("b.1.0.tmp"));
     fs::write(&new, "half").unwrap();
-    let file = fs::File::create(&old).unwrap();
-    file.set_modified(SystemTime::now() - Duration::from_secs(7_200)).unwrap();
+    fs::write(&old, "half").unwrap();
+    let writer = fs::File::open(&new).unwrap();
+    writer.lock().unwrap();
     let cache = open(path.parent().unwrap());
-    assert!(!old.exists() && new.exists(), "a younger one may belong to a living process");
+    assert!(!old.exists() && new.exists(), "a living process writes it");
+    drop(writer);
+    open(path.parent().unwrap());
+    assert!(!new.exists());
     assert!(cache.get(KEY).is_some());
 }
 

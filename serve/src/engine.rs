@@ -265,10 +265,10 @@ impl Engine {
 
     /// Goes on without the device that failed, if the model's options allow it; what the cache held is lost.
     fn retreat(&mut self, error: jtllm_runtime::Error) -> Result<(), EngineError> {
-        self.model.retreat(error)?;
+        // States may have come half of the way: what is held is computed again in any case.
         self.guesser.moved();
         self.clear();
-        Ok(())
+        self.model.retreat(error)
     }
 
     /// Says which images the image tokens of what is fed from now on stand for, in their order. What the cache

@@ -14,6 +14,8 @@ use jtllm_runtime::device::FileBytes;
 use jtllm_runtime::ir::{DType, Format, Graph};
 use jtllm_runtime::network::{Batch, Bucket, CompileStats, Graphs, Network, Part};
 use jtllm_runtime::packed::{Keeping, Origin, PackedFolder};
+use jtllm_runtime::residence::outlook::{Change, Outlook, Rates};
+use jtllm_runtime::residence::{Limit, Most};
 use jtllm_runtime::trace::Trace;
 use jtllm_runtime::weights::{Piece, Source};
 
@@ -59,6 +61,8 @@ pub struct LoadOptions {
     pub taps: bool,
     /// Sequences that share the cache; each may have `context` positions.
     pub sequences: usize,
+    /// The most that may be held of the host's memory.
+    pub memory: Limit,
 }
 
 /// What is kept on disk from start to start.
@@ -101,6 +105,8 @@ pub struct Memory {
     pub adopted: u64,
     /// Bytes of weights that are read where they lie in packed files.
     pub packed: u64,
+    /// Bytes of weights that come and go within a limit.
+    pub streamed: u64,
     /// Bytes of weights in memory of their own.
     pub copied: u64,
     /// Bytes of keys, values and states.
@@ -188,7 +194,7 @@ fn origins(checkpoint: &Checkpoint) -> Vec<Origin> {
         let identity = storage.identity()?;
         // A hub's snapshot links to a blob, which other revisions may share.
         let path = std::fs::canonicalize(storage.path()).ok()?;
-        Some(Origin::of(&path, identity.modified, storage.as_ref()))
+        Some(storage.sparsely(|bytes| Origin::of(&path, identity.modified, bytes)))
     };
     checkpoint.storages().map(origin).collect::<Option<Vec<Origin>>>().unwrap_or_default()
 }
@@ -215,6 +221,7 @@ impl FileBytes for Lying {
 fn source(entry: &TensorEntry) -> Option<Source> {
     let pieces = entry.pieces.iter().map(|piece| Piece {
         bytes: Arc::new(Lying(piece.storage.clone())),
+        file: piece.storage.identity().map(|_| piece.storage.path().into()),
         offset: piece.offset,
         rows: piece.rows,
         cols: piece.cols,
@@ -322,6 +329,7 @@ impl Model {
             all.adopted += weights.adopted_bytes;
             all.packed += weights.packed_bytes;
             all.copied += weights.copied_bytes;
+            all.streamed += weights.streamed_bytes;
             all.cache += network.state_bytes();
             all.buffers += network.buffer_bytes();
             all.compiled.emitted += compiled.emitted;
@@ -358,6 +366,10 @@ impl Model {
 
     /// Compiles and reads now what the first passes of one sequence need.
     pub fn ready(&mut self) -> Result<(), EngineError> {
+        if self.options.memory.most != Most::Unlimited {
+            // Headers and vocabularies were read where they lie; what is kept of them is a copy.
+            self.checkpoint.storages().for_each(Storage::give_back);
+        }
         loop {
             let checkpoint = self.checkpoint.clone();
             let locate = move |name: &str| checkpoint.tensor(name).and_then(source);
@@ -365,6 +377,29 @@ impl Model {
                 Ok(()) => return Ok(()),
                 Err(error) => self.seat = self.parts.retreat(&self.seat, error, true)?,
             }
+        }
+    }
+
+    /// Has plans for the first passes without reading weights, where there is a limit: then [`Model::outlook`] tells what
+    /// they are going to cost.
+    ///
+    /// # Errors
+    /// Those of [`Model::ready`], but for a limit that is too low.
+    pub fn prepare(&mut self) -> Result<(), EngineError> {
+        self.checkpoint.storages().for_each(Storage::give_back);
+        let checkpoint = self.checkpoint.clone();
+        let locate = move |name: &str| checkpoint.tensor(name).and_then(source);
+        Ok(self.seat.runner.prepare(&locate)?)
+    }
+
+    /// What decoding is going to cost within the limit; nothing without one, or where kernels run elsewhere.
+    ///
+    /// # Errors
+    /// The limit is too low: what is missing, and where.
+    pub fn outlook(&self, rates: &Rates, change: &Change) -> Result<Option<Outlook>, EngineError> {
+        match self.networks().as_slice() {
+            [one] => Ok(one.outlook(rates, change)?),
+            _ => Ok(None),
         }
     }
 

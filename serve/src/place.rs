@@ -30,6 +30,8 @@ pub struct Place {
     pub device: Option<usize>,
     /// How much of the model runs there.
     pub layers: Layers,
+    /// The most of its memory that the model takes; none: all that there is.
+    pub memory: Option<u64>,
     /// Whether it is an error if nothing does.
     pub required: bool,
 }
@@ -118,8 +120,10 @@ pub struct TooLarge {
     pub device: String,
     /// Bytes that the layers that were asked for take: weights, cache and buffers.
     pub need: u64,
-    /// Bytes that the device has.
+    /// Bytes that the device has, or that a limit leaves of them.
     pub have: u64,
+    /// Whether it is a limit that leaves so few.
+    pub limited: bool,
     /// The largest count of [`Layers::Count`] that fits.
     pub most: usize,
 }
@@ -138,9 +142,10 @@ impl fmt::Display for Size {
 
 impl fmt::Display for TooLarge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let TooLarge { device, need, have, most } = self;
+        let TooLarge { device, need, have, limited, most } = self;
         let (held, asked) = (Size(*have), Size(*need));
-        write!(f, "{device} has {held} of memory ({have} bytes), and {asked} ({need} bytes) are needed: ")?;
+        let has = if *limited { "may hold" } else { "has" };
+        write!(f, "{device} {has} {held} of memory ({have} bytes), and {asked} ({need} bytes) are needed: ")?;
         match most {
             0 => f.write_str("no layer fits there"),
             most => write!(f, "-ngl {most} fits"),

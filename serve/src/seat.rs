@@ -116,7 +116,7 @@ impl Parts {
         let (device, on) = self.processor()?;
         let (graphs, cache) = (Box::new(self.graphs.clone()), self.cache.clone());
         let network = Network::new(device, graphs, self.choices(), cache, self.positions());
-        let runner = Box::new(network.keeping(self.keeping.clone()));
+        let runner = Box::new(network.keeping(self.keeping.clone()).within(&self.options.memory));
         Ok(Seat {
             runner,
             placement: Placement { backend: "cpu", device: None, processor: Some(on), reasons },
@@ -129,13 +129,16 @@ impl Parts {
     fn on_device(&self, backend: &'static str, device: Arc<dyn Device>) -> Result<Seat, EngineError> {
         let layers = self.options.place.layers;
         let info = device.info();
-        if info.memory.is_none() && !matches!(layers, Layers::Count(_)) {
+        let limit = self.options.place.memory;
+        if info.memory.is_none() && limit.is_none() && !matches!(layers, Layers::Count(_)) {
             return Ok(self.whole(backend, device));
         }
         let need = self.need(&*device)?;
         let all = need.layers.len() + 1;
-        let have = device.free_memory().or(info.memory).unwrap_or(u64::MAX);
-        let spared = have - have / SPARE;
+        let known = device.free_memory().or(info.memory).unwrap_or(u64::MAX);
+        // Of a limit nothing is spared: who sets one has decided what others get.
+        let have = known.min(limit.unwrap_or(u64::MAX));
+        let spared = have.min(known - known / SPARE);
         let count = match layers {
             Layers::Auto if need.all() <= spared => all,
             Layers::Auto => need.most(spared),
@@ -145,12 +148,14 @@ impl Parts {
         if count == 0 || need.bytes(count) > have {
             let need_bytes = need.bytes(count.max(1));
             let most = need.most(have);
-            return Err(TooLarge { device: info.name, need: need_bytes, have, most }.into());
+            let limited = have < known;
+            return Err(TooLarge { device: info.name, need: need_bytes, have, most, limited }.into());
         }
         let mut seat = self.with_layers(backend, device, count, all - 1)?;
         if layers == Layers::Auto && count < all {
             let (have, all) = (Size(have), Size(need.all()));
-            seat.placement.reasons.push(format!("{} has {have}, and all take {all}", info.name));
+            let has = if limit.is_some() { "may hold" } else { "has" };
+            seat.placement.reasons.push(format!("{} {has} {have}, and all take {all}", info.name));
         }
         Ok(seat)
     }
@@ -162,7 +167,7 @@ impl Parts {
     fn whole(&self, backend: &'static str, device: Arc<dyn Device>) -> Seat {
         let (graphs, cache) = (Box::new(self.graphs.clone()), self.cache.clone());
         let network = Network::new(device.clone(), graphs, self.choices(), cache, self.positions());
-        let runner = Box::new(network.keeping(self.keeping.clone()));
+        let runner = Box::new(network.keeping(self.keeping.clone()).within(&self.options.memory));
         let on = OnDevice { info: device.info(), layers: None };
         let reasons = on.info.without.iter().cloned().collect();
         let placement = Placement { backend, device: Some(on), processor: None, reasons };
@@ -184,7 +189,7 @@ impl Parts {
         let both = [processor, device.clone()];
         let (graphs, cache) = (self.graphs.clone(), self.cache.clone());
         let split = Split::new(both, graphs, layers - count, self.choices(), cache, self.positions());
-        let runner = Box::new(split.keeping(&self.keeping));
+        let runner = Box::new(split.keeping(&self.keeping).within(&self.options.memory));
         let on = OnDevice { info: device.info(), layers: Some([layers, count - 1]) };
         let reasons = on.info.without.iter().cloned().collect();
         let placement = Placement { backend, device: Some(on), processor: Some(on_processor), reasons };
@@ -217,12 +222,14 @@ impl Parts {
             // What it took before it was full is what it has.
             let have = held(&*seat.runner).min(need.bytes(count).saturating_sub(1));
             let most = need.most(have - have / SPARE).min(count - 1);
+            let limited = false;
             if place.layers == Layers::Auto && most > 0 && reasons.len() <= RETREATS_MAX {
                 let mut seat = self.with_layers(seat.placement.backend, device.clone(), most, all - 1)?;
                 seat.placement.reasons = reasons;
                 return Ok(seat);
             }
-            told = TooLarge { device: on.info.name.clone(), need: need.bytes(count), have, most }.into();
+            told = TooLarge { device: on.info.name.clone(), need: need.bytes(count), have, most, limited }
+                .into();
         }
         match self.options.backend == Backend::Auto && !place.required {
             true => self.on_processor(reasons),

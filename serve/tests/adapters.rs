@@ -9,6 +9,7 @@ use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::device::wgpu::{Adapter, Choice};
 use jtllm_runtime::ir::DType;
+use jtllm_runtime::residence::Limit;
 use jtllm_serve::place::Way;
 use jtllm_serve::{Backend, Engine, EngineError, LoadOptions, Model};
 
@@ -44,6 +45,7 @@ fn model(name: &str, backend: Backend, way: &Way) -> Result<Model, EngineError> 
         values: DType::F32,
         taps: false,
         sequences: 1,
+        memory: Limit::default(),
     };
     let ways = std::slice::from_ref(way);
     let mut model = Model::by_ways(checkpoint, architecture, options, KernelCache::off("a test"), ways)?;

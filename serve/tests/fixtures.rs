@@ -14,6 +14,7 @@ use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Batch, Row};
 use jtllm_runtime::pages::PageTable;
+use jtllm_runtime::residence::Limit;
 use jtllm_serve::{Backend, Engine, EngineError, LoadOptions, Model, Place, Together};
 use serde_json::Value;
 
@@ -47,6 +48,7 @@ fn options(backend: Backend, threads: usize) -> LoadOptions {
         values: DType::F32,
         taps: false,
         sequences: 16,
+        memory: Limit::default(),
     }
 }
 

@@ -9,6 +9,7 @@ use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Bucket, Part};
+use jtllm_runtime::residence::Limit;
 use jtllm_runtime::trace::Trace;
 use jtllm_serve::{Backend, Engine, LoadOptions, Model, Place};
 
@@ -27,6 +28,7 @@ fn options(context: usize, taps: bool) -> LoadOptions {
         values: DType::F16,
         taps,
         sequences: 1,
+        memory: Limit::default(),
     }
 }
 

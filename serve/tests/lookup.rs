@@ -16,6 +16,7 @@ use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Batch, Row};
 use jtllm_runtime::pages::PageTable;
+use jtllm_runtime::residence::Limit;
 use jtllm_serve::{Answer, Backend, Engine, Finish, LoadOptions, Lookup, Model, Place, Request, Speculation};
 
 /// What answers no prompt of text alone.
@@ -41,6 +42,7 @@ fn options(backend: Backend) -> LoadOptions {
         values: DType::F32,
         taps: false,
         sequences: 1,
+        memory: Limit::default(),
     }
 }
 

@@ -8,6 +8,7 @@ use jtllm_models::Checkpoint;
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::ir::DType;
+use jtllm_runtime::residence::Limit;
 use jtllm_serve::{Backend, Engine, LoadOptions, Model, Place};
 use serde_json::{Map, Value, json};
 
@@ -76,6 +77,7 @@ fn logits(folder: &Path, backend: Backend) -> Vec<f32> {
         values: DType::F32,
         taps: false,
         sequences: 1,
+        memory: Limit::default(),
     };
     let checkpoint = Checkpoint::open(folder).unwrap();
     let mut engine = Engine::new(Model::load(checkpoint, options, KernelCache::off("a test")).unwrap(), None);

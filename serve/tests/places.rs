@@ -19,6 +19,7 @@ use jtllm_runtime::device::interp::Interpreter;
 use jtllm_runtime::device::{Bytes, Device, DeviceInfo, Mem, Program, Span};
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Bucket, Part};
+use jtllm_runtime::residence::Limit;
 use jtllm_serve::place::{Layers, Place, Way};
 use jtllm_serve::{Backend, Engine, EngineError, LoadOptions, Lookup, Model, Request, Speculation};
 
@@ -119,13 +120,14 @@ fn options(backend: Backend, layers: Layers) -> LoadOptions {
     LoadOptions {
         compute: jtllm_runtime::codegen::options::Compute::F32,
         backend,
-        place: Place { device: None, layers, required: false },
+        place: Place { layers, ..Place::default() },
         threads: 1,
         context: 96,
         keys: DType::F32,
         values: DType::F32,
         taps: false,
         sequences: 1,
+        memory: Limit::default(),
     }
 }
 
@@ -297,6 +299,39 @@ fn needed(layers: Layers) -> u64 {
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("nothing fits into 0 bytes"),
     }
+}
+
+/// Devices whose memory nobody knows, too: what the model takes there stays within the limit.
+#[test]
+fn a_limit_is_kept_whatever_the_device_has() {
+    let expected = on_the_processor(MODEL);
+    let (all, half) = (needed(Layers::All), needed(Layers::Count(2)));
+    for (memory, limit, layers) in [
+        (None, half, Some(1)),
+        (Some(10 * all), half, Some(1)),
+        (Some(10 * all), all, None),
+        (None, all, None),
+    ] {
+        let mut options = options(Backend::Wgpu, Layers::Auto);
+        options.place.memory = Some(limit);
+        let mut model = model(MODEL, options, way(memory, Fails::Never, 0)).unwrap();
+        model.ready().unwrap();
+        let on = model.placement().device.clone().unwrap();
+        assert_eq!(on.layers.map(|[_, here]| here), layers, "{memory:?} {limit}");
+        let mut engine = Engine::new(model, None);
+        assert_eq!(answer(&mut engine).unwrap(), expected);
+        let networks = engine.model().networks();
+        let network = networks.last().unwrap();
+        let held = network.weights().copied_bytes + network.state_bytes() + network.buffer_bytes();
+        assert!(held > limit / 4 && held <= limit, "{held} of {limit}");
+    }
+    let mut options = options(Backend::Wgpu, Layers::All);
+    options.place.memory = Some(half);
+    let refused = model(MODEL, options, way(Some(10 * all), Fails::Never, 0));
+    assert!(
+        matches!(&refused, Err(EngineError::TooLarge(large)) if large.limited && large.have == half),
+        "all were asked for"
+    );
 }
 
 #[test]

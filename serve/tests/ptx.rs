@@ -14,6 +14,7 @@ use jtllm_runtime::codegen::emit::ptx::{Ptx, TEAMS};
 use jtllm_runtime::codegen::target::Target;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Bucket, Part};
+use jtllm_runtime::residence::Limit;
 use jtllm_serve::{Backend, LoadOptions, Model};
 
 /// Processors: all that have a level of their own, and the newest.
@@ -51,6 +52,7 @@ fn add(kernels: &mut Kernels, fixture: Option<&str>, target: &Ptx, keys: DType, 
         values: keys,
         taps: false,
         sequences: 1,
+        memory: Limit::default(),
     };
     let mut model = Model::load(checkpoint, options, KernelCache::off("a test")).unwrap();
     model.ready().unwrap();

@@ -12,6 +12,7 @@ use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::packed::PackedFolder;
+use jtllm_runtime::residence::Limit;
 use jtllm_serve::{Backend, Caches, Engine, LoadOptions, Memory, Model, Place};
 use serde_json::{Map, Value, json};
 
@@ -146,6 +147,7 @@ fn logits_with(folder: &Path, backend: &Backend, caches: impl Into<Caches>) -> (
         values: DType::F32,
         taps: false,
         sequences: 1,
+        memory: Limit::default(),
     };
     let mut model = Model::load(Checkpoint::open(folder).unwrap(), options, caches).unwrap();
     model.ready().unwrap();

@@ -189,11 +189,21 @@ fn claim(folder: &Path) -> io::Result<(Claim, FileStore)> {
     Err(io::Error::new(io::ErrorKind::AlreadyExists, "every name for a swap file is taken"))
 }
 
-/// Removes swap files that nobody has locked.
+/// A swap file that has a name in a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Where it is.
+    pub path: PathBuf,
+    /// How long it is.
+    pub bytes: u64,
+}
+
+/// The swap files in a folder that nobody has locked: their processes are dead, or have not yet locked them.
 ///
 /// # Errors
 /// The folder cannot be listed.
-pub fn remove_abandoned(folder: &Path) -> io::Result<()> {
+pub fn abandoned(folder: &Path) -> io::Result<Vec<Named>> {
+    let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
@@ -203,9 +213,23 @@ pub fn remove_abandoned(folder: &Path) -> io::Result<()> {
         // What we may not open is somebody else's.
         let Ok(file) = File::open(entry.path()) else { continue };
         match file.try_lock() {
-            Ok(()) => drop(fs::remove_file(entry.path())),
+            Ok(()) => {
+                let bytes = file.metadata().map_or(0, |found| found.len());
+                found.push(Named { path: entry.path(), bytes });
+            }
             Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
         }
+    }
+    Ok(found)
+}
+
+/// Removes swap files that nobody has locked.
+///
+/// # Errors
+/// The folder cannot be listed.
+pub fn remove_abandoned(folder: &Path) -> io::Result<()> {
+    for file in abandoned(folder)? {
+        let _ = fs::remove_file(file.path);
     }
     Ok(())
 }

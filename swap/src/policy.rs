@@ -21,7 +21,8 @@ pub enum Policy {
         window_bytes: u64,
     },
     /// As much stays as leaves `ring_bytes` for the rest to go through; what one tick uses and the largest blob beside
-    /// it, if that is more, so that one can be read while others are used. 0 makes that two slots of equal blobs.
+    /// it, if that is more, so that one can be read while others are used. 0 makes that two slots of equal blobs. Blobs
+    /// that are much larger than others stay if they can, so that the ring need not be as large.
     Stream {
         /// The bytes of memory for what does not stay.
         ring_bytes: u64,
@@ -51,20 +52,17 @@ impl Policy {
         }
     }
 
-    /// Of blobs in the order of their first use, those that stay in `room` bytes: for each, whether it does. No tick
-    /// uses more than `most` bytes.
-    pub fn keep(&self, blobs: &[Candidate], room: u64, most: u64) -> Vec<bool> {
+    /// Of blobs in the order of their first use, those that stay in `room` bytes: for each, whether it does. `most` says
+    /// how many bytes a tick uses at most of all but some blobs.
+    pub fn keep(&self, blobs: &[Candidate], room: u64, most: &dyn Fn(&[bool]) -> u64) -> Vec<bool> {
         let all: u64 = blobs.iter().map(|blob| blob.len).sum();
-        let ring = match self {
+        let (mut kept, ring) = match self {
             _ if all <= room => return vec![true; blobs.len()],
             Policy::FurthestUse { .. } => return vec![false; blobs.len()],
-            Policy::Stream { ring_bytes } => {
-                let largest = blobs.iter().map(|blob| blob.len).max().unwrap_or(0);
-                most.saturating_add(largest).max(*ring_bytes)
-            }
+            Policy::Stream { ring_bytes } => largest(blobs, room, *ring_bytes, most),
         };
-        let mut left = room.saturating_sub(ring);
-        let mut kept = vec![false; blobs.len()];
+        let large: u64 = blobs.iter().zip(&kept).filter(|(_, kept)| **kept).map(|(blob, _)| blob.len).sum();
+        let mut left = room.saturating_sub(ring).saturating_sub(large);
         let mut take = |kept: &mut bool, len: u64| {
             let fits = !*kept && len <= left;
             if fits {
@@ -105,4 +103,39 @@ impl Policy {
         }
         kept
     }
+}
+
+/// So many of the largest blobs are looked at: a model has a head and an embedding, and layers that are alike.
+const LARGEST_MAX: usize = 16;
+
+/// The largest blobs as far as a ring for the others is the smaller if they stay, and that ring's bytes. A matrix that
+/// is twice as long as any other would have the ring twice as long for the one moment of its use.
+fn largest(
+    blobs: &[Candidate],
+    room: u64,
+    ring_bytes: u64,
+    most: &dyn Fn(&[bool]) -> u64,
+) -> (Vec<bool>, u64) {
+    let ring = |kept: &[bool]| {
+        let others = blobs.iter().zip(kept).filter(|(_, kept)| !**kept);
+        let largest = others.map(|(blob, _)| blob.len).max().unwrap_or(0);
+        most(kept).saturating_add(largest).max(ring_bytes)
+    };
+    let mut order: Vec<usize> = (0..blobs.len()).collect();
+    order.sort_by_key(|at| std::cmp::Reverse(blobs[*at].len));
+    let mut kept = vec![false; blobs.len()];
+    let mut best = (kept.clone(), ring(&kept));
+    let mut bytes = 0;
+    for at in order.into_iter().take(LARGEST_MAX) {
+        kept[at] = true;
+        bytes += blobs[at].len;
+        let ring = ring(&kept);
+        if best.1 == ring_bytes || bytes + ring > room {
+            break;
+        }
+        if ring < best.1 {
+            best = (kept.clone(), ring);
+        }
+    }
+    best
 }

@@ -167,24 +167,33 @@ impl Traffic {
         self.agenda = agenda;
         self.now = 0;
         for at in 0..self.pools.len() {
-            self.choose(at, need);
+            self.choose(at);
         }
         Ok(())
     }
 
-    /// Chooses what stays on one tier, of what does not stay on a faster one. A tick uses `most` bytes at most.
-    fn choose(&mut self, at: usize, most: u64) {
+    /// Chooses what stays on one tier, of what does not stay on a faster one.
+    fn choose(&mut self, at: usize) {
         let mut seen = vec![false; self.blobs.len()];
         let mut candidates = Vec::new();
+        let mut places = vec![None; self.blobs.len()];
         for (_, blob) in self.agenda.order() {
             let stand = self.stand(*blob);
             if !std::mem::replace(&mut seen[blob.0 as usize], true) && stand.stays == [false; 2] {
                 let changes = self.ledger.blob(*blob).is_ok_and(|blob| blob.source == crate::Source::Nowhere);
+                places[blob.0 as usize] = Some(candidates.len());
                 candidates.push(Candidate { blob: *blob, len: stand.len, changes });
             }
         }
+        let most = |kept: &[bool]| {
+            let is_kept = |blob: &BlobId| places[blob.0 as usize].is_some_and(|place: usize| kept[place]);
+            let bytes = |(_, blob): &(Tick, BlobId)| if is_kept(blob) { 0 } else { self.stand(*blob).len };
+            let ticks = self.agenda.order().chunk_by(|(one, _), (other, _)| one == other);
+            ticks.map(|uses| uses.iter().map(bytes).sum()).max().unwrap_or(0)
+        };
+        let pool = &self.pools[at];
+        let stays = pool.policy.keep(&candidates, pool.layout.len(), &most);
         let pool = &mut self.pools[at];
-        let stays = pool.policy.keep(&candidates, pool.layout.len(), most);
         pool.border = 0;
         pool.front = 0;
         for (candidate, _) in candidates.iter().zip(stays).filter(|(_, stays)| *stays) {

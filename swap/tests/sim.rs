@@ -44,6 +44,18 @@ fn least_recent(count: usize, fits: usize) -> usize {
     misses
 }
 
+/// A head that is as long as ten matrices: as a part of the ring it would fill all memory at one moment of each pass.
+#[test]
+fn what_is_much_larger_stays_so_that_the_ring_is_small() {
+    let mut scenario = ring(21, 16, Policy::Stream { ring_bytes: 0 }, 1.0);
+    scenario.blobs[20] = Blob::new(10 * MB, "weights", Source::File);
+    scenario.speeds.disk_bytes_per_s = 100.0 * MB as f64;
+    let forecast = run(&scenario, 20).unwrap();
+    // Of 16 the head has 10 and the ring 2: 4 of the other 20 stay.
+    assert!(close(forecast.moves, 16.0), "{} moves", forecast.moves);
+    assert!(forecast.peak_bytes[1] <= 16 * MB);
+}
+
 /// N = 28 equal blobs, C of which fit: the shares that are loaded in each pass by the three policies.
 #[test]
 fn the_table_of_policies() {

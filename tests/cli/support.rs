@@ -30,6 +30,10 @@ pub(crate) fn isolate(command: &mut Command) {
         "TRANSFORMERS_OFFLINE",
         "MODELSCOPE_ENDPOINT",
         "MODELSCOPE_DOMAIN",
+        "JITTOR_HOME",
+        "JT_SAVE_MEM",
+        "cpu_mem_limit",
+        "device_mem_limit",
     ];
     let proxies = ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
     for name in own.iter().chain(&proxies) {

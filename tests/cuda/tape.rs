@@ -14,6 +14,7 @@ use jtllm_runtime::device::cuda::Cuda;
 use jtllm_runtime::device::{Device, Recorded};
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Batch, Bucket, Part, Row};
+use jtllm_runtime::residence::Limit;
 use jtllm_runtime::trace::Trace;
 use jtllm_serve::{Backend, LoadOptions, Model};
 
@@ -38,6 +39,7 @@ fn options() -> LoadOptions {
         values: DType::F32,
         taps: false,
         sequences: 1,
+        memory: Limit::default(),
     }
 }
 

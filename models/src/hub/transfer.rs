@@ -63,6 +63,7 @@ impl Transfer<'_> {
         if self.is_there(&target) {
             return Ok(());
         }
+        self.folder.note(blob)?;
         let mut part = Part::open(&target, self.file, self.watch)?;
         (self.watch)(Event::File { path: &self.file.path, size: self.file.size, from: part.len });
         let mut errors = Vec::new();

@@ -1,6 +1,6 @@
 //! Host memory as device memory: what the CPU and the interpreter share.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::{Bytes, DeviceError, Mem, Span};
@@ -19,6 +19,8 @@ pub(super) enum HostMem {
         /// The same bytes in memory of our own, once they have [settled](settle) there.
         settled: OnceLock<Settled>,
     },
+    /// What others keep, where they have put it; null while it may not be read.
+    Lent(AtomicPtr<u8>),
 }
 
 /// A part of memory of our own.
@@ -36,6 +38,11 @@ impl HostMem {
                 Some(settled) => unsafe { settled.buffer.as_ptr().add(settled.offset) },
                 None => (**bytes).as_ref()[*offset..].as_ptr(),
             },
+            HostMem::Lent(place) => {
+                let place = place.load(Ordering::Acquire);
+                assert!(!place.is_null(), "what is lent is read only while it is there");
+                place
+            }
         }
     }
 }
@@ -109,6 +116,25 @@ fn unsettled(mem: &Mem) -> Option<(&Mem, &Bytes, usize, &OnceLock<Settled>)> {
     }
 }
 
+/// Memory that has an address only now and then: see [`Mem::lend`].
+pub(crate) fn lent(len: u64) -> Mem {
+    Mem { inner: Arc::new(HostMem::Lent(AtomicPtr::default())), len }
+}
+
+impl Mem {
+    /// Says where the bytes of lent memory are from now on; null: nowhere. They are only read, and whoever says so
+    /// keeps them there until the next word.
+    ///
+    /// # Panics
+    /// If it is no memory that [`lent`] made.
+    pub(crate) fn lend(&self, place: *mut u8) {
+        let Some(HostMem::Lent(known)) = self.inner.downcast_ref() else {
+            panic!("only lent memory changes its place");
+        };
+        known.store(place, Ordering::Release);
+    }
+}
+
 /// Where a span begins. Valid for reads of its length; for writes too if the memory is owned.
 pub(super) fn address(span: &Span) -> *mut u8 {
     assert!(span.offset + span.len <= span.mem.len, "a span lies inside its memory");
@@ -120,7 +146,7 @@ pub(super) fn address(span: &Span) -> *mut u8 {
 pub(super) fn write(to: &Span, bytes: &[u8]) {
     assert!(bytes.len() as u64 <= to.len, "a write fits its span");
     let mem = to.mem.inner.downcast_ref::<HostMem>().expect("host devices are given host memory");
-    assert!(matches!(mem, HostMem::Owned(_)), "adopted memory is only read");
+    assert!(matches!(mem, HostMem::Owned(_)), "memory of others is only read");
     // SAFETY: the span is owned memory of at least that length. Launches are synchronous, and one that reads a weight
     // waits until that is ready, so nobody else reads or writes it now; `bytes` is a borrowed slice and cannot overlap
     // it.

@@ -19,6 +19,8 @@ use crate::os;
 pub(crate) struct PackedFile {
     path: PathBuf,
     bytes: Bytes,
+    /// Held for its lock.
+    _file: File,
     planes: HashMap<String, Entry>,
 }
 
@@ -46,6 +48,9 @@ pub(super) fn head(path: &Path) -> Result<Option<(File, Head)>, String> {
         Err(_) => return Ok(None),
     }
     let Ok(mut file) = File::open(path) else { return Ok(None) };
+    // For as long as it is open, who cleans up sees that it is in use. Where locks are not to be had, what it holds is
+    // still there until it is closed.
+    let _ = file.try_lock_shared();
     let Ok(metadata) = file.metadata() else { return Ok(None) };
     let mut bytes = vec![0; FIXED_BYTES];
     let short = |_| "it ends inside of its head".to_owned();
@@ -76,7 +81,12 @@ impl PackedFile {
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
         let planes = head.planes.into_iter().map(|plane| (plane.name.clone(), plane)).collect();
-        Ok(Some(PackedFile { path: path.to_owned(), bytes: Arc::new(Mapped(map)), planes }))
+        Ok(Some(PackedFile { path: path.to_owned(), bytes: Arc::new(Mapped(map)), _file: file, planes }))
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// All its bytes.
@@ -101,13 +111,18 @@ impl PackedFile {
         if xxh3_64(bytes) == sums[chunk] {
             return Ok(bytes);
         }
-        let what = format!("chunk {chunk} of {name} is not what was written");
-        let why = match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                format!("{what}; the file cannot be removed ({error}): remove it, and start again")
-            }
-            _ => format!("{what}; the file is removed: start again, and weights are packed anew"),
-        };
-        Err(Error::Packed { file: self.path.clone(), why })
+        Err(damaged(&self.path, &format!("chunk {chunk} of {name} is not what was written")))
     }
+}
+
+/// Removes a packed file that does not hold what was written, so that the next start makes another; gives the error that
+/// says so.
+pub(crate) fn damaged(path: &Path, what: &str) -> Error {
+    let why = match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            format!("{what}; the file cannot be removed ({error}): remove it, and start again")
+        }
+        _ => format!("{what}; the file is removed: start again, and weights are packed anew"),
+    };
+    Error::Packed { file: path.to_owned(), why }
 }

@@ -4,6 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use jtllm_swap::store::{BLOCK_BYTES, FileStore, write_all};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::table::{Entry, Head};
@@ -32,22 +33,43 @@ pub(super) enum Refusal {
 /// pages and maps it by them, wherever planes begin.
 const UNIT: usize = 4 << 20;
 
+/// How bytes go to the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Through the page cache, where the next start finds them.
+    Cached,
+    /// Past it: what lies there counts as memory.
+    PastCache,
+}
+
 /// Writes a file from its beginning to its end, by units.
 struct Units<'a> {
     file: &'a mut File,
-    filled: Vec<u8>,
+    /// The same file past the page cache, if that is how it is written.
+    direct: Option<FileStore>,
+    /// Room for a unit at a block's border, and how much of it is filled.
+    buffer: Vec<u8>,
+    skip: usize,
+    filled: usize,
     /// Bytes so far.
     at: u64,
 }
 
 impl Units<'_> {
+    fn new(file: &mut File, direct: Option<FileStore>) -> Units<'_> {
+        let buffer = vec![0; UNIT + BLOCK_BYTES as usize];
+        let skip = buffer.as_ptr().align_offset(BLOCK_BYTES as usize);
+        Units { file, direct, buffer, skip, filled: 0, at: 0 }
+    }
+
     fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let (now, rest) = bytes.split_at(bytes.len().min(UNIT - self.filled.len()));
-            self.filled.extend_from_slice(now);
+            let (now, rest) = bytes.split_at(bytes.len().min(UNIT - self.filled));
+            self.buffer[self.skip + self.filled..][..now.len()].copy_from_slice(now);
+            self.filled += now.len();
             self.at += now.len() as u64;
             bytes = rest;
-            if self.filled.len() == UNIT {
+            if self.filled == UNIT {
                 self.flush()?;
             }
         }
@@ -55,9 +77,13 @@ impl Units<'_> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.write_all(&self.filled)?;
-        self.filled.clear();
-        Ok(())
+        let filled = std::mem::take(&mut self.filled);
+        let unit = &mut self.buffer[self.skip..];
+        let Some(direct) = &self.direct else { return self.file.write_all(&unit[..filled]) };
+        // The last unit ends in zeros up to a block's border; the caller cuts them off.
+        let whole = filled.next_multiple_of(BLOCK_BYTES as usize);
+        unit[filled..whole].fill(0);
+        write_all(direct, self.at - filled as u64, &unit[..whole])
     }
 
     /// Fills up to where a plane begins.
@@ -84,6 +110,7 @@ pub(super) fn write(
     path: &Path,
     head: &mut Head,
     chunks: &mut Chunks<'_>,
+    way: Way,
 ) -> Result<(), Refusal> {
     let temporary = temporary(path);
     let Some(mut file) = locked(&temporary).map_err(|error| Refusal::System("create", error))? else {
@@ -94,7 +121,11 @@ pub(super) fn write(
         let _ = fs::remove_file(&temporary);
         return Ok(());
     }
-    let written = fill(folder, &mut file, path, head, chunks).and_then(|()| {
+    let direct = match way {
+        Way::Cached => None,
+        Way::PastCache => Some(FileStore::open_for_writing(&temporary).map_err(failed)?),
+    };
+    let written = fill(folder, &mut file, direct, path, head, chunks).and_then(|()| {
         folder.moment(Moment::Name).and_then(|()| fs::rename(&temporary, path)).map_err(failed)
     });
     if written.is_err() && !folder.is_dead() {
@@ -127,6 +158,7 @@ fn locked(temporary: &Path) -> io::Result<Option<File>> {
 fn fill(
     folder: &PackedFolder,
     file: &mut File,
+    direct: Option<FileStore>,
     path: &Path,
     head: &mut Head,
     chunks: &mut Chunks<'_>,
@@ -137,7 +169,7 @@ fn fill(
         return Err(Refusal::Space { need, free });
     }
     folder.moment(Moment::Length).and_then(|()| file.set_len(need)).map_err(failed)?;
-    let mut units = Units { file, filled: Vec::with_capacity(UNIT), at: 0 };
+    let mut units = Units::new(file, direct);
     for (number, plane) in head.planes.iter_mut().enumerate() {
         units.skip_to(plane.offset).map_err(failed)?;
         for chunk in 0..Entry::chunks(plane.len, plane.chunk_bytes) as usize {
@@ -147,6 +179,10 @@ fn fill(
         }
     }
     units.flush().map_err(failed)?;
+    let Units { file, direct, .. } = units;
+    if direct.is_some() {
+        file.set_len(need).map_err(failed)?;
+    }
     let head = head.encode().ok_or_else(|| failed(io::ErrorKind::InvalidFilename.into()))?;
     folder.moment(Moment::Head).map_err(failed)?;
     file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&head)).map_err(failed)

@@ -1,6 +1,7 @@
 //! How one weight is taken apart into planes: in chunks of whole rows, each by itself.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use jtllm_codegen::schedule::layout;
 use jtllm_codegen::target::Caps;
@@ -9,6 +10,7 @@ use jtllm_ir::{Expr, Layout};
 
 use super::Source;
 use crate::error::Error;
+use crate::residence::Residence;
 
 /// Part of the identity of packed files: one more for each change of what packing writes. `runtime/tests/packed.rs` has
 /// the hashes of what this version writes.
@@ -34,13 +36,20 @@ pub(crate) struct Packing {
     pub(crate) weight: String,
     pub(crate) source: Source,
     pub(crate) planes: Vec<Target>,
+    /// Within a limit rows are read from files past the page cache, by what reads all else there.
+    residence: Option<Arc<Residence>>,
     /// Rows that interleave.
     group: u64,
     chunk_rows: u64,
 }
 
 impl Packing {
-    pub(crate) fn of(weight: &str, source: Source, caps: &Caps) -> Packing {
+    pub(crate) fn of(
+        weight: &str,
+        source: Source,
+        caps: &Caps,
+        residence: Option<Arc<Residence>>,
+    ) -> Packing {
         let format = source.format;
         let columns = source.matrix().1;
         let name = |plane: &Plane| format.plane_name(weight, plane);
@@ -59,7 +68,7 @@ impl Packing {
             Target { name: name(plane), layout, len, chunk_bytes: (chunk_rows * width(plane)).max(1) }
         };
         let planes = format.own_planes().iter().zip(layouts).map(target).collect();
-        Packing { weight: weight.to_owned(), source, planes, group, chunk_rows }
+        Packing { weight: weight.to_owned(), source, planes, residence, group, chunk_rows }
     }
 
     /// How many chunks each plane has.
@@ -88,13 +97,18 @@ impl Packing {
                 vec![0; (range.end - range.start) as usize]
             })
             .collect();
+        let section = match &self.residence {
+            Some(residence) => Some(self.source.section(first..end, residence.files())?),
+            None => None,
+        };
+        let (source, before) = section.as_ref().map_or((&self.source, 0), |section| (section, first));
         let mut buffers = Buffers::new(self.source.format, columns as usize);
         for row in first..end {
             let short = || Error::Weight {
                 name: self.weight.clone(),
                 why: format!("its file ends before row {row}"),
             };
-            buffers.unpack(self.source.format, &self.source.row(row).ok_or_else(short)?);
+            buffers.unpack(self.source.format, &source.row(row - before).ok_or_else(short)?);
             let (group, place) = ((row - first) / self.group, ((row - first) % self.group) as usize);
             let own = self.source.format.own_planes();
             for ((all, bytes), plane) in planes.iter_mut().zip(&buffers.rows).zip(own) {

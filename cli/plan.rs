@@ -1,0 +1,194 @@
+//! `jtllm plan`: what a model takes of a machine within its limits, and what that makes of its speed, before any weight is
+//! read. The decisions are those that will be taken, on a clock instead of on a disk.
+
+use std::path::Path;
+use std::time::Duration;
+
+use jtllm_models::Checkpoint;
+use jtllm_runtime::device::threads::{Pool, Threads};
+use jtllm_runtime::machine::{Machine, resident_bytes};
+use jtllm_runtime::probe::{bandwidth, bandwidth_bytes, disk_bandwidth};
+use jtllm_runtime::residence::outlook::{Change, Outlook, Rates};
+use jtllm_runtime::residence::{Limit, Most};
+use jtllm_serve::Model;
+use serde_json::{Value, json};
+
+use crate::args::PlanArgs;
+use crate::download::client;
+use crate::failure::Usage;
+use crate::models::table;
+use crate::terminal::{Style, bytes, print, print_json, say};
+use crate::{load, memory};
+
+/// How long the disk is measured, and how long memory.
+const DISK: Duration = Duration::from_millis(700);
+const MEMORY: Duration = Duration::from_millis(200);
+
+/// Kernels that decode read weights at this part of the speed at which memory can be read (benches/RESULTS.md: 0.80 to
+/// 0.85 for models larger than caches).
+const REACHED: f64 = 0.83;
+
+/// Bits of a weight in Q4_0.
+const FOUR_BITS: f64 = 4.5;
+
+/// A pass that waits less than this part of its time is bound by memory.
+const WAITING: f64 = 0.05;
+
+/// Something that can be asked for, and what it would make of the speed.
+struct Knob {
+    what: String,
+    speed: f64,
+}
+
+/// Prints the plan.
+pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<()> {
+    let checkpoint = match args.model.as_str() {
+        load::DEMO if !Path::new(load::DEMO).exists() => Checkpoint::demo()?,
+        name => Checkpoint::open(&client().locate(name)?)?,
+    };
+    let bits = checkpoint.total_bytes() as f64 * 8.0 / load::parameters(&checkpoint).max(1) as f64;
+    let limit = match memory::limit(&args.machine.memory, &checkpoint)? {
+        asked @ Limit { most: Most::Process(_), .. } => asked,
+        // All that there is: then it is known how much is taken of it.
+        _ => Limit::of(Most::Process(available())),
+    };
+    let rates = rates(&checkpoint, load::threads(args.machine.threads))?;
+    let mut model = load::unread(checkpoint, &args.machine, limit)?;
+    model.prepare()?;
+    let Some(outlook) = model.outlook(&rates, &Change::NONE)? else {
+        let what = format!("the model would be {}: what that costs is not foreseen", model.placement());
+        return Err(Usage(what).into());
+    };
+    let knobs = knobs(&model, &rates, &outlook, bits)?;
+    match args.json {
+        true => print_json(&report(&rates, &outlook, &knobs)),
+        false => print(&text(&rates, &outlook, &knobs)?),
+    }
+}
+
+/// What the process may have of the machine's memory.
+fn available() -> u64 {
+    let room = Machine::probe().memory.available_bytes.unwrap_or(u64::MAX / 2);
+    room.saturating_add(resident_bytes().unwrap_or(0))
+}
+
+/// The speeds of this machine: of the disk where the largest of the model's files is, of its memory for kernels.
+fn rates(checkpoint: &Checkpoint, threads: usize) -> anyhow::Result<Rates> {
+    let pool = Pool::new(Threads { count: threads, pin: true });
+    let memory = 1e9 * bandwidth(&pool, bandwidth_bytes(&Machine::probe()), MEMORY)? * REACHED;
+    let files = checkpoint.storages().filter(|storage| storage.identity().is_some());
+    let disk = match files.max_by_key(|storage| storage.len()) {
+        Some(largest) => disk_bandwidth(largest.path(), DISK).unwrap_or_else(|error| {
+            say(
+                Style::Plain,
+                format_args!("{}: {error}; taken to be as fast as memory", largest.path().display()),
+            );
+            memory
+        }),
+        None => memory,
+    };
+    Ok(Rates { disk, memory })
+}
+
+/// What other limits, fewer bits and a shorter context buy.
+fn knobs(model: &Model, rates: &Rates, now: &Outlook, bits: f64) -> anyhow::Result<Vec<Knob>> {
+    let speed = |change: &Change| -> anyhow::Result<f64> {
+        Ok(model.outlook(rates, change)?.map_or(0.0, |outlook| outlook.forecast.passes_per_s()))
+    };
+    let mut knobs = Vec::new();
+    let streams = now.forecast.bytes_read >= 1.0;
+    if streams {
+        let Most::Process(limit) = now.counted.limit else { return Ok(knobs) };
+        // A sixty-fourth more, for what grows with the limit.
+        let whole = now.counted.rest() + now.counted.all + now.counted.all / 64;
+        let between = Some(limit + limit / 2).filter(|more| *more < whole / 10 * 9);
+        for limit in between.into_iter().chain([whole]) {
+            let change = Change { limit: Some(Most::Process(limit)), ..Change::NONE };
+            knobs.push(Knob {
+                what: format!("--mem-limit {}MB", limit.div_ceil(1_000_000)),
+                speed: speed(&change)?,
+            });
+        }
+        let half = Change { cache: 0.5, ..Change::NONE };
+        knobs.push(Knob { what: format!("-c {}", model.options.context / 2), speed: speed(&half)? });
+    }
+    if bits > FOUR_BITS + 1.0 {
+        let change = Change { weights: FOUR_BITS / bits, ..Change::NONE };
+        knobs.push(Knob { what: "4-bit weights (Q4_0)".to_owned(), speed: speed(&change)? });
+    }
+    Ok(knobs)
+}
+
+/// What a pass waits for.
+fn bottleneck(outlook: &Outlook) -> &'static str {
+    match outlook.forecast.stall_seconds > WAITING * outlook.forecast.seconds {
+        true => "disk",
+        false => "memory",
+    }
+}
+
+fn text(rates: &Rates, outlook: &Outlook, knobs: &[Knob]) -> anyhow::Result<String> {
+    let Outlook { counted, forecast, used, peak } = outlook;
+    let own = counted.own;
+    let read = forecast.bytes_read as u64;
+    let rest = counted.rest() - own.cache - own.buffers - own.copied - counted.margin();
+    let row = |what: &str, memory: u64, disk: String| [what.to_owned(), bytes(memory), disk];
+    let streamed = match read {
+        0 => String::new(),
+        _ => format!("{} read for each token", bytes(read)),
+    };
+    let mut rows = vec![
+        [String::new(), "MEMORY".to_owned(), "DISK".to_owned()],
+        row("weights", (used - read.min(*used)) + own.copied, streamed),
+        row("on their way", forecast.peak_bytes[1].saturating_sub(used - read.min(*used)), String::new()),
+        row("keys, values, states", own.cache, String::new()),
+        row("buffers", own.buffers, String::new()),
+        row("program and all else", rest, String::new()),
+        row("at the most", *peak, String::new()),
+    ];
+    if read == 0 {
+        rows.remove(2);
+    }
+    let mut text = table(rows);
+    if let Most::Process(limit) = counted.limit {
+        text += &format!("\nlimit       {}\n", bytes(limit));
+    }
+    let each = forecast.seconds;
+    text += &format!(
+        "machine     disk {}/s, weights in memory {}/s\nspeed       {:.2} tokens/s: {each:.3} s a token, {:.3} s of them \
+         waiting for the disk\nbottleneck  {}\n",
+        bytes(rates.disk as u64),
+        bytes(rates.memory as u64),
+        forecast.passes_per_s(),
+        forecast.stall_seconds,
+        bottleneck(outlook),
+    );
+    for (knob, head) in knobs.iter().zip(std::iter::once("it helps").chain(std::iter::repeat(""))) {
+        text += &format!("{head:<11} {}: {:.2} tokens/s\n", knob.what, knob.speed);
+    }
+    Ok(text)
+}
+
+fn report(rates: &Rates, outlook: &Outlook, knobs: &[Knob]) -> Value {
+    let Outlook { counted, forecast, used, peak } = outlook;
+    let limit = match counted.limit {
+        Most::Process(limit) | Most::Weights(limit) => Some(limit),
+        Most::Unlimited => None,
+    };
+    json!({
+        "limit": limit,
+        "peak": peak,
+        "weights": used,
+        "weights_read": forecast.bytes_read,
+        "cache": counted.own.cache,
+        "buffers": counted.own.buffers,
+        "base": counted.base,
+        "disk_bytes_per_s": rates.disk,
+        "memory_bytes_per_s": rates.memory,
+        "seconds": forecast.seconds,
+        "stall_seconds": forecast.stall_seconds,
+        "tokens_per_s": forecast.passes_per_s(),
+        "bottleneck": bottleneck(outlook),
+        "knobs": knobs.iter().map(|knob| json!({ "what": knob.what, "tokens_per_s": knob.speed })).collect::<Vec<_>>(),
+    })
+}

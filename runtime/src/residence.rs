@@ -1,0 +1,390 @@
+//! Weights that come and go within a limit: what a plan's steps read is there when they run.
+//!
+//! A [`Residence`] has a blob for each plane of weights and knows, for each plan, which of them every step reads. The
+//! steps of a pass are the ticks of a [`jtllm_swap::Residency`], which keeps what fits and reads the rest in time, round
+//! the end of the pass. How many bytes there are for blobs is counted when the first pass begins, and anew when plans
+//! were added: what the process holds, what it is going to hold, and what is left of the limit.
+
+mod count;
+mod files;
+pub mod outlook;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jtllm_swap::reader::{FileId, Sums};
+use jtllm_swap::store::{BLOCK_BYTES, FileStore, Store};
+use jtllm_swap::{Agenda, BlobId, Options, Origin, Policy, Residency, SwapError, Tick};
+
+use crate::device::{Mem, lent};
+use crate::error::Error;
+use crate::packed::damaged;
+pub(crate) use count::held;
+pub use count::{Counted, Own, TooLow};
+pub(crate) use files::Files;
+
+/// The most that may be held of the host's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Most {
+    /// No limit: weights are read where they lie in mapped files.
+    #[default]
+    Unlimited,
+    /// So many bytes for the whole process.
+    Process(u64),
+    /// So many bytes for weights, whatever else there is.
+    Weights(u64),
+}
+
+/// Opens a file that is to be read past the page cache.
+pub type Open = dyn Fn(&Path) -> std::io::Result<Arc<dyn Store>> + Send + Sync;
+
+/// A limit, and how files are opened that are read under it.
+#[derive(Clone)]
+pub struct Limit {
+    /// The limit.
+    pub most: Most,
+    /// Opens files.
+    pub open: Arc<Open>,
+}
+
+impl Default for Limit {
+    fn default() -> Limit {
+        Limit::of(Most::Unlimited)
+    }
+}
+
+impl Limit {
+    /// The limit, for the files of this machine.
+    pub fn of(most: Most) -> Limit {
+        Limit { most, open: Arc::new(|path| Ok(Arc::new(FileStore::open(path)?))) }
+    }
+}
+
+impl fmt::Debug for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.most.fmt(f)
+    }
+}
+
+/// Names a plan of a residence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PlanId(usize);
+
+/// A run of bytes of a file.
+struct Kept {
+    file: usize,
+    at: u64,
+    len: u64,
+    sums: Option<Sums>,
+    /// What kernels are given; it has an address while the blob is pinned.
+    mem: Mem,
+}
+
+impl Kept {
+    /// Bytes of memory that it takes.
+    fn taken(&self) -> u64 {
+        (self.at % BLOCK_BYTES + self.len).next_multiple_of(BLOCK_BYTES)
+    }
+}
+
+/// The plans of which a pass consists, as they were arranged last.
+#[derive(Default)]
+struct Pass {
+    /// Each plan and the tick of its first step.
+    plans: Vec<(PlanId, Tick)>,
+    /// Ticks in all.
+    length: Tick,
+}
+
+#[derive(Default)]
+struct State {
+    files: Vec<(Arc<Path>, Arc<dyn Store>)>,
+    /// Those that we have packed.
+    packed: Vec<Arc<Path>>,
+    blobs: Vec<Kept>,
+    /// What each step of each plan reads.
+    plans: Vec<Vec<Vec<BlobId>>>,
+    /// Nothing before the first pass, and when there is something new.
+    residency: Option<Residency>,
+    pass: Pass,
+    /// The next step's.
+    now: Tick,
+    /// What the process held when it was first counted, and what was added since then.
+    base: Option<u64>,
+    /// Bytes of cache, of buffers, and of weights that are in memory of their own.
+    own: Own,
+    counted: Option<Counted>,
+    /// What residencies before this one have cost.
+    before: Traffic,
+}
+
+/// What a limit has cost so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes read of weights.
+    pub bytes_read: u64,
+    /// How often a step waited for weights.
+    pub stalls: u64,
+    /// How long in all.
+    pub stall: Duration,
+    /// Passes that began.
+    pub passes: u64,
+}
+
+/// Weights on a host within a limit.
+pub struct Residence {
+    limit: Limit,
+    files: Files,
+    state: Mutex<State>,
+}
+
+impl Residence {
+    /// A residence without weights; none if there is no limit.
+    pub(crate) fn new(limit: &Limit) -> Option<Arc<Residence>> {
+        let files = Files::new(limit.open.clone());
+        let residence = || Residence { limit: limit.clone(), files, state: Mutex::default() };
+        (limit.most != Most::Unlimited).then(residence).map(Arc::new)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic in a pass leaves pins behind at most, which keep bytes where they are said to be.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The files that are read.
+    pub(crate) fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// Takes a run of a file's bytes in. Its memory may be read in a launch of a step that names it.
+    pub(crate) fn add(
+        &self,
+        file: &(Arc<Path>, Arc<dyn Store>),
+        at: u64,
+        len: u64,
+        sums: Option<Sums>,
+    ) -> Result<(BlobId, Mem), Error> {
+        let mut state = self.lock();
+        let known = state.files.iter().position(|(path, _)| *path == file.0);
+        let known = known.unwrap_or_else(|| {
+            state.files.push(file.clone());
+            state.files.len() - 1
+        });
+        let number = u32::try_from(state.blobs.len()).map_err(|_| Error::Swap(SwapError::Exhausted))?;
+        let mem = lent(len);
+        state.blobs.push(Kept { file: known, at, len, sums, mem: mem.clone() });
+        state.retire();
+        // A residency numbers blobs in the order in which they are added, and so do we.
+        Ok((BlobId(number), mem))
+    }
+
+    /// Says that a file is one of packed weights: if it is damaged it is removed.
+    pub(crate) fn is_packed(&self, path: Arc<Path>) {
+        self.lock().packed.push(path);
+    }
+
+    /// Takes a plan in whose steps read these blobs.
+    pub(crate) fn register(&self, steps: Vec<Vec<BlobId>>) -> PlanId {
+        let mut state = self.lock();
+        state.plans.push(steps);
+        PlanId(state.plans.len() - 1)
+    }
+
+    /// Gives the memory of weights up, so that what else is taken can be measured.
+    pub(crate) fn retire(&self) {
+        self.lock().retire();
+    }
+
+    /// Says what else is in memory, or is going to be: what is left for weights is counted anew before the next pass.
+    pub(crate) fn own(&self, own: Own, grown: u64) {
+        let mut state = self.lock();
+        state.base = state.base.map(|base| base + grown);
+        state.own = own;
+        state.retire();
+    }
+
+    /// Says which plans a pass consists of, and begins to read what they need first.
+    ///
+    /// # Errors
+    /// The limit leaves too little for one of their steps.
+    pub(crate) fn arrange(&self, plans: &[PlanId]) -> Result<(), Error> {
+        let mut state = self.lock();
+        state.settle(&self.limit)?;
+        if !state.pass.plans.iter().map(|(plan, _)| plan).eq(plans) {
+            state.arrange(plans)?;
+        }
+        Ok(())
+    }
+
+    /// Begins the steps of a plan, which no other plan may interrupt.
+    ///
+    /// # Errors
+    /// As [`Residence::arrange`].
+    pub(crate) fn enter(&self, plan: PlanId) -> Result<Turn<'_>, Error> {
+        let mut state = self.lock();
+        state.settle(&self.limit)?;
+        if !state.pass.plans.iter().any(|(other, _)| *other == plan) {
+            state.arrange(&[plan])?;
+        }
+        let State { pass, now, .. } = &mut *state;
+        let start = pass.plans.iter().find(|(other, _)| *other == plan).map_or(0, |(_, start)| *start);
+        // The next tick at which a pass comes to this plan.
+        let ahead = (start + pass.length - *now % pass.length) % pass.length;
+        *now += ahead;
+        if start == 0 {
+            state.before.passes += 1;
+        }
+        Ok(Turn { state, plan })
+    }
+
+    /// What was counted, if a pass has begun.
+    pub fn counted(&self) -> Option<Counted> {
+        self.lock().counted.clone()
+    }
+
+    /// Bytes of weights that stay in memory, as passes are arranged now.
+    pub fn staying(&self) -> u64 {
+        let state = self.lock();
+        let Some(residency) = &state.residency else { return 0 };
+        let stays = state.blobs.iter().zip(0..).filter(|(_, number)| residency.stays(BlobId(*number)));
+        stays.map(|(blob, _)| blob.len).sum()
+    }
+
+    /// What it has cost so far.
+    pub fn traffic(&self) -> Traffic {
+        let state = self.lock();
+        state.before.and(state.residency.as_ref())
+    }
+}
+
+impl Traffic {
+    fn and(mut self, residency: Option<&Residency>) -> Traffic {
+        if let Some(counts) = residency.map(Residency::counts) {
+            self.bytes_read += counts.bytes_read;
+            self.stalls += counts.stalls;
+            self.stall += counts.stall;
+        }
+        self
+    }
+}
+
+impl State {
+    /// Gives the memory of blobs up: how much there is must be counted anew.
+    fn retire(&mut self) {
+        self.before = self.before.and(self.residency.as_ref());
+        self.residency = None;
+        self.pass = Pass::default();
+        self.now = 0;
+    }
+
+    /// Has memory for blobs, and forgives files that failed.
+    fn settle(&mut self, limit: &Limit) -> Result<(), Error> {
+        match &mut self.residency {
+            // What failed for an earlier pass, or was read ahead for this one, is tried once more.
+            Some(residency) => residency.forgive(),
+            None => self.begin(limit)?,
+        }
+        Ok(())
+    }
+
+    /// What a limit must hold.
+    fn count(&mut self, limit: Most) -> Counted {
+        let all: u64 = self.blobs.iter().map(Kept::taken).sum();
+        let bytes = |blob: &BlobId| self.blobs[blob.0 as usize].taken();
+        let steps = self.plans.iter().flatten();
+        let step = steps.map(|blobs| blobs.iter().map(bytes).sum()).max().unwrap_or(0);
+        let base = *self.base.get_or_insert_with(held);
+        Counted { limit, base, own: self.own, all, step }
+    }
+
+    fn begin(&mut self, limit: &Limit) -> Result<(), Error> {
+        let counted = self.count(limit.most);
+        let left = counted.left().map_err(Error::Limit)?;
+        let options = Options { policy: ring(left), wait_max: WAIT_MAX, ..Options::new(left) };
+        let mut residency = Residency::new(&options).map_err(Error::Swap)?;
+        let add_file = |(path, store): &(Arc<Path>, Arc<dyn Store>)| residency.add_file(path, store.clone());
+        let files: Vec<FileId> =
+            self.files.iter().map(add_file).collect::<Result<_, _>>().map_err(Error::Swap)?;
+        for Kept { file, at, len, sums, .. } in &self.blobs {
+            let origin = Origin { file: files[*file], at: *at, len: *len, sums: sums.clone() };
+            residency.add("weights", origin).map_err(Error::Swap)?;
+        }
+        self.residency = Some(residency);
+        self.counted = Some(counted);
+        Ok(())
+    }
+
+    fn arrange(&mut self, plans: &[PlanId]) -> Result<(), Error> {
+        let mut pass = Pass::default();
+        let mut uses = Vec::new();
+        for plan in plans {
+            pass.plans.push((*plan, pass.length));
+            for blobs in &self.plans[plan.0] {
+                uses.extend(blobs.iter().map(|blob| (*blob, pass.length)));
+                pass.length += 1;
+            }
+        }
+        // A plan without launches takes a tick all the same.
+        pass.length = pass.length.max(1);
+        let agenda = Agenda::new(pass.length, uses);
+        let residency = self.residency.as_mut().expect("there is memory before anything is arranged");
+        residency.arrange(agenda).and_then(|()| residency.prefetch(0)).map_err(Error::Swap)?;
+        self.pass = pass;
+        self.now = 0;
+        Ok(())
+    }
+}
+
+/// The part of the memory through which weights go that do not stay, if one step does not need more. At the least it is
+/// twice what is asked of a disk at a time, so that computing and reading have one half each.
+const RING: u64 = 8;
+const RING_MIN: u64 = 32 << 20;
+const RING_MAX: u64 = 512 << 20;
+
+/// How so many bytes of memory are used.
+fn ring(left: u64) -> Policy {
+    Policy::Stream { ring_bytes: (left / RING).clamp(RING_MIN, RING_MAX) }
+}
+
+/// So long a step waits for one blob: a disk that gives less than a blob in that time is taken for dead.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// The steps of one plan, one after another.
+pub(crate) struct Turn<'a> {
+    state: MutexGuard<'a, State>,
+    plan: PlanId,
+}
+
+impl Turn<'_> {
+    /// Runs a step while what it reads is there.
+    pub(crate) fn step(
+        &mut self,
+        number: usize,
+        run: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let State { residency, plans, blobs, packed, now, .. } = &mut *self.state;
+        let residency = residency.as_mut().expect("nobody enters a plan without memory");
+        let (tick, read) = (*now, plans[self.plan.0][number].as_slice());
+        *now += 1;
+        if let Err(error) = residency.pin(tick, read) {
+            return Err(match &error {
+                SwapError::Corrupt { path, at, len } if packed.contains(path) => {
+                    damaged(path, &format!("the {len} bytes at byte {at} are not what was written"))
+                }
+                _ => Error::Swap(error),
+            });
+        }
+        for blob in read {
+            let span = residency.span(*blob).expect("what is pinned is there");
+            blobs[blob.0 as usize].mem.lend(span.start());
+        }
+        let outcome = run();
+        for blob in read {
+            blobs[blob.0 as usize].mem.lend(std::ptr::null_mut());
+        }
+        residency.unpin(tick, read).map_err(Error::Swap)?;
+        outcome
+    }
+}

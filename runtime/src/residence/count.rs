@@ -1,0 +1,125 @@
+//! What is counted against a limit, and what is left of it for weights.
+
+use std::fmt;
+
+use super::Most;
+use crate::machine::resident_bytes;
+
+/// Threads that read have stacks of which they touch this much, the bytes on their way through it included.
+const READING_BYTES: u64 = 1 << 20;
+
+/// What nobody counts one by one: pieces that an allocator keeps, lists of a pass, tables of pages, a share of files that
+/// the system keeps for us.
+const MARGIN_BYTES: u64 = 16 << 20;
+
+/// Memory of the process that is not weights within the limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    /// Bytes of keys, values and states.
+    pub cache: u64,
+    /// Bytes of plans' buffers, and of logits on their way out.
+    pub buffers: u64,
+    /// Bytes of weights that lie in memory of their own.
+    pub copied: u64,
+}
+
+/// A limit and what it must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// The limit.
+    pub limit: Most,
+    /// What the process held before the first pass: program, tokenizer, kernels, lists.
+    pub base: u64,
+    /// What it is going to hold.
+    pub own: Own,
+    /// Bytes of weights that come and go or stay.
+    pub all: u64,
+    /// Bytes of weights that one step reads, at most.
+    pub step: u64,
+}
+
+impl Counted {
+    /// Bytes for all but weights within the limit.
+    pub fn rest(&self) -> u64 {
+        let Own { cache, buffers, copied } = self.own;
+        match self.limit {
+            Most::Process(_) => self.base + cache + buffers + copied + READING_BYTES + self.margin(),
+            _ => 0,
+        }
+    }
+
+    /// What nobody counts, and the tables of pages: eight bytes for each of 4 KiB.
+    pub fn margin(&self) -> u64 {
+        match self.limit {
+            Most::Process(limit) => MARGIN_BYTES + limit / 512,
+            _ => 0,
+        }
+    }
+
+    /// Bytes that weights may take.
+    ///
+    /// # Errors
+    /// One step needs more.
+    pub fn left(&self) -> Result<u64, TooLow> {
+        let most = match self.limit {
+            Most::Unlimited => self.all,
+            Most::Process(limit) | Most::Weights(limit) => limit.saturating_sub(self.rest()).min(self.all),
+        };
+        if most < self.step { Err(TooLow(self.clone())) } else { Ok(most) }
+    }
+}
+
+/// A limit that leaves less for weights than one step reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TooLow(pub Counted);
+
+impl TooLow {
+    /// Bytes that are missing.
+    pub fn missing(&self) -> u64 {
+        let Counted { limit, step, .. } = self.0;
+        let have = match limit {
+            Most::Process(limit) | Most::Weights(limit) => limit,
+            Most::Unlimited => u64::MAX,
+        };
+        (self.0.rest() + step).saturating_sub(have)
+    }
+}
+
+/// A number of bytes in MB.
+struct Mb(u64);
+
+impl fmt::Display for Mb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} MB", self.0 as f64 / 1e6)
+    }
+}
+
+impl fmt::Display for TooLow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counted { limit, base, own, step, .. } = &self.0;
+        let missing = Mb(self.missing());
+        match limit {
+            Most::Process(limit) => {
+                write!(f, "{missing} are missing: the memory limit is {}, ", Mb(*limit))?;
+                write!(f, "of which the program itself takes {}, ", Mb(*base))?;
+                write!(f, "keys, values and states {}, buffers {}, ", Mb(own.cache), Mb(own.buffers))?;
+                write!(f, "reading and what is not counted {}, ", Mb(READING_BYTES + self.0.margin()))?;
+                if own.copied > 0 {
+                    write!(f, "weights that cannot be read from a file {}, ", Mb(own.copied))?;
+                }
+                write!(f, "and weights of one step {}", Mb(*step))
+            }
+            _ => write!(f, "{missing} are missing for weights, of which one step reads {}", Mb(*step)),
+        }
+    }
+}
+
+impl std::error::Error for TooLow {}
+
+/// What the process is taken to hold where the system does not tell: twice what it holds on Linux before weights come.
+const HELD_BYTES: u64 = 64 << 20;
+
+/// What the process holds now.
+pub(crate) fn held() -> u64 {
+    resident_bytes().unwrap_or(HELD_BYTES)
+}

@@ -1,0 +1,92 @@
+//! What a limit is going to cost, by the decisions that will be taken: nothing is read for it.
+
+use jtllm_swap::sim::{self, Forecast, Scenario, Speeds, Step};
+use jtllm_swap::{Blob, Budget, Source, Tier};
+
+use super::count::Counted;
+use super::{Kept, PlanId, Residence, ring};
+use crate::error::Error;
+use crate::residence::Most;
+
+/// The speeds of a machine, in bytes a second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rates {
+    /// Of reading model files past the page cache.
+    pub disk: f64,
+    /// Of kernels that read weights in memory.
+    pub memory: f64,
+}
+
+/// What may be asked for instead of what there is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Change {
+    /// Another limit.
+    pub limit: Option<Most>,
+    /// How long weights would be, of what they are.
+    pub weights: f64,
+    /// How large the cache would be, of what it is.
+    pub cache: f64,
+}
+
+impl Change {
+    /// Everything as it is.
+    pub const NONE: Change = Change { limit: None, weights: 1.0, cache: 1.0 };
+}
+
+/// What a pass is going to cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outlook {
+    /// What is counted against the limit.
+    pub counted: Counted,
+    /// Passes once they are alike.
+    pub forecast: Forecast,
+    /// Bytes of weights that a pass reads in memory.
+    pub used: u64,
+    /// The most bytes that the process is going to hold.
+    pub peak: u64,
+}
+
+/// Passes that are averaged: enough for those that do not divide evenly.
+const PASSES: u32 = 4;
+
+impl Residence {
+    /// What passes of these plans cost.
+    ///
+    /// # Errors
+    /// The limit is too low.
+    pub(crate) fn outlook(&self, plans: &[PlanId], rates: &Rates, change: &Change) -> Result<Outlook, Error> {
+        let mut state = self.lock();
+        let mut counted = state.count(change.limit.unwrap_or(self.limit.most));
+        let scaled = |bytes: u64, part: f64| (bytes as f64 * part) as u64;
+        counted.all = scaled(counted.all, change.weights);
+        counted.step = scaled(counted.step, change.weights);
+        counted.own.cache = scaled(counted.own.cache, change.cache);
+        let left = counted.left().map_err(Error::Limit)?;
+        let len = |kept: &Kept| scaled(kept.taken(), change.weights).max(1);
+        let blobs: Vec<Blob> =
+            state.blobs.iter().map(|kept| Blob::new(len(kept), "weights", Source::File)).collect();
+        let step = |uses: &Vec<jtllm_swap::BlobId>| {
+            let uses: Vec<usize> = uses.iter().map(|blob| blob.0 as usize).collect();
+            let bytes: u64 = uses.iter().map(|blob| blobs[*blob].len).sum();
+            Step { uses, changes: Vec::new(), seconds: bytes as f64 / rates.memory }
+        };
+        let steps: Vec<Step> = plans.iter().flat_map(|plan| state.plans[plan.0].iter().map(step)).collect();
+        let used = steps.iter().flat_map(|step| &step.uses).map(|blob| blobs[*blob].len).sum();
+        // A blob that is rounded up may take a byte more than its part of the sum.
+        let room = left.max(counted.step) + blobs.len() as u64;
+        let scenario = Scenario {
+            blobs,
+            steps,
+            budget: Budget::unlimited().with(Tier::Host, room),
+            tiers: vec![(Tier::Host, ring(left))],
+            speeds: Speeds {
+                disk_bytes_per_s: rates.disk,
+                disk_latency_s: 0.0,
+                bus_bytes_per_s: rates.memory,
+            },
+        };
+        let forecast = sim::run(&scenario, PASSES).map_err(Error::Swap)?;
+        let peak = counted.rest() - counted.margin() + forecast.peak_bytes[1];
+        Ok(Outlook { counted, forecast, used, peak })
+    }
+}

@@ -1,0 +1,69 @@
+//! The folder of swap files: where bytes go that memory has no room for and no other file has.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use jtllm_swap::file::{Named, abandoned};
+
+use crate::cache::{CacheError, Size, Status, default_folder};
+
+/// The folder, or the reason why there is none. Files that processes use have no names in it, where the system allows
+/// that, and else locks: what is found here is what processes left that died in the wrong moment.
+#[derive(Debug)]
+pub struct SwapFolder(Status);
+
+impl SwapFolder {
+    /// The given folder, or the folder `swap` beside that of kernels (see
+    /// [`KernelCache::open`](crate::cache::KernelCache::open)). It is not created: whoever needs it does that.
+    pub fn open(folder: Option<PathBuf>) -> SwapFolder {
+        SwapFolder::open_in(folder, |name| std::env::var_os(name))
+    }
+
+    /// As [`SwapFolder::open`], with the environment given by a function.
+    pub fn open_in(folder: Option<PathBuf>, environment: impl Fn(&str) -> Option<OsString>) -> SwapFolder {
+        match folder.or_else(|| default_folder("swap", environment)) {
+            Some(folder) => SwapFolder(Status::On(folder)),
+            None => SwapFolder(Status::Off("none of JTLLM_CACHE, XDG_CACHE_HOME and HOME is set".to_owned())),
+        }
+    }
+
+    /// Where it is, or why there is none.
+    pub fn status(&self) -> &Status {
+        &self.0
+    }
+
+    /// Counts what dead processes have left.
+    ///
+    /// # Errors
+    /// The folder cannot be listed.
+    pub fn size(&self) -> Result<Size, CacheError> {
+        let left = self.left()?;
+        Ok(Size { entries: left.len() as u64, bytes: left.iter().map(|file| file.bytes).sum() })
+    }
+
+    /// Removes what dead processes have left.
+    ///
+    /// # Errors
+    /// The folder cannot be listed, or a file cannot be removed.
+    pub fn clear(&self) -> Result<(), CacheError> {
+        for Named { path, .. } in self.left()? {
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(CacheError { path, action: "remove", source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn left(&self) -> Result<Vec<Named>, CacheError> {
+        let Status::On(folder) = &self.0 else { return Ok(Vec::new()) };
+        match abandoned(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            found => found.map_err(|source| CacheError { path: folder.clone(), action: "list", source }),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Weights within a limit: planes are blobs of the model's files where they lie there as kernels read them, else of a
+//! packed file, which is written first if it is not there.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jtllm_swap::BlobId;
+use jtllm_swap::reader::Sums;
+use jtllm_swap::store::read_all;
+use rayon::prelude::*;
+
+use super::pack::Packing;
+use super::{Bound, Piece, Source, Weights, lying};
+use crate::device::{Device, Mem};
+use crate::error::Error;
+use crate::packed::{Kept, PackedFile, Written};
+use crate::ready::Ready;
+use crate::residence::{Files, Residence};
+
+/// How long we wait before we look again whether another process has written the packed file.
+const TURN: Duration = Duration::from_millis(100);
+
+/// How often somebody is told how far packing is, once it has taken as long.
+const WORD: Duration = Duration::from_secs(5);
+
+/// Chunks that are packed side by side, each with the rows that it is made of: more would be counted, and one thread
+/// writes what they make.
+const AT_ONCE: usize = 4;
+
+/// A tensor's bytes in its file as a blob, if kernels can read them as they are.
+pub(super) fn stream(
+    device: &dyn Device,
+    residence: &Residence,
+    source: &Source,
+) -> Result<Option<(Option<BlobId>, Mem)>, Error> {
+    let Some((piece, len, alignment)) = lying(device, source) else { return Ok(None) };
+    let all = (*piece.bytes).as_ref().len() as u64;
+    let inside = piece.offset.checked_add(len).is_some_and(|end| end <= all);
+    let Some(path) = piece.file.as_ref().filter(|_| inside && piece.offset.is_multiple_of(alignment)) else {
+        return Ok(None);
+    };
+    let file = residence.files().get(path, all)?;
+    let (blob, mem) = residence.add(&file, piece.offset, len, None)?;
+    Ok(Some((Some(blob), mem)))
+}
+
+impl Source {
+    /// Some rows as a tensor of their own, in memory: read from files past the page cache.
+    ///
+    /// # Errors
+    /// A file cannot be read, or ends before them.
+    pub(crate) fn section(&self, rows: Range<u64>, files: &Files) -> Result<Source, Error> {
+        let columns = self.matrix().1;
+        let shape = vec![rows.end - rows.start, columns];
+        let mut section = Source { format: self.format, shape, pieces: Vec::new() };
+        // The first row of the pieces that stand beside each other, and the columns left of the next one.
+        let (mut top, mut left) = (0, 0);
+        for piece in &self.pieces {
+            let (first, end) = (rows.start.max(top), rows.end.min(top + piece.rows));
+            if first < end {
+                section.pieces.push(self.read(piece, first - top..end - top, files)?);
+            }
+            left += piece.cols;
+            if left == columns {
+                (top, left) = (top + piece.rows, 0);
+            }
+        }
+        Ok(section)
+    }
+
+    fn read(&self, piece: &Piece, rows: Range<u64>, files: &Files) -> Result<Piece, Error> {
+        let row = piece.cols / self.format.block as u64 * self.format.block_bytes as u64;
+        let count = rows.end - rows.start;
+        let (at, len) = (piece.offset + rows.start * piece.stride, (count - 1) * piece.stride + row);
+        let all: &[u8] = (*piece.bytes).as_ref();
+        let bytes = match &piece.file {
+            Some(path) => {
+                let (path, store) = files.get(path, all.len() as u64)?;
+                let mut bytes = vec![0; len as usize];
+                read_all(&*store, at, &mut bytes).map_err(|error| Error::File {
+                    file: path.to_path_buf(),
+                    why: format!("cannot read {len} bytes at byte {at}: {error}"),
+                })?;
+                bytes
+            }
+            // What is part of the program is in memory anyway. Too few bytes are noticed by who reads a row.
+            None => {
+                all.get(at as usize..).map(|all| &all[..all.len().min(len as usize)]).unwrap_or(&[]).to_vec()
+            }
+        };
+        let (cols, stride) = (piece.cols, piece.stride);
+        Ok(Piece { bytes: Arc::new(bytes), file: None, offset: 0, rows: count, cols, stride })
+    }
+}
+
+impl Weights {
+    /// Finds these planes in a packed file, or makes one, and binds them to blobs of it. Says whether it did: there may
+    /// be no limit, or no place for a file.
+    pub(super) fn stream_packed(&mut self, packings: &[Packing]) -> Result<bool, Error> {
+        let Some(residence) = self.residence.clone().filter(|_| !packings.is_empty()) else {
+            return Ok(false);
+        };
+        let Some(found) = self.packed_file(packings)? else { return Ok(false) };
+        let path = found.path().into();
+        let file = residence.files().get(&path, (**found.bytes()).as_ref().len() as u64)?;
+        residence.is_packed(path);
+        for plane in packings.iter().flat_map(|packing| &packing.planes) {
+            let entry = found.plane(&plane.name);
+            let sums = Sums { all: entry.sums.as_slice().into(), first: 0, chunk_bytes: entry.chunk_bytes };
+            let (blob, mem) = residence.add(&file, entry.offset, entry.len, Some(sums))?;
+            self.streamed_bytes += entry.len;
+            let bound = Bound { span: mem.span(), ready: Ready::now(), blob: Some(blob) };
+            self.planes.insert(plane.name.clone(), bound);
+        }
+        self.streamed_files.push(found);
+        Ok(true)
+    }
+
+    fn packed_file(&self, packings: &[Packing]) -> Result<Option<PackedFile>, Error> {
+        let Some(keeping) = &self.keeping else { return Ok(None) };
+        let mut tried = false;
+        loop {
+            match keeping.find(packings.iter()) {
+                Kept::File(file) => return Ok(Some(file)),
+                Kept::Never => return Ok(None),
+                // What was written and is not there was removed by somebody: once is enough.
+                Kept::Absent(_) if tried => return Ok(None),
+                Kept::Absent(draft) => {
+                    let mut making = Making::new(packings);
+                    match draft.write_past_cache(&mut |plane, chunk| {
+                        if let Some(word) = making.word() {
+                            keeping.folder.say(&word);
+                        }
+                        making.next(plane, chunk)
+                    })? {
+                        Written::Whole => tried = true,
+                        Written::Refused => return Ok(None),
+                        Written::Busy => thread::sleep(TURN),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Chunks of planes in the order in which they are written, a few of them made ahead.
+struct Making<'a> {
+    planes: Vec<(&'a Packing, usize)>,
+    ahead: VecDeque<Vec<u8>>,
+    begin: Instant,
+    told: Instant,
+    /// Bytes so far, and of all planes.
+    done: u64,
+    all: u64,
+}
+
+impl<'a> Making<'a> {
+    fn new(packings: &'a [Packing]) -> Making<'a> {
+        let planes = |packing: &'a Packing| (0..packing.planes.len()).map(move |plane| (packing, plane));
+        let planes: Vec<_> = packings.iter().flat_map(planes).collect();
+        let all = planes.iter().map(|(packing, plane)| packing.planes[*plane].len).sum();
+        let now = Instant::now();
+        Making { planes, ahead: VecDeque::new(), begin: now, told: now, done: 0, all }
+    }
+
+    /// The next chunk.
+    fn next(&mut self, number: usize, chunk: usize) -> Result<Vec<u8>, Error> {
+        let (packing, plane) = self.planes[number];
+        if self.ahead.is_empty() {
+            let step = AT_ONCE.min(rayon::current_num_threads());
+            let made = (chunk..(chunk + step).min(packing.chunks())).into_par_iter();
+            let made = made.map(|chunk| Ok(packing.chunk(chunk)?.swap_remove(plane)));
+            self.ahead.extend(made.collect::<Result<Vec<_>, Error>>()?);
+        }
+        let bytes = self.ahead.pop_front().unwrap_or_default();
+        self.done += bytes.len() as u64;
+        Ok(bytes)
+    }
+
+    /// How far it is, if it is time to say so.
+    fn word(&mut self) -> Option<String> {
+        if self.told.elapsed() < WORD {
+            return None;
+        }
+        self.told = Instant::now();
+        let (done, all) = (self.done as f64 / 1e9, self.all as f64 / 1e9);
+        let seconds = self.begin.elapsed().as_secs_f64();
+        let left =
+            if self.done == 0 { 0.0 } else { seconds * (self.all - self.done) as f64 / self.done as f64 };
+        Some(format!("packing weights once, {done:.1} of {all:.1} GB; {left:.0} s are left"))
+    }
+}

@@ -1,0 +1,291 @@
+//! Weights within a limit: the same bits as without one, whatever comes and goes, and whatever goes wrong.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use jtllm_models::Checkpoint;
+use jtllm_runtime::cache::KernelCache;
+use jtllm_runtime::codegen::options::Compute;
+use jtllm_runtime::codegen::target::Caps;
+use jtllm_runtime::ir::DType;
+use jtllm_runtime::packed::PackedFolder;
+use jtllm_runtime::residence::{Limit, Most};
+use jtllm_runtime::swap::fault::{Call, Fault, FaultStore};
+use jtllm_runtime::swap::store::{Action, FileStore, Store};
+use jtllm_runtime::{Error, residence};
+use jtllm_serve::{Backend, Caches, Engine, EngineError, LoadOptions, Model, Place};
+use tempfile::TempDir;
+use xtask::synthetic::Synthetic;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
+}
+
+fn options(threads: usize, memory: Limit) -> LoadOptions {
+    LoadOptions {
+        backend: Backend::Cpu,
+        place: Place::default(),
+        threads,
+        context: 96,
+        compute: Compute::Auto,
+        keys: DType::F16,
+        values: DType::F16,
+        taps: false,
+        sequences: 1,
+        memory,
+    }
+}
+
+#[test]
+fn the_interpreter_of_kernels_finds_nothing_read_beyond_what_is_lent() {
+    let model = fixture("llama2-gqa-tiny");
+    let caches = || KernelCache::off("a test");
+    let open = |memory| {
+        let backend = Backend::Interp(Box::new(Caps::vector(4)));
+        let options = LoadOptions { backend, ..options(1, memory) };
+        Engine::new(Model::load(Checkpoint::open(&model).unwrap(), options, caches()).unwrap(), None)
+    };
+    let tokens = [1, 95, 17, 60, 2];
+    let expected = open(Limit::default()).feed(&tokens, false).unwrap();
+    let mut limited = open(Limit::of(Most::Weights(200_000)));
+    assert_eq!(limited.feed(&tokens, false).unwrap(), expected);
+    assert!(limited.model().networks()[0].residence().unwrap().traffic().bytes_read > 600_000);
+}
+
+/// An engine whose packed weights are in `packed`.
+fn engine(model: &Path, packed: &Path, threads: usize, memory: Limit) -> Engine {
+    let caches =
+        Caches { kernels: KernelCache::off("a test"), packed: PackedFolder::open(Some(packed.to_owned())) };
+    let model = Model::load(Checkpoint::open(model).unwrap(), options(threads, memory), caches).unwrap();
+    Engine::new(model, None)
+}
+
+/// The bits of the logits of a prompt, and of each token of an answer.
+fn bits(engine: &mut Engine) -> Result<Vec<u32>, EngineError> {
+    engine.clear();
+    let prompt: Vec<u32> = (0..40).map(|at| (at * 31 + 7) % 90).collect();
+    let mut logits = engine.feed(&prompt, false)?;
+    let mut all = Vec::new();
+    for _ in 0..6 {
+        all.extend(logits.iter().map(|logit| logit.to_bits()));
+        let best = (0..logits.len()).fold(0, |best, at| if logits[at] > logits[best] { at } else { best });
+        logits = engine.append(best as u32)?;
+    }
+    Ok(all)
+}
+
+/// What a limit on weights leaves, or what is missing of it.
+fn limited(model: &Path, packed: &Path, threads: usize, bytes: u64) -> Result<Vec<u32>, u64> {
+    let mut engine = engine(model, packed, threads, Limit::of(Most::Weights(bytes)));
+    match bits(&mut engine) {
+        Ok(bits) => {
+            let residence = engine.model().networks()[0].residence().unwrap();
+            let (counted, traffic) = (residence.counted().unwrap(), residence.traffic());
+            let rest = counted.all.saturating_sub(residence.staying());
+            assert!(traffic.bytes_read >= rest, "{traffic:?} {counted:?}");
+            assert!(bytes >= counted.all || traffic.bytes_read > 5 * rest, "{traffic:?} {counted:?}");
+            assert_eq!(traffic.passes, 7);
+            Ok(bits)
+        }
+        Err(EngineError::Runtime(Error::Limit(low))) => Err(low.missing()),
+        Err(error) => panic!("{}: {error}", model.display()),
+    }
+}
+
+fn check(model: &Path, kind: &str) {
+    let folder = TempDir::new().unwrap();
+    let packed = folder.path();
+    let mut free = engine(model, packed, 1, Limit::default());
+    let expected = bits(&mut free).unwrap();
+    let network = free.model().networks()[0];
+    assert!(network.residence().is_none());
+    let weights = network.weights();
+    let all = weights.adopted_bytes + weights.copied_bytes + weights.packed_bytes;
+    drop(free);
+    for threads in [1, 2] {
+        for parts in [1, 2, 8] {
+            // Rounded up, a blob may take some pages more than its bytes.
+            let most = (all + all / 4) / parts;
+            let found = limited(model, packed, threads, most).or_else(|missing| {
+                assert!(parts > 1, "{kind}: all weights do not fit");
+                // One step reads as much, and not a byte less will do.
+                limited(model, packed, threads, most + missing - 1).unwrap_err();
+                limited(model, packed, threads, most + missing)
+            });
+            assert!(found.unwrap() == expected, "{kind}, a part of {parts}, {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn families_give_the_same_bits_within_any_limit() {
+    let names = ["llama2-gqa-tiny", "chatglm-6b-tiny", "chatglm2-6b-tiny", "qwen3-tied-tiny"];
+    names.iter().for_each(|name| check(&fixture(name), name));
+    check(&fixture("rwkv-7-tiny").join("RWKV-7-tiny.pth"), "rwkv-7-tiny");
+    check(&fixture("rwkv-4-tiny").join("RWKV-4-tiny.pth"), "rwkv-4-tiny");
+}
+
+/// A small LLaMA whose matrices are in an encoding.
+fn synthetic(encoding: &str) -> (TempDir, PathBuf) {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("model.gguf");
+    Synthetic::of("llama-tiny", encoding, None).unwrap().write(&file, &mut |_| {}).unwrap();
+    (folder, file)
+}
+
+#[test]
+fn formats_give_the_same_bits_within_any_limit() {
+    for encoding in ["bf16", "f32", "q4_0", "q8_0"] {
+        let (_folder, file) = synthetic(encoding);
+        check(&file, encoding);
+    }
+}
+
+/// The same for packed files alone, of whose bytes somebody keeps hashes.
+fn damaged(bytes: u64, script: fn(Call) -> Option<Fault>) -> Limit {
+    let open = move |path: &Path| {
+        let is_packed = path.extension().is_some_and(|end| end == "packed");
+        let store = FaultStore::new(FileStore::open(path)?, move |call| script(call).filter(|_| is_packed));
+        Ok(Arc::new(store) as Arc<dyn Store>)
+    };
+    Limit { most: Most::Weights(bytes), open: Arc::new(open) }
+}
+
+/// A limit on weights under which something goes wrong with files.
+fn faulty(bytes: u64, script: impl Fn(Call) -> Option<Fault> + Clone + Send + Sync + 'static) -> Limit {
+    let open = move |path: &Path| {
+        let store = FaultStore::new(FileStore::open(path)?, script.clone());
+        Ok(Arc::new(store) as Arc<dyn Store>)
+    };
+    Limit { most: Most::Weights(bytes), open: Arc::new(open) }
+}
+
+#[test]
+fn a_read_that_fails_ends_the_answer_and_the_next_one_is_right() {
+    let (_folder, file) = synthetic("bf16");
+    let packed = TempDir::new().unwrap();
+    let expected = bits(&mut engine(&file, packed.path(), 1, Limit::default())).unwrap();
+    let left = Arc::new(AtomicI64::new(-1));
+    let script = {
+        let left = left.clone();
+        move |call: Call| {
+            let is_now = call.action == Action::Read && left.fetch_sub(1, Ordering::Relaxed) == 0;
+            is_now.then_some(Fault::Error(std::io::ErrorKind::Other))
+        }
+    };
+    let mut engine = engine(&file, packed.path(), 1, faulty(100_000, script));
+    let (mut failed, mut whole) = (0, 0);
+    for number in 0..120 {
+        left.store(number, Ordering::Relaxed);
+        match bits(&mut engine) {
+            Ok(bits) => {
+                assert!(bits == expected, "read {number}");
+                whole += 1;
+            }
+            Err(EngineError::Runtime(Error::Swap(_) | Error::File { .. })) => failed += 1,
+            Err(error) => panic!("read {number}: {error}"),
+        }
+        left.store(-1, Ordering::Relaxed);
+        assert!(bits(&mut engine).unwrap() == expected, "after read {number}");
+    }
+    println!("{failed} failed, {whole} did not come to that read");
+    assert!(failed > 50, "{failed}");
+}
+
+#[test]
+fn a_state_that_came_half_of_the_way_is_not_gone_on_with() {
+    let model = fixture("rwkv-7-tiny").join("RWKV-7-tiny.pth");
+    let packed = TempDir::new().unwrap();
+    let expected = bits(&mut engine(&model, packed.path(), 1, Limit::default())).unwrap();
+    let left = Arc::new(AtomicI64::new(-1));
+    let script = {
+        let left = left.clone();
+        move |call: Call| {
+            let is_now = call.action == Action::Read && left.fetch_sub(1, Ordering::Relaxed) == 0;
+            is_now.then_some(Fault::Error(std::io::ErrorKind::Other))
+        }
+    };
+    let mut engine = engine(&model, packed.path(), 1, faulty(150_000, script));
+    assert!(bits(&mut engine).unwrap() == expected);
+    let prompt: Vec<u32> = (0..40).map(|at| (at * 31 + 7) % 90).collect();
+    let mut failed = 0;
+    for number in 0..60 {
+        engine.clear();
+        engine.feed(&prompt, false).unwrap();
+        left.store(number, Ordering::Relaxed);
+        failed += usize::from(engine.append(3).is_err());
+        left.store(-1, Ordering::Relaxed);
+        // The same conversation, with the prompt that it began with: nobody said `clear`.
+        let logits = engine.feed(&prompt, false).unwrap();
+        let found: Vec<u32> = logits.iter().map(|logit| logit.to_bits()).collect();
+        assert!(found == expected[..found.len()], "read {number}");
+    }
+    assert!(failed > 10, "{failed}");
+}
+
+#[test]
+fn short_reads_change_nothing() {
+    let (_folder, file) = synthetic("q8_0");
+    let packed = TempDir::new().unwrap();
+    let expected = bits(&mut engine(&file, packed.path(), 1, Limit::default())).unwrap();
+    let script = |call: Call| (call.number % 3 != 2).then_some(Fault::Short(1000 + call.number as usize % 7));
+    let mut engine = engine(&file, packed.path(), 2, faulty(100_000, script));
+    assert!(bits(&mut engine).unwrap() == expected);
+}
+
+#[test]
+fn a_flipped_bit_of_packed_weights_is_never_multiplied() {
+    let (_folder, file) = synthetic("q4_0");
+    let packed = TempDir::new().unwrap();
+    let expected = bits(&mut engine(&file, packed.path(), 1, Limit::default())).unwrap();
+    // On its way: what is read once more is right.
+    let once = |call: Call| (call.number % 40 == 3).then_some(Fault::Flip(1234));
+    let mut passing = engine(&file, packed.path(), 1, damaged(50_000, once));
+    assert!(bits(&mut passing).unwrap() == expected);
+    let files = || std::fs::read_dir(packed.path()).unwrap().count();
+    let before = files();
+    assert!(before > 0);
+    // On the disk: the file goes.
+    let always = |_: Call| Some(Fault::Flip(1234));
+    let mut lasting = engine(&file, packed.path(), 1, damaged(50_000, always));
+    let error = bits(&mut lasting).unwrap_err();
+    assert!(matches!(error, EngineError::Runtime(Error::Packed { .. })), "{error}");
+    assert!(files() < before);
+}
+
+#[test]
+fn a_limit_for_the_whole_process_says_what_is_missing() {
+    let (_folder, file) = synthetic("f32");
+    let packed = TempDir::new().unwrap();
+    let mut engine = engine(&file, packed.path(), 1, Limit::of(Most::Process(1_000_000)));
+    let error = engine.model_mut().ready().unwrap_err();
+    let EngineError::Runtime(Error::Limit(low)) = &error else { panic!("{error}") };
+    let residence::TooLow(counted) = low;
+    assert_eq!(counted.rest() + counted.step, 1_000_000 + low.missing());
+    let text = error.to_string();
+    assert!(text.contains("MB are missing") && text.contains("weights of one step"), "{text}");
+}
+
+#[test]
+fn chunks_of_a_prompt_of_which_nobody_wants_logits_do_not_read_the_head() {
+    let (_folder, file) = synthetic("bf16");
+    let most = 60_000;
+    let options = LoadOptions { context: 2176, ..options(1, Limit::of(Most::Weights(most))) };
+    let model = Model::load(Checkpoint::open(&file).unwrap(), options, KernelCache::off("a test")).unwrap();
+    let mut engine = Engine::new(model, None);
+    let chunks = 4;
+    let prompt: Vec<u32> = (0..512 * chunks as u32).map(|at| (at * 31 + 7) % 250).collect();
+    engine.feed(&prompt, false).unwrap();
+    let residence = engine.model().networks()[0].residence().unwrap();
+    let (traffic, all) = (residence.traffic(), residence.counted().unwrap().all);
+    // 320 rows of 64 numbers; its blob may take a page more.
+    let head = 320 * 64 * 2;
+    let wanted = chunks * (all - head) + head;
+    println!("{traffic:?}, {all} bytes of weights");
+    assert_eq!(traffic.passes, chunks);
+    // What is read ahead for a pass that never begins fills the memory at most.
+    assert!(traffic.bytes_read <= wanted + most, "{traffic:?}: {wanted} are wanted");
+    assert!(wanted + most < chunks * all, "heads can be told");
+}

@@ -1,0 +1,148 @@
+//! `--mem-limit` is kept: what the process takes is measured by a control group, where one can be made.
+#![allow(clippy::unwrap_used)]
+
+#[path = "cli/support.rs"]
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use support::{failure, isolate, stderr};
+use tempfile::TempDir;
+use xtask::synthetic::Synthetic;
+
+/// What the system may keep for a process beside what the process counts: its program's pages, its pipes.
+const BESIDE: u64 = 64 << 20;
+
+/// Bytes that the system reads beside those that were asked for, of the model's header and of its samples.
+const READ_AHEAD: u64 = 16 << 20;
+
+/// Bytes of what is written all the same: kernels that were compiled, the entry for `jtllm ps`.
+const WRITTEN: u64 = 1 << 20;
+
+const TOKENS: &str = "6";
+
+/// A model of some 200 MB.
+fn model(folder: &Path, encoding: &str, layers: u64) -> (PathBuf, u64) {
+    let file = folder.join("model.gguf");
+    let model = Synthetic::of("llama-1.1b", encoding, Some(layers)).unwrap();
+    model.write(&file, &mut |_| {}).unwrap();
+    (file, model.bytes())
+}
+
+/// A control group for memory of either version, removed when it goes.
+struct Group {
+    folder: PathBuf,
+    is_unified: bool,
+}
+
+impl Group {
+    /// A new one with this limit; nothing where that is not allowed.
+    fn new(name: &str, limit: u64) -> Option<Group> {
+        let name = format!("jtllm-test-{name}-{}", std::process::id());
+        for (root, is_unified) in [("/sys/fs/cgroup/memory", false), ("/sys/fs/cgroup", true)] {
+            let folder = Path::new(root).join(&name);
+            let (file, exists) = match is_unified {
+                true => ("memory.max", Path::new(root).join("cgroup.controllers").exists()),
+                false => ("memory.limit_in_bytes", Path::new(root).join("memory.limit_in_bytes").exists()),
+            };
+            if !exists || fs::create_dir(&folder).is_err() {
+                continue;
+            }
+            let group = Group { folder, is_unified };
+            if fs::write(group.folder.join(file), limit.to_string()).is_ok() && group.peak().is_some() {
+                return Some(group);
+            }
+        }
+        println!("no control group for memory can be made here: the program's own count is looked at");
+        None
+    }
+
+    /// The most bytes that it has had.
+    fn peak(&self) -> Option<u64> {
+        let file = if self.is_unified { "memory.peak" } else { "memory.max_usage_in_bytes" };
+        fs::read_to_string(self.folder.join(file)).ok()?.trim().parse().ok()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.folder);
+    }
+}
+
+/// Runs the model in a group, which everything that it touches is counted for, and keeps its own counters of bytes.
+fn run(group: Option<&Group>, cache: &Path, arguments: &[&str]) -> Output {
+    let procs = group.map_or(PathBuf::from("/dev/null"), |group| group.folder.join("cgroup.procs"));
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(procs);
+    command.arg(env!("CARGO_BIN_EXE_jtllm")).args(arguments);
+    isolate(&mut command);
+    command.env("JTLLM_CACHE", cache).output().unwrap()
+}
+
+fn answer(output: &Output) -> Value {
+    assert!(output.status.success(), "{:?} {}", output.status, stderr(output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Generates within a limit that lets a part of the weights stay.
+fn check(name: &str, encoding: &str, layers: u64, limit: u64) {
+    let folder = TempDir::new().unwrap();
+    let (file, all) = model(folder.path(), encoding, layers);
+    let model = file.to_str().unwrap();
+    let own = ["run", model, "--raw", "-p", "Memory is", "-n", TOKENS, "--temp", "0", "-c", "128", "-t", "1"];
+    let free = answer(&run(None, folder.path(), &[&own[..], &["--json", "--ignore-eos"]].concat()));
+    assert_eq!(free["memory"], Value::Null);
+    // Packed weights are made again within the limit: that is to be kept too.
+    let packed = TempDir::new().unwrap();
+    let text = limit.to_string();
+    let more = ["--json", "--ignore-eos", "--mem-limit", &text];
+    let group = Group::new(name, limit + BESIDE);
+    for start in 0..2 {
+        let output = run(group.as_ref(), packed.path(), &[&own[..], &more].concat());
+        println!("{name} {start}: {}", stderr(&output));
+        let found = answer(&output);
+        assert_eq!(found["ids"], free["ids"], "{name} {start}");
+        let memory = &found["memory"];
+        let number = |key: &str| memory[key].as_u64().unwrap();
+        let (weights, stay) = (number("weights"), number("weights_stay"));
+        assert!(weights > all / 2 && stay < weights, "{memory}");
+        assert!(number("rest") + stay <= limit, "{memory}");
+        let passes = TOKENS.parse::<u64>().unwrap();
+        // Of the pass that is not run any more a part was read ahead.
+        let most = (weights - stay) * (passes + 1) + stay;
+        assert!(number("bytes_read") * 100 <= most * 105, "{memory}");
+        // What the system itself counts: of weights nothing is written, once they are packed.
+        if let (1, Some(read)) = (start, memory["disk_read"].as_u64()) {
+            assert!(read * 100 <= most * 105 + READ_AHEAD * 100, "{memory}");
+            assert!(number("disk_written") < WRITTEN, "{memory}");
+        }
+        if let Some(peak) = group.as_ref().and_then(Group::peak) {
+            println!("{name} {start}: peak {peak} of {limit}");
+            assert!(peak < limit + BESIDE, "{peak} above {limit}");
+        }
+    }
+}
+
+#[test]
+fn weights_of_a_file_stream_within_a_limit() {
+    check("bf16", "bf16", 2, 350_000_000);
+}
+
+#[test]
+fn packed_weights_stream_within_a_limit() {
+    check("q4", "q4_0", 6, 250_000_000);
+}
+
+#[test]
+fn a_limit_that_is_too_low_is_refused_with_what_is_missing() {
+    let folder = TempDir::new().unwrap();
+    let (file, _) = model(folder.path(), "q8_0", 1);
+    let text = failure(&["run", file.to_str().unwrap(), "-p", "a", "--mem-limit", "60MB"], 5);
+    assert!(text.contains("MB are missing: the memory limit is 60.0 MB"), "{text}");
+    let text = failure(&["run", "demo", "-p", "a", "--mem-limit", "60 XB"], 2);
+    assert!(text.contains("--mem-limit"), "{text}");
+}

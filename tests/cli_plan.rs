@@ -1,0 +1,127 @@
+//! `jtllm plan` foresees what `jtllm run` then does, and refuses what it refuses.
+#![allow(clippy::unwrap_used)]
+
+#[path = "cli/support.rs"]
+mod support;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::{jtllm, stderr, stdout};
+use xtask::synthetic::Synthetic;
+
+fn json_of(cache: &Path, arguments: &[&str]) -> Value {
+    let output = jtllm(arguments).env("JTLLM_CACHE", cache).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+    serde_json::from_str(&stdout(&output)).unwrap()
+}
+
+/// A model of so many layers in 16 bits, 6.6 MB a layer.
+fn model(folder: &Path, layers: u64) -> String {
+    let file = folder.join("m.gguf");
+    Synthetic::of("chatglm2-100m", "bf16", Some(layers)).unwrap().write(&file, &mut |_| {}).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+const FLAGS: [&str; 6] = ["-t", "1", "-c", "256", "--backend", "cpu"];
+
+#[test]
+fn what_streams_is_foreseen_to_the_byte_a_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(folder.path(), 28);
+    let limit = ["--mem-limit", "160MB", "--json"];
+    let plan = json_of(folder.path(), &[&["plan", model.as_str()][..], &FLAGS, &limit].concat());
+    let number = |of: &Value, name: &str| of[name].as_f64().unwrap_or_else(|| panic!("{name}: {of}"));
+    let (weights, read) = (number(&plan, "weights"), number(&plan, "weights_read"));
+    assert!((1.8e8..2.0e8).contains(&weights) && read > 0.1 * weights && read < 0.95 * weights, "{plan}");
+    assert!(number(&plan, "peak") <= 160e6 && number(&plan, "peak") > 130e6, "{plan}");
+    assert!(number(&plan, "tokens_per_s") > 0.0 && number(&plan, "disk_bytes_per_s") > 1e6, "{plan}");
+    let seconds = number(&plan, "seconds");
+    assert!(number(&plan, "stall_seconds") < seconds);
+    let knobs = plan["knobs"].as_array().unwrap();
+    assert!(knobs.iter().any(|knob| knob["what"].as_str().unwrap().contains("--mem-limit")), "{plan}");
+    assert!(knobs.iter().any(|knob| knob["what"] == "4-bit weights (Q4_0)"), "{plan}");
+    let best = knobs.iter().map(|knob| number(knob, "tokens_per_s")).fold(0.0, f64::max);
+    assert!(best >= number(&plan, "tokens_per_s"), "{plan}");
+    // Two runs differ in the tokens of the longer one alone, each of which is a pass.
+    let run = |tokens: &str| {
+        let asked = ["run", &model, "--raw", "-p", "x", "--ignore-eos", "--temp", "0", "-n", tokens];
+        json_of(folder.path(), &[&asked[..], &FLAGS, &limit].concat())["memory"].clone()
+    };
+    let (short, long) = (run("4"), run("12"));
+    let passes = number(&long, "passes") - number(&short, "passes");
+    let each = (number(&long, "bytes_read") - number(&short, "bytes_read")) / passes;
+    assert!(passes >= 1.0 && (each / read - 1.0).abs() < 0.1, "foreseen {read}, read {each}: {short} {long}");
+}
+
+#[test]
+fn what_fits_reads_nothing_and_is_bound_by_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(folder.path(), 3);
+    let plan = json_of(folder.path(), &[&["plan", model.as_str(), "--json"][..], &FLAGS].concat());
+    assert_eq!(
+        (plan["weights_read"].as_f64(), &plan["bottleneck"]),
+        (Some(0.0), &Value::from("memory")),
+        "{plan}"
+    );
+    let output = jtllm(&[&["plan", model.as_str(), "--mem-limit", "1GB"][..], &FLAGS].concat())
+        .env("JTLLM_CACHE", folder.path())
+        .output()
+        .unwrap();
+    let text = stdout(&output);
+    for part in [
+        "weights",
+        "keys, values, states",
+        "buffers",
+        "at the most",
+        "limit       1.0 GB",
+        "bottleneck  memory",
+    ] {
+        assert!(text.contains(part), "{part}: {text} {}", stderr(&output));
+    }
+}
+
+#[test]
+fn flags_change_what_is_foreseen() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(folder.path(), 3);
+    let cache = |flags: &[&str]| {
+        let common = ["plan", model.as_str(), "--json", "--backend", "cpu"];
+        json_of(folder.path(), &[&common[..], flags].concat())["cache"].as_u64().unwrap()
+    };
+    let plain = cache(&["-c", "256"]);
+    assert_eq!(cache(&["-c", "512", "-t", "2"]), 2 * plain);
+    assert_eq!(cache(&["-c", "256", "--cache-type-k", "f32", "--cache-type-v", "f32"]), 2 * plain);
+    assert_eq!(cache(&["-c", "256", "--cache-type-v", "f32", "--compute", "f32"]) * 2, 3 * plain);
+    for wrong in [["--compute", "f8"], ["-t", "0"]] {
+        let output = jtllm(&["plan", &model, wrong[0], wrong[1]]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
+fn s14_what_cannot_run_is_refused_with_what_is_missing_by_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(folder.path(), 3);
+    let mut told = Vec::new();
+    for command in [&["plan", model.as_str()][..], &["run", &model, "-p", "x", "-n", "1"]] {
+        let begin = Instant::now();
+        let output = jtllm(&[command, &FLAGS, &["--mem-limit", "30MB"]].concat())
+            .env("JTLLM_CACHE", folder.path())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
+        let said = stderr(&output);
+        assert!(said.contains("MB are missing: the memory limit is 30.0 MB"), "{said}");
+        assert_eq!(stdout(&output), "");
+        // A second for the probes of the disk and of memory; builds for development take their time.
+        assert!(begin.elapsed() < Duration::from_secs(20));
+        told.push(said);
+    }
+    let output = jtllm(&["plan", "no-such-model"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    let output = jtllm(&["plan", &model, "--backend", "graph"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("is not foreseen"), "{}", stderr(&output));
+}

@@ -1,0 +1,64 @@
+//! Random numbers as files store them.
+
+/// How numbers are stored: the name, GGML's number for it, numbers and bytes of a block, and the mask and the fixed bits
+/// that make a block of random bytes numbers of about a hundredth.
+pub(super) struct Encoding {
+    pub(super) name: &'static str,
+    pub(super) kind: u32,
+    numbers: u64,
+    mask: &'static [u8],
+    fixed: &'static [u8],
+}
+
+impl Encoding {
+    /// What so many numbers take.
+    pub(super) fn bytes(&self, numbers: u64) -> u64 {
+        numbers / self.numbers * self.mask.len() as u64
+    }
+}
+
+/// Every encoding, the plainest first.
+pub(super) static ENCODINGS: [Encoding; 5] = [
+    // Exponents of 2^-7 and 2^-6, random signs and mantissas.
+    Encoding { name: "f32", kind: 0, numbers: 1, mask: &[255, 255, 255, 0x80], fixed: &[0, 0, 0, 0x3c] },
+    Encoding { name: "f16", kind: 1, numbers: 1, mask: &[255, 0x87], fixed: &[0, 0x20] },
+    Encoding { name: "bf16", kind: 30, numbers: 1, mask: &[255, 0x80], fixed: &[0, 0x3c] },
+    // A scale of 2^-13 or 2^-9 in half precision, then random integers.
+    Encoding { name: "q8_0", kind: 8, numbers: 32, mask: &scaled::<34>(), fixed: &[0, 0x08] },
+    Encoding { name: "q4_0", kind: 2, numbers: 32, mask: &scaled::<18>(), fixed: &[0, 0x18] },
+];
+
+/// The mask of a block that begins with a scale in half precision, of which all is fixed.
+const fn scaled<const N: usize>() -> [u8; N] {
+    let mut mask = [255; N];
+    mask[0] = 0;
+    mask[1] = 0;
+    mask
+}
+
+/// Random bytes in the form of blocks.
+pub(super) struct Blocks(pub(super) u64);
+
+impl Blocks {
+    /// Numbers of an encoding, about a megabyte.
+    pub(super) fn fill(&mut self, encoding: &Encoding, bytes: &mut Vec<u8>) {
+        bytes.clear();
+        while bytes.len() < 1 << 20 {
+            // Marsaglia's generator of 64 bits.
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            bytes.extend(self.0.to_le_bytes());
+        }
+        let block = encoding.mask.len();
+        bytes.truncate(bytes.len() / block * block);
+        for chunk in bytes.chunks_exact_mut(block) {
+            for (byte, mask) in chunk.iter_mut().zip(encoding.mask) {
+                *byte &= mask;
+            }
+            for (byte, fixed) in chunk.iter_mut().zip(encoding.fixed) {
+                *byte |= fixed;
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The table of limits, and what is refused before anything is measured.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output};
+
+use xtask::synthetic::Synthetic;
+use xtask::tiers::{Row, table};
+
+fn tiers(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_xtask")).arg("bench-tiers").args(arguments).output().unwrap()
+}
+
+#[test]
+fn a_row_has_its_ratios() {
+    let row = Row {
+        file: "m.gguf".to_owned(),
+        program: "jtllm".to_owned(),
+        limit: 500_000_000,
+        peak: Some(512_340_000),
+        tokens_per_s: 6.0,
+        read_per_token: 150e6,
+        written: 4096,
+        dd_bytes_per_s: 1e9,
+        llama_tokens_per_s: Some(1.5),
+    };
+    let failed = Row {
+        program: "llama.cpp".to_owned(),
+        peak: None,
+        tokens_per_s: f64::NAN,
+        llama_tokens_per_s: None,
+        ..row.clone()
+    };
+    let text = table(&[row, failed]);
+    let lines: Vec<&str> = text.lines().skip(2).collect();
+    assert_eq!(lines[0], "| m.gguf | 500.0 | jtllm | 512.3 | 6.00 | 150.0 | 0.0 | 0.90 | 4.00 |");
+    assert_eq!(lines[1], "| m.gguf | 500.0 | llama.cpp | unknown | - | 150.0 | 0.0 | - | - |");
+}
+
+#[test]
+fn what_is_missing_is_told() {
+    let missing = tiers(&["--jtllm", "/no/such/jtllm"]);
+    let said = String::from_utf8_lossy(&missing.stderr).into_owned();
+    assert!(!missing.status.success() && said.contains("/no/such/jtllm is not there"), "{said}");
+    for arguments in [&["--models"][..], &["-t", "0"], &["--rounds", "x"], &["--fast"]] {
+        let refused = tiers(arguments);
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("usage: cargo xtask"), "{arguments:?}");
+    }
+}
+
+/// A program in the place of jtllm that reads the file it is given, and writes down what it may use.
+#[test]
+fn programs_run_within_their_limit_or_it_is_said_why_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, program) = (folder.path().join("m.gguf"), folder.path().join("jtllm"));
+    Synthetic::of("chatglm2-100m", "q8_0", Some(2)).unwrap().write(&model, &mut |_| {}).unwrap();
+    let told = folder.path().join("told");
+    let script = format!(
+        "#!/bin/sh\nfor last; do :; done\necho \"$last $6\" >> {}\ncat /proc/self/cgroup >> {}\n\
+         i=0; while [ $i -lt \"$last\" ]; do cat \"$2\" > /dev/null; i=$((i + 1)); done\n\
+         echo '{{ \"timings\": {{ \"predicted_per_second\": 2.5 }} }}'\n",
+        told.display(),
+        told.display(),
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let [model, program, models] =
+        [model.as_path(), &program, folder.path()].map(|path| path.to_str().unwrap());
+    let output = tiers(&["--quick", "--jtllm", program, "--models", models, "-t", "1", model]);
+    let (text, said) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    if !output.status.success() {
+        // Not every machine lets its users make control groups.
+        assert!(said.contains("run as root") || said.contains("control group is needed"), "{said}");
+        return;
+    }
+    assert_eq!(text.lines().count(), 2 + 2, "{text}");
+    assert!(
+        text.lines().skip(2).all(|line| line.contains("| jtllm |") && line.contains("| 2.50 |")),
+        "{text}"
+    );
+    // Of each limit a first run and one of each length, all of them inside a group.
+    let told = fs::read_to_string(told).unwrap();
+    assert_eq!(told.matches("/jtllm-tiers-").count(), 6, "{told}");
+    let runs: Vec<&str> = told.lines().filter(|line| !line.contains(':')).collect();
+    let len = Synthetic::of("chatglm2-100m", "q8_0", Some(2)).unwrap().bytes();
+    let limits = [0.8, 0.5].map(|part| (len as f64 * part) as u64);
+    let expected = limits.iter().flat_map(|limit| [1, 3, 6].map(|tokens| format!("{tokens} {limit}")));
+    assert_eq!(runs, expected.collect::<Vec<_>>());
+}
