@@ -27,6 +27,12 @@ pub(crate) use host::settle;
 
 /// Bytes of a model file or of the binary.
 pub trait FileBytes: AsRef<[u8]> + Send + Sync {
+    /// Says that this range is going to be read soon: waits until its pages are there, where the system can do that for
+    /// many at once.
+    fn fetch(&self, range: Range<usize>) {
+        let _fetched_when_read = range;
+    }
+
     /// Says that nobody is going to read this range for long. Whoever does finds the same bytes: the system fetches
     /// pages that it has taken from the file again. Bytes that no file has stay where they are.
     fn release(&self, range: Range<usize>) {

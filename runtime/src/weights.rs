@@ -1,12 +1,14 @@
 //! Weights in memory: adopted from a mapped file where they lie as kernels want them, else taken apart into
 //! planes once, and kept in a packed file that later starts map.
 
+mod fetch;
 pub(crate) mod pack;
 mod settle;
 mod stock;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use jtllm_ir::DType;
@@ -16,6 +18,7 @@ use crate::device::{Bytes, Device, Mem, Span};
 use crate::error::{DeviceError, Error};
 use crate::packed::{Keeping, Kept};
 use crate::ready::Ready;
+use fetch::Fetching;
 use pack::{Buffers, Packing};
 use settle::Settling;
 use stock::{Job, Place, Stock};
@@ -144,6 +147,7 @@ pub struct Weights {
     sources: HashMap<String, Source>,
     keeping: Option<Keeping>,
     stock: Stock,
+    fetching: Vec<Fetching>,
     settling: Option<Settling>,
     /// Bytes read where they lie in the model's files.
     pub adopted_bytes: u64,
@@ -169,6 +173,7 @@ impl Weights {
     ) -> Result<(), Error> {
         let mut packings: Vec<Packing> = Vec::new();
         let mut pending: HashSet<String> = HashSet::new();
+        let mut lying: Vec<(Bytes, Range<usize>)> = Vec::new();
         for plane in wanted {
             if self.planes.contains_key(&plane.name) {
                 continue;
@@ -178,12 +183,17 @@ impl Weights {
             self.check(plane, weight, &source)?;
             if let Some(mem) = adopt(&**device, &source) {
                 self.adopted_bytes += mem.len();
+                lying.extend(source.contiguous().map(|piece| {
+                    let start = piece.offset as usize;
+                    (piece.bytes.clone(), start..start + mem.len() as usize)
+                }));
                 let bound = Bound { span: mem.span(), ready: Ready::now() };
                 self.planes.insert(plane.name.clone(), bound);
             } else if pending.insert(weight.to_owned()) {
                 packings.push(Packing::of(weight, source, device.target().caps()));
             }
         }
+        self.fetching.extend(Fetching::begin(lying));
         // Numbers that files have as memory wants them go up to a device straight from there.
         let (kept, other): (Vec<Packing>, Vec<Packing>) =
             packings.into_iter().partition(|one| device.is_host() || !one.source.format.is_direct());

@@ -1,4 +1,5 @@
-//! Weights that are used often leave the mapping of their file for memory of their own.
+//! Weights are brought into the mapping of their file ahead of their use, and leave it for memory of their own when
+//! they are used often.
 #![allow(clippy::unwrap_used)]
 
 use std::fs::File;
@@ -6,7 +7,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::device::interp::Interpreter;
@@ -16,9 +17,10 @@ use jtllm_runtime::machine::{HugePages, Machine};
 use jtllm_runtime::weights::{Source, Wanted, Weights};
 use memmap2::Mmap;
 
-/// A mapped file that notes what it may give back.
+/// A mapped file that notes what it is asked to bring, and what it may give back.
 struct Mapped {
     map: Mmap,
+    fetched: Arc<Mutex<Vec<Range<usize>>>>,
     released: Arc<Mutex<Vec<Range<usize>>>>,
 }
 
@@ -29,6 +31,10 @@ impl AsRef<[u8]> for Mapped {
 }
 
 impl FileBytes for Mapped {
+    fn fetch(&self, range: Range<usize>) {
+        self.fetched.lock().unwrap().push(range);
+    }
+
     fn release(&self, range: Range<usize>) {
         self.released.lock().unwrap().push(range);
     }
@@ -43,6 +49,7 @@ struct Bound {
     device: Arc<dyn Device>,
     weights: Weights,
     file: File,
+    fetched: Arc<Mutex<Vec<Range<usize>>>>,
     released: Arc<Mutex<Vec<Range<usize>>>>,
     bytes: usize,
 }
@@ -52,10 +59,10 @@ impl Bound {
         let mut file = tempfile::tempfile().unwrap();
         let numbers: Vec<u8> = (0..count).flat_map(|at| (at as f32).to_le_bytes()).collect();
         file.write_all(&numbers).unwrap();
-        let released = Arc::new(Mutex::new(Vec::new()));
+        let [fetched, released] = [(); 2].map(|()| Arc::new(Mutex::new(Vec::new())));
         // SAFETY: the file is this test's alone, and plain numbers.
         let map = unsafe { Mmap::map(&file) }.unwrap();
-        let bytes: Bytes = Arc::new(Mapped { map, released: released.clone() });
+        let bytes: Bytes = Arc::new(Mapped { map, fetched: fetched.clone(), released: released.clone() });
         let device: Arc<dyn Device> = Arc::new(Interpreter::new(Caps::vector(8)));
         let mut weights = Weights::default();
         let format = Format::find("f32").unwrap();
@@ -67,7 +74,7 @@ impl Bound {
         };
         weights.bind(&device, &[wanted], &|_| Some(Source::whole(format, &shape, bytes.clone()))).unwrap();
         assert_eq!(weights.adopted_bytes, numbers.len() as u64);
-        Bound { device, weights, file, released, bytes: numbers.len() }
+        Bound { device, weights, file, fetched, released, bytes: numbers.len() }
     }
 
     /// The weight as launches would read it.
@@ -119,6 +126,26 @@ fn weights_move_and_stay_what_they_are() {
     );
     bound.overwrite();
     assert_eq!(bound.read(), before, "they lie in memory of their own");
+}
+
+#[test]
+fn pages_are_brought_before_they_are_read() {
+    let bound = Bound::new(10 << 20);
+    if !has_room() {
+        return;
+    }
+    let is_brought = || {
+        let fetched = bound.fetched.lock().unwrap();
+        let neighbours = fetched.windows(2).all(|two| two[0].end == two[1].start);
+        neighbours
+            && fetched.first().is_some_and(|first| first.start == 0)
+            && fetched.last().unwrap().end == bound.bytes
+    };
+    let begin = Instant::now();
+    while !is_brought() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", bound.fetched.lock().unwrap());
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]

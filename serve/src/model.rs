@@ -203,6 +203,10 @@ impl AsRef<[u8]> for Lying {
 }
 
 impl FileBytes for Lying {
+    fn fetch(&self, range: Range<usize>) {
+        self.0.fetch(range);
+    }
+
     fn release(&self, range: Range<usize>) {
         self.0.release(range);
     }

@@ -129,6 +129,17 @@ impl Storage {
 }
 
 impl Storage {
+    /// Maps the pages of a range, which is going to be read, all at once.
+    pub fn fetch(&self, range: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        if let Bytes::Mapped { map: Some(map), .. } = &self.bytes {
+            // A refusal costs speed alone.
+            let _refused = map.advise_range(memmap2::Advice::PopulateRead, range.start, range.len());
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _mapped_when_read = range;
+    }
+
     /// Lets the system have the pages of a range: nobody is going to read it for long. It comes back from the file when
     /// somebody does.
     pub fn release(&self, range: Range<usize>) {
