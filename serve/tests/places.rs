@@ -249,7 +249,10 @@ fn a_device_that_fails_while_guesses_are_computed_changes_no_token() {
         let ((plain, expected), (all, ids)) =
             (calls_guessing(what, Speculation::Off), calls_guessing(what, guessing));
         assert_eq!(ids, expected);
-        for after in (all / 2..all).filter(|n| n % (all / 12 + 1) == 0) {
+        // Kernels are loaded when a plan is made: those of a plain answer are there before it begins.
+        let first = if what == Fails::Load { plain } else { all / 2 };
+        assert!(first < all, "{what:?}: {all} calls, {plain} without guesses");
+        for after in (first..all).filter(|n| n % (all / 12 + 1) == 0) {
             let (ids, told, engine) = guessed(way(None, what, after), guessing);
             assert_eq!(ids, expected, "{what:?} {after} of {all}, {plain} without guesses");
             assert_eq!(told.len(), 1, "{told:?}");
