@@ -229,8 +229,25 @@ fn precision_is_compared_row_by_row() {
         .collect();
     let names: Vec<&str> = rows.iter().map(|row| row[1]).collect();
     assert_eq!(names, ["jtllm f32", "jtllm bf16", "llama.cpp F32", "llama.cpp"], "{table}");
-    assert_eq!(rows[3][2..], ["11.000", "+10.00 %", "0.00400"], "{table}");
-    let divergence: f64 = rows[1][4].parse().unwrap();
+    assert_eq!(rows[3][2..], ["11.000", "+10.00 %", "0.00400 ± 0.10000"], "{table}");
+    let (divergence, error) = rows[1][4].split_once(" ± ").unwrap();
+    let divergence: f64 = divergence.parse().unwrap();
+    assert!(error.parse::<f64>().unwrap() < divergence, "{table}");
     assert!((1e-7..0.1).contains(&divergence), "{table}");
     assert_eq!((rows[0][3], rows[0][4], rows[2][4]), ("", "", ""), "{table}");
+}
+
+#[test]
+fn the_wait_for_a_first_token_is_compared() {
+    let folder = pretend(&[("llama-completion", "sleep 2; echo hello")]);
+    let llama = folder.path().to_str().unwrap();
+    let arguments = ["--llama", llama, "--rounds", "2", "-c", "128", "demo"];
+    let Some(table) = script("benches/peers/first-token", &arguments) else { return };
+    let row = table.lines().find(|line| line.starts_with("| demo")).unwrap();
+    let row: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+    let [ours, theirs] = [row[2], row[3]].map(|text| text.split(' ').next().unwrap().parse::<f64>().unwrap());
+    assert!((2.0..4.0).contains(&theirs), "{table}");
+    let ratio: f64 = row[4].parse().unwrap();
+    assert!((ratio - ours / theirs).abs() < 0.1, "{table}");
+    assert_eq!(row[5].split(", ").count(), 2, "{table}");
 }
