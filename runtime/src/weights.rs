@@ -155,6 +155,8 @@ pub struct Weights {
     sources: HashMap<String, Source>,
     keeping: Option<Keeping>,
     stock: Stock,
+    /// What lies in the model's files; packed files have large pages, where there are any.
+    mapped: Vec<Mem>,
     fetching: Vec<Fetching>,
     residence: Option<Arc<Residence>>,
     /// Packed files that are read within a limit: while they are open, nobody cleans them away.
@@ -213,6 +215,7 @@ impl Weights {
                     self.streamed_bytes += mem.len();
                 } else {
                     self.adopted_bytes += mem.len();
+                    self.mapped.push(mem.clone());
                     lying.extend(source.contiguous().map(|piece| {
                         let start = piece.offset as usize;
                         (piece.bytes.clone(), start..start + mem.len() as usize)
@@ -280,14 +283,13 @@ impl Weights {
         self.stock.fill(device, jobs, draft, self.keeping.as_ref().map(|keeping| keeping.folder.clone()))
     }
 
-    /// Begins to copy what lies in mapped files to large pages, beside the passes, if that pays here; once.
+    /// Begins to copy what lies in the model's files to large pages, beside the passes, if that pays here; once.
     pub fn settle(&mut self, device: &dyn Device) {
         // What streams has no mapping to leave, and large pages already.
         if !device.is_host() || self.settling.is_some() || self.residence.is_some() {
             return;
         }
-        let parts = self.planes.values().map(|plane| (plane.span.mem.clone(), plane.ready.clone()));
-        self.settling = Settling::begin(parts.collect());
+        self.settling = Settling::begin(self.mapped.clone());
     }
 
     /// Whether weights are still on their way to large pages.

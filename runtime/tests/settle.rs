@@ -111,21 +111,30 @@ fn has_room() -> bool {
 
 #[test]
 fn weights_move_and_stay_what_they_are() {
-    let mut bound = Bound::new(10 << 20);
-    let before = bound.read();
-    assert!((0..10 << 20).step_by(4099).all(|at| number(&before, at) == at as f32));
     if !has_room() {
         return;
     }
-    bound.settle();
-    let whole = 0..bound.bytes;
-    assert_eq!(
-        *bound.released.lock().unwrap(),
-        std::slice::from_ref(&whole),
-        "the file's pages are given back"
-    );
-    bound.overwrite();
-    assert_eq!(bound.read(), before, "they lie in memory of their own");
+    // Where memory is slow to come, copying ends: a virtual machine's host may have to find each page once.
+    for _ in 0..16 {
+        let mut bound = Bound::new(10 << 20);
+        let before = bound.read();
+        assert!((0..10 << 20).step_by(4099).all(|at| number(&before, at) == at as f32));
+        bound.settle();
+        let released = bound.released.lock().unwrap().clone();
+        bound.overwrite();
+        if released.last() == Some(&(0..bound.bytes)) {
+            assert_eq!(bound.read(), before, "they lie in memory of their own");
+            let pieces = &released[..released.len() - 1];
+            assert_eq!(
+                pieces.iter().map(Range::len).sum::<usize>(),
+                bound.bytes,
+                "no piece lies in two places"
+            );
+            return;
+        }
+        assert!(bound.read().iter().all(|byte| *byte == 0xff), "what did not settle lies in the file");
+    }
+    panic!("16 copies of 40 MiB were all slower than a tenth of what memory gives");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Host memory as device memory: what the CPU and the interpreter share.
 
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::{Bytes, DeviceError, Mem, Span};
@@ -66,13 +66,12 @@ pub(super) fn adopt(bytes: &Bytes, offset: u64, len: u64, alignment: u64) -> Opt
 }
 
 /// Copies parts of files into one memory of our own, whose pages are large, and lets the system have the files' pages.
-/// Launches may run meanwhile: until a part is there they read it where it was, and that stays readable. Ends early,
-/// between two pieces, when it is told to stop. Gives the bytes that have settled.
+/// Launches may run meanwhile: until a part is there they read it where it was, and that stays readable. Ends early
+/// when `go_on` says no: it is asked before each piece, with the bytes copied so far. Gives the bytes that have settled.
 ///
 /// # Errors
 /// The system has no memory for them; then all stay where they are.
-pub(crate) fn settle(parts: &[Mem], stop: &AtomicBool) -> Result<u64, DeviceError> {
-    /// So much is copied between two looks at `stop`.
+pub(crate) fn settle(parts: &[Mem], go_on: &mut dyn FnMut(u64) -> bool) -> Result<u64, DeviceError> {
     const PIECE: usize = 1 << 20;
     let size = |mem: &Mem| (mem.len as usize).next_multiple_of(ALIGNMENT);
     let parts: Vec<(&Mem, &Bytes, usize, &OnceLock<Settled>)> = parts.iter().filter_map(unsettled).collect();
@@ -83,11 +82,11 @@ pub(crate) fn settle(parts: &[Mem], stop: &AtomicBool) -> Result<u64, DeviceErro
         why: error.to_string(),
     };
     let buffer = Arc::new(HostBuffer::new(total).map_err(full)?);
-    let (mut at, mut bytes_settled) = (0, 0);
+    let (mut at, mut bytes_copied, mut bytes_settled) = (0, 0, 0);
     for (mem, bytes, offset, settled) in parts {
         let range = offset..offset + mem.len as usize;
         for (number, piece) in (**bytes).as_ref()[range.clone()].chunks(PIECE).enumerate() {
-            if stop.load(Ordering::Relaxed) {
+            if !go_on(bytes_copied) {
                 return Ok(bytes_settled);
             }
             // SAFETY: the place lies inside the buffer and belongs to this part alone; nobody reads it before it is
@@ -96,6 +95,10 @@ pub(crate) fn settle(parts: &[Mem], stop: &AtomicBool) -> Result<u64, DeviceErro
                 let to = buffer.as_mut_ptr().add(at + number * PIECE);
                 std::ptr::copy_nonoverlapping(piece.as_ptr(), to, piece.len());
             }
+            bytes_copied += piece.len() as u64;
+            // Both copies are resident for no longer than that: who still reads this one brings back what it reads.
+            let from = range.start + number * PIECE;
+            bytes.release(from..from + piece.len());
         }
         if settled.set(Settled { buffer: buffer.clone(), offset: at }).is_ok() {
             bytes_settled += mem.len;
