@@ -151,7 +151,12 @@ impl KernelCache {
         }
         let number = WRITES.fetch_add(1, Ordering::Relaxed);
         let temporary = folder.join(format!("{key:032x}.{}.{number}.tmp", std::process::id()));
-        let written = write(&temporary, key, payload).and_then(|()| fs::rename(&temporary, &path));
+        let once = || write(&temporary, key, payload).and_then(|()| fs::rename(&temporary, &path));
+        let written = match once() {
+            // Somebody who opened the cache took it for a dead process's in the moment before it was locked.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => once(),
+            written => written,
+        };
         written.map_err(|source| {
             let _ = fs::remove_file(&temporary);
             failed(source)
@@ -210,8 +215,8 @@ pub(crate) fn default_folder(name: &str, environment: impl Fn(&str) -> Option<Os
 fn prepare(folder: &Path) -> Result<(), String> {
     os::create_private_folder(folder).map_err(|error| error.to_string())?;
     os::check_private(folder)?;
-    // Who writes one holds its lock. In the moment before that it may be taken for a dead process's: then that kernel is
-    // compiled once more.
+    // Who writes one holds its lock. In the moment before that it may be taken for a dead process's: then it is written
+    // once more.
     let old = |path: &PathBuf| File::open(path).is_ok_and(|file| file.try_lock().is_ok());
     let files = list(folder).map_err(|error| error.source.to_string())?;
     for path in files.into_iter().filter(|path| has_extension(path, "tmp")).filter(old) {
