@@ -162,19 +162,23 @@ fn faulty(bytes: u64, script: impl Fn(Call) -> Option<Fault> + Clone + Send + Sy
     Limit { most: Most::Weights(bytes), open: Arc::new(open) }
 }
 
+/// Lets one read fail: the one before which a counter, which is none below 0, has come to 0.
+fn failing_read() -> (Arc<AtomicI64>, impl Fn(Call) -> Option<Fault> + Clone + Send + Sync + 'static) {
+    let left = Arc::new(AtomicI64::new(-1));
+    let counter = left.clone();
+    let script = move |call: Call| {
+        let is_now = call.action == Action::Read && counter.fetch_sub(1, Ordering::Relaxed) == 0;
+        is_now.then_some(Fault::Error(std::io::ErrorKind::Other))
+    };
+    (left, script)
+}
+
 #[test]
 fn a_read_that_fails_ends_the_answer_and_the_next_one_is_right() {
     let (_folder, file) = synthetic("bf16");
     let packed = TempDir::new().unwrap();
     let expected = bits(&mut engine(&file, packed.path(), 1, Limit::default())).unwrap();
-    let left = Arc::new(AtomicI64::new(-1));
-    let script = {
-        let left = left.clone();
-        move |call: Call| {
-            let is_now = call.action == Action::Read && left.fetch_sub(1, Ordering::Relaxed) == 0;
-            is_now.then_some(Fault::Error(std::io::ErrorKind::Other))
-        }
-    };
+    let (left, script) = failing_read();
     let mut engine = engine(&file, packed.path(), 1, faulty(100_000, script));
     let (mut failed, mut whole) = (0, 0);
     for number in 0..120 {
@@ -199,14 +203,7 @@ fn a_state_that_came_half_of_the_way_is_not_gone_on_with() {
     let model = fixture("rwkv-7-tiny").join("RWKV-7-tiny.pth");
     let packed = TempDir::new().unwrap();
     let expected = bits(&mut engine(&model, packed.path(), 1, Limit::default())).unwrap();
-    let left = Arc::new(AtomicI64::new(-1));
-    let script = {
-        let left = left.clone();
-        move |call: Call| {
-            let is_now = call.action == Action::Read && left.fetch_sub(1, Ordering::Relaxed) == 0;
-            is_now.then_some(Fault::Error(std::io::ErrorKind::Other))
-        }
-    };
+    let (left, script) = failing_read();
     let mut engine = engine(&model, packed.path(), 1, faulty(150_000, script));
     assert!(bits(&mut engine).unwrap() == expected);
     let prompt: Vec<u32> = (0..40).map(|at| (at * 31 + 7) % 90).collect();

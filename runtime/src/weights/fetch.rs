@@ -1,7 +1,7 @@
 //! Mapped weights are given their pages ahead of the first pass, in the order of their use.
 //!
 //! A page that is not there yet stops a kernel until the system has found it, and what fetches ahead passes over it: the
-//! first prompt of 32 tokens takes a tenth longer so. A thread asks for pages in bulk instead, beside the compiler and the
+//! first prompt takes longer so. A thread asks for pages in bulk instead, beside the compiler and the
 //! first layers; on one core it takes as long as what it spares.
 
 use std::ops::Range;

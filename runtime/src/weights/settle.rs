@@ -2,9 +2,9 @@
 //!
 //! A mapping makes a first answer quick and costs nothing that a short one would not use. But its pages have 4 KiB: a core
 //! streams 14.4 GB/s from them where memory with 2 MiB pages gives 17.1, and a decoded token reads all weights. What copying
-//! costs depends on the system: some 4 GB/s, a few tokens' time, where memory is at hand; but a virtual machine whose host
-//! has to find each page first was seen to take 3 s a GiB, which no answer earns back. So copying begins when some tokens were
-//! decoded, looks at its own pace, and ends if it is slow: what has settled by then has, all else stays where it is.
+//! costs depends on the system: a few tokens' time where memory is at hand, but many answers' in a virtual machine whose host
+//! has to find each page first. So copying begins when some tokens were decoded, looks at its own pace, and ends if it is
+//! slow: what has settled by then has, all else stays where it is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
