@@ -85,6 +85,7 @@ fn open(args: &BenchArgs) -> anyhow::Result<Model> {
     let mut model = Model::load(checkpoint, options, load::caches())?;
     model.ready()?;
     load::remark_threads(&model, args.threads);
+    load::remark_compute(&model);
     model.tell(Box::new(|what| say(Style::Alarm, format_args!("{what}"))));
     say(Style::Faint, format_args!("{}", model.placement()));
     memory::announce(&model, &args.memory);

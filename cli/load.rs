@@ -121,6 +121,23 @@ pub(crate) fn remark_threads(model: &Model, asked: Option<u16>) {
     say(Style::Plain, format_args!("-t {asked} has no effect: {why}"));
 }
 
+/// Says so where numbers were asked for that nothing is multiplied in.
+pub(crate) fn remark_compute(model: &Model) {
+    let asked = model.options.compute;
+    let [decoding, prompts] = model.products();
+    // The interpreter of graphs does as it is told.
+    if asked == Compute::Auto || decoding.is_empty() || decoding.contains(&asked) || prompts.contains(&asked) {
+        return;
+    }
+    let why = match asked {
+        Compute::Int8 => format!("weights of {} have no blocks of integers", dtype(model.checkpoint())),
+        _ => format!("weights are of {}", dtype(model.checkpoint())),
+    };
+    let what =
+        format!("--compute {} has no effect: {why}; products are of {}", asked.name(), products(model));
+    say(Style::Plain, format_args!("{what}"));
+}
+
 fn backend(flag: BackendName, caps: CapsName) -> Backend {
     let caps = match caps {
         CapsName::Vector4 => Caps::vector(4),
@@ -146,6 +163,7 @@ pub(crate) fn model(checkpoint: Checkpoint, machine: &MachineArgs) -> anyhow::Re
     let mut model = unread(checkpoint, machine, limit)?;
     model.ready()?;
     remark_threads(&model, machine.threads);
+    remark_compute(&model);
     memory::announce(&model, &machine.memory);
     model.tell(Box::new(|what| say(Style::Alarm, format_args!("{what}"))));
     Ok(model)

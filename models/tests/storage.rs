@@ -132,3 +132,29 @@ fn a_side_file_is_read_only_up_to_its_limit() {
         assert_eq!(checkpoint.file(outside).unwrap_err().exit_code(), 3);
     }
 }
+
+/// Kilobytes of a mapping that this process has pages of.
+#[cfg(target_os = "linux")]
+fn held_kb(bytes: &[u8]) -> u64 {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let start = format!("{:x}-", bytes.as_ptr() as usize);
+    let mut lines = maps.lines().skip_while(|line| !line.starts_with(&start));
+    let held = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
+    held.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn pages_come_in_bulk_and_are_given_back() {
+    const MIB: usize = 1 << 20;
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, &vec![7; 8 * MIB]).unwrap();
+    let storage = Storage::open(file.path()).unwrap();
+    assert_eq!(held_kb(storage.as_ref()), 0);
+    storage.fetch(MIB..5 * MIB);
+    let held = held_kb(storage.as_ref());
+    assert!((4 << 10..8 << 10).contains(&held), "{held} kB of 4 MiB");
+    storage.release(MIB..5 * MIB);
+    assert!(held_kb(storage.as_ref()) < 4 << 10, "given back");
+    assert_eq!(storage.as_ref()[2 * MIB], 7);
+}

@@ -246,7 +246,7 @@ macro_rules! detect {
 pub fn features() -> Vec<&'static str> {
     #[cfg(target_arch = "x86_64")]
     return detect!(is_x86_feature_detected: "sse4.1" "avx" "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl"
-        "avx512vnni" "avx512bf16" "avxvnni");
+        "avx512vbmi" "avx512vnni" "avx512bf16" "avxvnni");
     #[cfg(target_arch = "aarch64")]
     return detect!(is_aarch64_feature_detected: "neon" "dotprod" "i8mm" "bf16");
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]

@@ -173,3 +173,18 @@ fn whoever_goes_away_meanwhile_waits_for_no_copy() {
         bound.weights.settle(&*bound.device);
     }
 }
+
+#[test]
+fn who_reads_meanwhile_reads_the_same() {
+    for _ in 0..4 {
+        let mut bound = Bound::new(10 << 20);
+        let before = bound.read();
+        bound.weights.settle(&*bound.device);
+        let mut rounds = 0;
+        while bound.weights.is_settling() || rounds == 0 {
+            assert!(bound.read() == before, "round {rounds}");
+            rounds += 1;
+        }
+        assert!(bound.read() == before, "after the copy");
+    }
+}

@@ -567,11 +567,11 @@ impl Engine {
         self.guesser.begin(&request.prompt, self.context(), making, self.can_speculate());
         let width = self.model.architecture().row_width();
         let mut rows = Rows::new(logits, width, Vec::new());
+        let most = request.max_tokens.unwrap_or(usize::MAX);
+        if most == 0 {
+            return Ok(Finish::Length);
+        }
         loop {
-            let left = request.max_tokens.map_or(usize::MAX, |most| most.saturating_sub(voice.ids.len()));
-            if left == 0 {
-                return Ok(Finish::Length);
-            }
             let id = sampler.sample(rows.last()).map_err(EngineError::Sample)?.id;
             sampler.accept(id);
             voice.ids.push(id);
@@ -581,6 +581,11 @@ impl Engine {
             }
             if let Some(finish) = voice.say(id) {
                 return Ok(finish);
+            }
+            // Of the last token nobody wants to know what follows it.
+            let left = most - voice.ids.len();
+            if left == 0 {
+                return Ok(Finish::Length);
             }
             if rows.goes_on(id) {
                 self.held.push(id);

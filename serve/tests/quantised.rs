@@ -133,16 +133,21 @@ fn pair(name: &str, bits: u32, all: bool) -> [tempfile::TempDir; 2] {
 }
 
 fn logits(folder: &Path, backend: &Backend) -> Vec<f32> {
-    logits_with(folder, backend, KernelCache::off("a test")).0
+    logits_with(folder, backend, Compute::F32, KernelCache::off("a test")).0
 }
 
-fn logits_with(folder: &Path, backend: &Backend, caches: impl Into<Caches>) -> (Vec<f32>, Option<Memory>) {
+fn logits_with(
+    folder: &Path,
+    backend: &Backend,
+    compute: Compute,
+    caches: impl Into<Caches>,
+) -> (Vec<f32>, Option<Memory>) {
     let options = LoadOptions {
         backend: backend.clone(),
         place: Place::default(),
         threads: 2,
         context: 64,
-        compute: Compute::F32,
+        compute,
         keys: DType::F32,
         values: DType::F32,
         taps: false,
@@ -168,7 +173,7 @@ fn a_second_start_reads_the_packed_file_and_answers_alike() {
     let start = |backend: &Backend| {
         let packed_folder = PackedFolder::open(Some(kept.path().to_owned()));
         let caches = Caches { kernels: KernelCache::off("a test"), packed: packed_folder };
-        let (logits, memory) = logits_with(packed.path(), backend, caches);
+        let (logits, memory) = logits_with(packed.path(), backend, Compute::F32, caches);
         (bits(&logits), memory.unwrap())
     };
     let (found, first) = start(&Backend::Cpu);
@@ -212,6 +217,35 @@ fn chatglms_own_integers_are_the_numbers_that_they_stand_for() {
             let bound = if *backend == Backend::Graph { 0.0 } else { 1e-5 * largest };
             assert!(error <= bound, "{name} {bits} bits, all {all}, {backend:?}: {error} above {bound}");
             assert!(largest > 0.1 && found.len() == expected.len());
+        }
+    }
+}
+
+fn largest(logits: &[f32]) -> f32 {
+    logits.iter().fold(0.0, |most, x| most.max(x.abs()))
+}
+
+fn difference(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    found.iter().zip(expected).fold(0.0, |most, (a, b)| most.max((a - b).abs()))
+}
+
+/// Whole models in bytes: every device as the graph that says what bytes are, and that graph near to floats.
+#[test]
+fn models_in_bytes_are_those_of_the_rewritten_graph_and_near_to_floats() {
+    for (name, bits) in [(FIRST, 8), (FIRST, 4), ("chatglm2-6b-tiny", 8), ("chatglm2-6b-tiny", 4)] {
+        let [packed, _] = pair(name, bits, true);
+        let run = |backend: &Backend, compute| {
+            logits_with(packed.path(), backend, compute, KernelCache::off("a test")).0
+        };
+        let floats = run(&Backend::Graph, Compute::F32);
+        let expected = run(&Backend::Graph, Compute::Int8);
+        let lost = difference(&expected, &floats) / largest(&floats);
+        assert!((1e-4..0.05).contains(&lost), "{name} {bits} bits: {lost} of the largest logit");
+        for backend in [Backend::Cpu, Backend::Interp(Box::new(Caps::vector(8)))] {
+            let error = difference(&run(&backend, Compute::Int8), &expected) / largest(&floats);
+            // A sum in another order may round an activation the other way, once in a while.
+            assert!(error < lost / 2.0, "{name} {bits} bits, {backend:?}: {error} beside {lost}");
         }
     }
 }

@@ -43,6 +43,7 @@ mod scalar;
 mod select;
 mod store;
 mod uses;
+mod words;
 
 use jtllm_ir::{DType, ScalarOp};
 

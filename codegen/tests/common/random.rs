@@ -167,6 +167,35 @@ impl Maker {
         self.b.scalar(op, &xs)
     }
 
+    /// Products of bytes that follow each other in a cell, with small unsigned bytes and large ones; here and there
+    /// somebody looks at what there is so far.
+    fn products(&mut self) {
+        let cell = self.cells[INTEGERS];
+        if self.chance(50) {
+            let zero = self.b.constant(DType::I32, Scalar::Int(0));
+            self.b.set(cell, zero);
+        }
+        for _ in 0..1 + self.noise.below(10) {
+            let mask = self.pick(&[0x0f0f_0f0f, 0x0f0f_0f0f, 0x1f1f_1f1f, 0x3f3f_3f3f, 0x7f7f_7f7f, -1]);
+            let mask = self.b.constant(DType::U32, Scalar::Int(DType::U32.wrap(mask)));
+            let (x, signed) = (self.of_type(DType::U32), self.of_type(DType::U32));
+            let unsigned = self.b.scalar(ScalarOp::And, &[x, mask]);
+            let so_far = self.b.get(cell);
+            let sum = self.b.scalar(ScalarOp::Dot4, &[unsigned, signed, so_far]);
+            self.b.set(cell, sum);
+            match self.noise.below(12) {
+                0 => self.values.push(sum),
+                1 => self.values.push(so_far),
+                2 => {
+                    let seen = self.b.get(cell);
+                    self.values.push(seen);
+                }
+                3 => drop(self.value()),
+                _ => {}
+            }
+        }
+    }
+
     /// Makes a value a leaf of index expressions.
     fn leaf(&mut self) {
         let x = self.of_type(DType::I32);
@@ -210,7 +239,8 @@ impl Maker {
             for _ in 0..self.noise.below(4) {
                 self.value();
             }
-            match self.noise.below(10) {
+            match self.noise.below(11) {
+                10 => self.products(),
                 0 | 1 => {
                     let cells = self.cells.clone();
                     let cell = self.pick(&cells);
@@ -271,6 +301,9 @@ impl Maker {
         self.b.close();
     }
 }
+
+/// The cell of integers.
+const INTEGERS: usize = 2;
 
 const READ: [DType; 7] = [DType::F32, DType::I32, DType::U32, DType::F16, DType::BF16, DType::I8, DType::U8];
 const WRITTEN: [DType; 8] = DType::ALL;

@@ -129,6 +129,9 @@ pub(super) enum Op {
     Dot2,
     /// Two products of signed words, added.
     MulWords,
+    /// Two products of bytes, those of the second signed, added to a signed word.
+    MulBytes,
+    AddWords,
     ShlWord,
     ShrWord,
     SarWord,
@@ -201,6 +204,8 @@ const TABLE: &[Row] = &[
     Row(Op::Dot4, VEX_Vpdpbusd_ymm_ymm_ymmm256, EVEX_Vpdpbusd_zmm_k1z_zmm_zmmm512b32, Element),
     Row(Op::Dot2, INVALID, EVEX_Vdpbf16ps_zmm_k1z_zmm_zmmm512b32, Element),
     Row(Op::MulWords, VEX_Vpmaddwd_ymm_ymm_ymmm256, EVEX_Vpmaddwd_zmm_k1z_zmm_zmmm512, Whole),
+    Row(Op::MulBytes, VEX_Vpmaddubsw_ymm_ymm_ymmm256, EVEX_Vpmaddubsw_zmm_k1z_zmm_zmmm512, Whole),
+    Row(Op::AddWords, VEX_Vpaddw_ymm_ymm_ymmm256, EVEX_Vpaddw_zmm_k1z_zmm_zmmm512, Whole),
     Row(Op::ShlWord, VEX_Vpsllw_ymm_ymm_imm8, EVEX_Vpsllw_zmm_k1z_zmmm512_imm8, No),
     Row(Op::ShrWord, VEX_Vpsrlw_ymm_ymm_imm8, EVEX_Vpsrlw_zmm_k1z_zmmm512_imm8, No),
     Row(Op::SarWord, VEX_Vpsraw_ymm_ymm_imm8, EVEX_Vpsraw_zmm_k1z_zmmm512_imm8, No),

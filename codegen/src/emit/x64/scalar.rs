@@ -39,6 +39,7 @@ impl Selector<'_> {
         let result = match op {
             ScalarOp::Fma => return self.fma(operands, target),
             ScalarOp::Dot4 if self.beside.dot => return self.dot(Op::Dot4, operands, target),
+            ScalarOp::Dot4 => return self.dot_of_words(operands, target),
             ScalarOp::Dot2 if self.scopes[self.depth()].by_halves => {
                 return self.dot_of_halves(operands, target);
             }
@@ -190,21 +191,6 @@ impl Selector<'_> {
         }
     }
 
-    /// The same without the instruction: bytes as words, the even ones and the odd ones. No sum of two products of
-    /// bytes is cut off in 32 bits.
-    fn dot_of_words(&mut self, unsigned: Reg, signed: Reg, sum: Reg) -> Reg {
-        let low = self.word(0x00ff_00ff);
-        let even = self.binary(Op::And, unsigned, low);
-        let odd = self.with(Op::ShrWord, unsigned, 8);
-        let signed_odd = self.with(Op::SarWord, signed, 8);
-        let signed_even = self.with(Op::ShlWord, signed, 8);
-        let signed_even = self.with(Op::SarWord, signed_even, 8);
-        let even = self.binary(Op::MulWords, even, signed_even);
-        let odd = self.binary(Op::MulWords, odd, signed_odd);
-        let products = self.binary(Op::AddInt, even, odd);
-        self.binary(Op::AddInt, sum, products)
-    }
-
     /// An operation on registers that hold values of type `dtype`.
     pub(super) fn apply(&mut self, op: ScalarOp, dtype: DType, xs: &[Reg]) -> Reg {
         if let Some((op, _)) = direct(op, dtype) {
@@ -271,7 +257,6 @@ impl Selector<'_> {
                 let equal = self.equal(x, xs[1]);
                 self.not(equal)
             }
-            ScalarOp::Dot4 => self.dot_of_words(x, xs[1], xs[2]),
             ScalarOp::Div | ScalarOp::Rem => self.divided(signed, op == ScalarOp::Rem, x, xs[1]),
             _ => unreachable!("{} of integers is turned down before a kernel is emitted", op.name()),
         }

@@ -8,6 +8,7 @@ use jtllm_ir::{DType, Expr, Symbol};
 use super::isa::{Beside, Level};
 use super::machine::{Access, Class, Code64, Item, Label, Operand, Operation, Reg, View};
 use super::uses::{Uses, values_of};
+use super::words::Runs;
 use crate::kernel::{CellId, Kernel, Memory, Stmt, Value, ValueId, Varying};
 
 /// What has been computed and need not be computed again.
@@ -40,6 +41,8 @@ pub(super) struct Scope {
     pub(super) halves: HashMap<ValueId, [Reg; 2]>,
     /// Whether they are.
     pub(super) by_halves: bool,
+    /// Bytes of words as words of 16 bits, signed or not: the even ones, the odd ones.
+    pub(super) bytes: HashMap<(ValueId, bool), [Reg; 2]>,
     code: Vec<Item>,
     /// What comes before the block, once.
     pub(super) before: Vec<Item>,
@@ -56,6 +59,7 @@ impl Scope {
             slots: HashMap::new(),
             halves: HashMap::new(),
             by_halves: false,
+            bytes: HashMap::new(),
             code: Vec::new(),
             before: Vec::new(),
             steps: Vec::new(),
@@ -90,6 +94,10 @@ pub(super) struct Selector<'k> {
     pub(super) beside: Beside,
     pub(super) varying: Varying,
     pub(super) uses: Uses,
+    /// Where products of bytes are added as words of 16 bits for a while.
+    pub(super) runs: Runs,
+    /// The words of runs that are under way.
+    pub(super) words: HashMap<ValueId, Reg>,
     pub(super) code: Code64,
     pub(super) held: Vec<Option<Held>>,
     /// The lanes that take part in the statements being selected, where not all do.
@@ -112,12 +120,18 @@ pub(super) struct Selector<'k> {
 pub(super) fn select(kernel: &Kernel, level: Level, beside: Beside) -> Code64 {
     let uses = Uses::of(kernel);
     let left = (0..kernel.values.len()).map(|value| uses.count(ValueId(value as u32))).collect();
+    let runs = match beside.dot {
+        true => Runs::default(),
+        false => Runs::of(kernel, &|value| uses.once_nearby(value)),
+    };
     let mut selector = Selector {
         kernel,
         level,
         beside,
         varying: kernel.varying(),
         uses,
+        runs,
+        words: HashMap::new(),
         code: Code64::default(),
         held: vec![None; kernel.values.len()],
         mask: None,
