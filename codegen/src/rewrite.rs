@@ -10,6 +10,7 @@
 //! 4. Attention that matrix units can compute has its queries and weights rounded to the cache's type.
 
 mod integer;
+mod places;
 mod round;
 
 use jtllm_ir::graph::axes;

@@ -16,7 +16,7 @@ use jtllm_ir::format::words;
 use jtllm_ir::graph::{axes, element_count};
 use jtllm_ir::{DType, Expr, Graph, Monoid, Node, Op, Scalar, ScalarOp};
 
-use super::{Factor, block_coordinates, round, varies_in_block};
+use super::{Factor, block_coordinates, places, round, varies_in_block};
 use crate::classify;
 use crate::options::Compute;
 use crate::target::Caps;
@@ -48,6 +48,8 @@ struct Number {
     /// The words, which four neighbours along the depth share.
     words: Factor,
     signed: bool,
+    /// How many bits of each byte, from its lowest on, are 0.
+    spare: u32,
 }
 
 /// The sum in integers, if `node` is a contraction of packed weights that is to be computed so.
@@ -69,10 +71,12 @@ pub(super) fn contraction(graph: &mut Graph, node: Node, caps: &Caps, compute: C
 /// Takes a weight's decoding apart; `None` if it is no such sum.
 fn terms(graph: &Graph, node: Node, at: &[Expr]) -> Option<Vec<Term>> {
     if let Some((words, signed)) = words::bytes_of(graph, node) {
+        let spare = places::spare(graph, words);
         let words = Factor { node: words, at: at.to_vec(), fixed: true };
         // A signed number stands at the top of its word.
-        let constant = if signed { 24.0f32.exp2() } else { 1.0 };
-        return Some(vec![Term { constant, factors: Vec::new(), number: Some(Number { words, signed }) }]);
+        let constant = if signed { 24.0f32.exp2() } else { 1.0 } * (spare as f32).exp2();
+        let number = Some(Number { words, signed, spare });
+        return Some(vec![Term { constant, factors: Vec::new(), number }]);
     }
     if let Some(constant) = classify::constant(graph, node) {
         return Some(vec![Term { constant, factors: Vec::new(), number: None }]);
@@ -304,10 +308,14 @@ fn products(graph: &mut Graph, space: &[Expr], number: &Number, bytes: &Bytes, d
     let rank = space.len();
     let (blocks, full) = (depth.shape(space, None), depth.shape(space, Some(depth.words())));
     let word = Expr::axis(rank as u16 + 1, &full[rank + 1]);
-    let mut words = depth.view(graph, &number.words, &full, word * BYTES);
+    // Small numbers can be summed in words of 16 bits where there is no instruction for four products.
+    let node = places::down(graph, number.words.node, number.spare);
+    let words = Factor { node, ..number.words.clone() };
+    let mut words = depth.view(graph, &words, &full, word * BYTES);
+    let half = 128 >> number.spare;
     if number.signed {
-        // Signed bytes become unsigned ones that are 128 larger.
-        let top = splat_scalar(graph, DType::U32, Scalar::Int(0x8080_8080), &full);
+        // Signed numbers become unsigned ones that are larger by half of what there is.
+        let top = splat_scalar(graph, DType::U32, Scalar::Int(0x0101_0101 * half), &full);
         words = graph.map(ScalarOp::Xor, &[words, top]);
     }
     let left = bytes.spread(graph, bytes.words, &full, rank);
@@ -318,7 +326,7 @@ fn products(graph: &mut Graph, space: &[Expr], number: &Number, bytes: &Bytes, d
         return products;
     }
     let shape = graph.shape(bytes.sum).to_vec();
-    let back = splat_scalar(graph, DType::I32, Scalar::Int(-128), &shape);
+    let back = splat_scalar(graph, DType::I32, Scalar::Int(-half), &shape);
     let back = graph.map(ScalarOp::Mul, &[bytes.sum, back]);
     let back = bytes.spread(graph, back, &blocks, rank);
     graph.map(ScalarOp::Add, &[products, back])
