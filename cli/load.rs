@@ -126,7 +126,8 @@ pub(crate) fn remark_compute(model: &Model) {
     let asked = model.options.compute;
     let [decoding, prompts] = model.products();
     // The interpreter of graphs does as it is told.
-    if asked == Compute::Auto || decoding.is_empty() || decoding.contains(&asked) || prompts.contains(&asked) {
+    if asked == Compute::Auto || decoding.is_empty() || decoding.contains(&asked) || prompts.contains(&asked)
+    {
         return;
     }
     let why = match asked {

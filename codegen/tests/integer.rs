@@ -53,6 +53,19 @@ fn check(case: &Case, caps: &Caps) -> Compilation {
     compilation
 }
 
+/// Signed numbers of few bits stand at the bottom of their bytes, half of their range larger: so several products of
+/// theirs fit words of 16 bits.
+#[test]
+fn numbers_are_as_small_as_their_bits_allow() {
+    for (name, half) in [("q4_0", 0x08), ("q5_0", 0x10), ("q6_k", 0x20), ("q8_0", 0x80)] {
+        let format = Format::find(name).unwrap();
+        let case = linear_case(format, [1, 16, 64 * (format.block / 32).max(1)]);
+        let text = check(&case, &Caps::vector(8)).graph.to_string();
+        let constant = format!("const {} :", 0x0101_0101_u32 * half);
+        assert!(text.contains(&constant), "{name} without {constant}\n{text}");
+    }
+}
+
 #[test]
 fn every_format_of_bytes_on_every_kind_of_target() {
     for format in FORMATS.iter().chain(APART) {

@@ -16,6 +16,10 @@ use crate::region::{Contraction, Sum};
 /// Columns of a tile: each number of the left operand is loaded once for them.
 const COLUMNS: i64 = 2;
 
+/// Where there are registers for so many sums, two columns of [`ROWS`] are enough to keep the units that multiply busy;
+/// where there are fewer, half as many rows have three: eight sums alone would wait for each other.
+const SUMS: u32 = 16;
+
 /// Rows of a tile at most: each number of the right operand is loaded, and widened, once for them.
 const ROWS: i64 = 8;
 
@@ -25,8 +29,9 @@ const PANEL: i64 = 64;
 /// Steps that are written out one after another: a loop of few turns is one whose end processors foresee.
 const UNROLL: i64 = 4;
 
-/// Bytes of the left operand's rows that a piece of the depth may have: a third of a usual first-level cache.
-const PIECE_BYTES: i64 = 25 << 10;
+/// Bytes of the left operand's rows that a piece of the depth may have, a third of a usual first-level cache: that of
+/// processors with registers for many sums, and of older ones.
+const PIECE_BYTES: [i64; 2] = [25 << 10, 12 << 10];
 
 /// Bytes of the left operand's rows that all groups side by side share: half of a usual second-level cache.
 const BLOCK_BYTES: i64 = 1 << 20;
@@ -37,6 +42,8 @@ const ALIAS_BYTES: i64 = 4096;
 /// The shape of what a group computes.
 pub(super) struct Panel {
     rows: i64,
+    /// Columns of a tile.
+    columns: i64,
     /// Tiles below each other that groups take before they go on to other columns.
     block: i64,
     /// Tiles side by side.
@@ -92,29 +99,34 @@ pub(super) fn choose(lower: &Lower<'_>, contraction: &Contraction) -> Option<Pan
     }
     let left = contract::extents(&lower.region.space, &contraction.left_axes);
     let count = left.iter().fold(Expr::int(1), |product, n| product * n.clone());
-    let rows = ROWS.min(i64::from(caps.accumulators) / COLUMNS);
+    let few = caps.accumulators < SUMS;
+    let columns = if few { COLUMNS + 1 } else { COLUMNS };
+    let rows = ROWS.min(i64::from(caps.accumulators) / columns);
     let rows = (2..=rows).rev().find(|rows| rows.count_ones() == 1 && count.divisor() % rows == 0)?;
     let lanes = i64::from(caps.lanes);
     let width = contract::width(lower, contraction);
     let siblings = contraction.sums.len() as i64;
-    let panel = (PANEL / siblings / lanes * lanes).max(lanes);
-    if rows < ROWS / 2 || lanes < COLUMNS || width < panel {
+    // Whole tiles, and whole vectors of sums.
+    let unit = if lanes % columns == 0 { lanes } else { lanes * columns };
+    let panel = (PANEL / siblings / unit * unit).max(unit);
+    if rows < ROWS / 2 || lanes < columns || width < panel {
         return None;
     }
     let Chunk { word, words } = chunk(lower, &contraction.sums[0]);
     let step = word * words * lanes;
     let steps = contraction.sums[0].depth / step;
-    let most = (PIECE_BYTES / (rows * step * DType::F32.size() as i64)).max(1);
+    let piece = PIECE_BYTES[usize::from(few)];
+    let most = (piece / (rows * step * DType::F32.size() as i64)).max(1);
     let pieces = (1..=steps).find(|pieces| steps % pieces == 0 && steps / pieces <= most)?;
     let bytes = siblings * rows * panel * (lanes + 1) * DType::F32.size() as i64;
-    if bytes + PIECE_BYTES > i64::from(caps.shared_bytes) {
+    if bytes + piece > i64::from(caps.shared_bytes) {
         return None;
     }
     let tiles = BLOCK_BYTES / (rows * contraction.sums[0].depth * DType::F32.size() as i64);
     // A power of two, so that chunks of usual lengths are whole blocks.
     let block = 1 << tiles.max(2).ilog2();
     let paired = pairs::fit(lower, &contraction.sums[0]);
-    Some(Panel { rows, block, tiles: panel / COLUMNS, pieces, steps: steps / pieces, step, paired })
+    Some(Panel { rows, columns, block, tiles: panel / columns, pieces, steps: steps / pieces, step, paired })
 }
 
 pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction, panel: &Panel) -> Scheduled {
@@ -124,7 +136,7 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction, panel: &
     let count = left.iter().fold(Expr::int(1), |product, n| product * n.clone());
     let width = contract::width(&lower, contraction);
     let lanes = i64::from(lower.caps.lanes);
-    let columns = panel.tiles * COLUMNS;
+    let columns = panel.tiles * panel.columns;
     let groups = (width + columns - 1) / columns;
     let block = panel.rows * panel.block;
     let blocks = (count.clone() + (block - 1)).div_floor(block);
@@ -143,8 +155,10 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction, panel: &
     let last = Expr::int(width - 1);
     // Columns beyond the last one read the last one's operands.
     let places = |tile: &Expr| -> Vec<Vec<Vec<Expr>>> {
-        let at = |c: i64| (column.clone() + tile.clone() * COLUMNS + c).minimum(&last);
-        (0..panel.rows).map(|r| (0..COLUMNS).map(|c| place(&(row.clone() + r), &at(c))).collect()).collect()
+        let at = |c: i64| (column.clone() + tile.clone() * panel.columns + c).minimum(&last);
+        (0..panel.rows)
+            .map(|r| (0..panel.columns).map(|c| place(&(row.clone() + r), &at(c))).collect())
+            .collect()
     };
     let waiting: Vec<Waiting> = contraction.sums.iter().map(|_| panel.waiting(&mut lower)).collect();
     let first = &contraction.sums[0];
@@ -187,7 +201,7 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction, panel: &
 
 impl Panel {
     fn waiting(&self, lower: &mut Lower<'_>) -> Waiting {
-        let sums = (self.rows * self.tiles * COLUMNS) as u32;
+        let sums = (self.rows * self.tiles * self.columns) as u32;
         let lanes = lower.caps.lanes;
         let parts = (self.pieces > 1).then(|| lower.b.shared(DType::F32, sums * lanes));
         Waiting { parts, whole: lower.b.shared(DType::F32, sums) }
@@ -195,11 +209,11 @@ impl Panel {
 
     /// The sums of a tile, each with its place among the group's.
     fn tile(&self, tile: &Expr) -> impl Iterator<Item = (usize, usize, Expr)> + use<> {
-        let (rows, columns) = (self.rows, self.tiles * COLUMNS);
-        let tile = tile.clone() * COLUMNS;
+        let (rows, columns) = (self.rows, self.tiles * self.columns);
+        let (tile, side) = (tile.clone() * self.columns, self.columns);
         (0..rows).flat_map(move |r| {
             let first = tile.clone() + r * columns;
-            (0..COLUMNS).map(move |c| (r as usize, c as usize, first.clone() + c))
+            (0..side).map(move |c| (r as usize, c as usize, first.clone() + c))
         })
     }
 
@@ -268,7 +282,7 @@ impl Panel {
         let zero = lower.b.float(0.0);
         let mut cell = || lower.b.cell(zero);
         let cells: Vec<Vec<CellId>> =
-            (0..self.rows).map(|_| (0..COLUMNS).map(|_| cell()).collect()).collect();
+            (0..self.rows).map(|_| (0..self.columns).map(|_| cell()).collect()).collect();
         let lane = lower.b.lane();
         let part = |lower: &Lower<'_>, at: &Expr| at.clone() * lower.b.lanes() + lane.clone();
         if let Some(parts) = waiting.parts {

@@ -9,6 +9,7 @@ use iced_x86::Code;
 use jtllm_ir::Expr;
 use jtllm_ir::expr::Kind;
 
+use super::isa::Level;
 use super::machine::{Address, Operand};
 use super::select::Selector;
 use crate::kernel::{Access, GRID_AXIS, Memory, inline};
@@ -57,6 +58,8 @@ impl Selector<'_> {
         let first = axes.next()?;
         let (code, axis) = match moves(&first) {
             true => (Code::Prefetcht0_m8, first),
+            // Vectors of 32 bytes load twice as often, and there is no room for more beside them.
+            false if self.level == Level::Avx2 => return None,
             false => (Code::Prefetcht1_m8, axes.find(moves)?),
         };
         let is_group = |x: &Expr| matches!(x.kind(), Kind::Axis { index, .. } if *index == axis);
