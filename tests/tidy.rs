@@ -27,7 +27,7 @@ const EDGES: &[(&str, &[&str])] = &[
 ];
 
 /// Crates for developers and tests: nothing that is shipped may need them.
-const TEST_ONLY: &[&str] = &["xtask", "jtllm-fuzz", "jtllm-ptxsim", "jtllm-mockcuda"];
+const TEST_ONLY: &[&str] = &["xtask", "jtllm-fuzz", "jtllm-ptxsim", "jtllm-x64sim", "jtllm-mockcuda"];
 
 /// Inputs and situations that must be answered well, by the names that the acceptance list gives them:
 /// F files, D downloads, S limits of memory, T text and tokens, C the command line. Each needs a test that is named after it.

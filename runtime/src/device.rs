@@ -99,7 +99,20 @@ pub struct DeviceInfo {
 /// Loaded code.
 #[derive(Clone)]
 pub struct Program {
-    pub(crate) inner: Arc<dyn Any + Send + Sync>,
+    /// What the device keeps of it.
+    inner: Arc<dyn Any + Send + Sync>,
+}
+
+impl Program {
+    /// Code as its device keeps it.
+    pub fn new(inner: impl Any + Send + Sync) -> Program {
+        Program { inner: Arc::new(inner) }
+    }
+
+    /// What the device keeps; `None` for another device's code.
+    pub fn inner<T: Any>(&self) -> Option<&T> {
+        self.inner.downcast_ref()
+    }
 }
 
 /// Launches that were recorded, with the memory that they were given.

@@ -3,20 +3,28 @@
 
 #[path = "../../tests/fixtures/list.rs"]
 mod list;
+#[path = "../../runtime/tests/common/simulated.rs"]
+mod simulated;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use jtllm_models::Checkpoint;
 use jtllm_models::checkpoint::safetensors;
+use jtllm_models::{Checkpoint, arch};
 use jtllm_runtime::cache::KernelCache;
+use jtllm_runtime::codegen::emit::x64::{Level, X64};
 use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Caps;
+use jtllm_runtime::device::Device;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::network::{Batch, Row};
 use jtllm_runtime::pages::PageTable;
 use jtllm_runtime::residence::Limit;
+use jtllm_serve::place::Way;
 use jtllm_serve::{Backend, Engine, EngineError, LoadOptions, Model, Place, Together};
 use serde_json::Value;
+
+use crate::simulated::Simulated;
 
 /// What gives no logits of texts alone.
 const ELSEWHERE: [(&str, &str); 4] = [
@@ -199,9 +207,7 @@ fn rounded_operands_stay_near_the_references_on_every_backend() {
 }
 
 /// The logits of each sequence's last token when they are decoded together.
-fn batched(folder: &Path, prompts: &[Vec<u32>], options: LoadOptions) -> Vec<Vec<f32>> {
-    let checkpoint = Checkpoint::open(folder).unwrap();
-    let mut model = Model::load(checkpoint, options, KernelCache::off("a test")).unwrap();
+fn batched(mut model: Model, prompts: &[Vec<u32>]) -> Vec<Vec<f32>> {
     let mut pages = PageTable::new(model.pages(), 16);
     for (sequence, prompt) in prompts.iter().enumerate() {
         pages.reserve(sequence, prompt.len()).unwrap();
@@ -236,20 +242,17 @@ fn batched(folder: &Path, prompts: &[Vec<u32>], options: LoadOptions) -> Vec<Vec
 }
 
 /// Compares the last logits of texts as chunks, token by token and in batches, on one thread and two.
-fn check_company(folder: &Path, compute: Compute) {
-    let options = |threads| LoadOptions { compute, ..options(Backend::Cpu, threads) };
+fn check_company(name: &str, load: &dyn Fn(usize) -> Model) {
     let prompts: Vec<Vec<u32>> =
         (0..16).map(|s| (0..5 + s * 2).map(|i| (i * 7 + s * 3) % 250).collect()).collect();
-    let model =
-        Model::load(Checkpoint::open(folder).unwrap(), options(2), KernelCache::off("a test")).unwrap();
-    let mut engine = Engine::new(model, None);
+    let mut engine = Engine::new(load(2), None);
     let chunked: Vec<Vec<f32>> = prompts.iter().map(|p| engine.feed(p, false).unwrap()).collect();
     for (count, threads) in [(1, 1), (1, 2), (2, 1), (3, 2), (16, 1), (16, 2)] {
-        let together = batched(folder, &prompts[..count], options(threads));
+        let together = batched(load(threads), &prompts[..count]);
         for sequence in 0..count {
             let pairs = chunked[sequence].iter().zip(&together[sequence]);
             let same = pairs.into_iter().all(|(a, b)| a.to_bits() == b.to_bits());
-            assert!(same, "{}: sequence {sequence} of {count} on {threads} threads", folder.display());
+            assert!(same, "{name}: sequence {sequence} of {count} on {threads} threads");
         }
     }
 }
@@ -264,7 +267,7 @@ fn a_row_has_the_same_bits_in_any_company() {
         "rwkv-4-tiny",
         "rwkv-7-tiny",
     ] {
-        check_company(&folder(name), Compute::F32);
+        check_company(name, &|threads| load(&folder(name), options(Backend::Cpu, threads)));
     }
 }
 
@@ -302,9 +305,7 @@ fn narrowed(name: &str) -> tempfile::TempDir {
 }
 
 /// The numbers multiplied with weights, and the logits of a text's positions and of one token more.
-fn rounded_logits(folder: &Path, options: LoadOptions) -> (Vec<Compute>, Vec<f32>) {
-    let mut model =
-        Model::load(Checkpoint::open(folder).unwrap(), options, KernelCache::off("a test")).unwrap();
+fn rounded_logits(mut model: Model) -> (Vec<Compute>, Vec<f32>) {
     model.ready().unwrap();
     let [decoding, prompts] = model.products();
     let mut engine = Engine::new(model, None);
@@ -314,38 +315,45 @@ fn rounded_logits(folder: &Path, options: LoadOptions) -> (Vec<Compute>, Vec<f32
     (decoding.union(&prompts).copied().collect(), logits)
 }
 
-/// Whether the processor multiplies pairs of bf16.
-fn has_pairs_here() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("avx512bf16");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
+fn load(folder: &Path, options: LoadOptions) -> Model {
+    Model::load(Checkpoint::open(folder).unwrap(), options, KernelCache::off("a test")).unwrap()
+}
+
+/// A model on the processor whose products are of pairs of bf16; where it has none, on the interpreter of its code, in
+/// place of WebGPU.
+fn load_in_pairs(folder: &Path, threads: usize) -> Model {
+    let target = || X64::complete(Level::Avx512);
+    let options = |backend| LoadOptions { compute: Compute::Bf16, ..options(backend, threads) };
+    if target().is_here() {
+        return load(folder, options(Backend::Cpu));
+    }
+    let checkpoint = Checkpoint::open(folder).unwrap();
+    let architecture = arch::read(checkpoint.config()).unwrap().into();
+    let device: Arc<dyn Device> = Arc::new(Simulated::new(target()));
+    let way = Way { backend: "wgpu", open: Arc::new(move |_, _| Ok(device.clone())), list: Vec::new };
+    let cache = KernelCache::off("a test");
+    Model::by_ways(checkpoint, architecture, options(Backend::Wgpu), cache, &[way]).unwrap()
 }
 
 #[test]
 fn weights_of_bf16_are_multiplied_in_pairs_by_themselves() {
     for name in ["mistral-swa-tiny", "qwen3-tied-tiny"] {
         let made = narrowed(name);
-        let logits = |backend: Backend, compute| {
-            rounded_logits(made.path(), LoadOptions { compute, ..options(backend, 2) })
-        };
-        let pairs = || Backend::Interp(Box::new(Caps::vector(16).with_dot2()));
-        let (products, found) = logits(pairs(), Compute::Auto);
+        let pairs = Backend::Interp(Box::new(Caps::vector(16).with_dot2()));
+        let logits =
+            |compute| rounded_logits(load(made.path(), LoadOptions { compute, ..options(pairs.clone(), 2) }));
+        let (products, found) = logits(Compute::Auto);
         assert_eq!(products, [Compute::Bf16], "{name}");
-        let (products, expected) = logits(pairs(), Compute::F32);
+        let (products, expected) = logits(Compute::F32);
         assert_eq!(products, [Compute::F32], "{name}");
         let largest = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
         let error = largest_difference(&found, &expected) / largest;
         assert!(error > 0.0 && error < SIXTEEN_BITS, "{name}: {error}");
-        if !has_pairs_here() {
-            println!("skipped: this processor has no products of pairs");
-            continue;
-        }
-        let [(_, expected), (_, found)] =
-            [pairs(), Backend::Cpu].map(|backend| logits(backend, Compute::Bf16));
+        let (_, expected) = logits(Compute::Bf16);
+        let (_, found) = rounded_logits(load_in_pairs(made.path(), 2));
         let same = found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
         assert!(same, "{name}: {}", largest_difference(&found, &expected));
-        check_company(made.path(), Compute::Bf16);
+        check_company(name, &|threads| load_in_pairs(made.path(), threads));
     }
 }
 
@@ -407,7 +415,7 @@ fn logits_are_the_same_bits_for_any_number_of_threads() {
     let prompts: Vec<Vec<u32>> = [300, 130].map(|len| (0..len).map(|i| (i * 7 + len) % 250).collect()).into();
     let logits = |threads| {
         let options = LoadOptions { context: 512, sequences: 2, ..options(Backend::Cpu, threads) };
-        batched(&folder, &prompts, options)
+        batched(load(&folder, options), &prompts)
     };
     let expected = logits(1);
     for threads in [2, 8, 16] {
@@ -427,8 +435,8 @@ fn ragged_batches_agree_on_an_adapter() {
     let prompts: Vec<Vec<u32>> =
         (0..2).map(|s| (0..3 + s * 5).map(|i| (i * 7 + s * 3) % 250).collect()).collect();
     let folder = folder("llama2-gqa-tiny");
-    let expected = batched(&folder, &prompts, options(Backend::Cpu, 2));
-    let found = batched(&folder, &prompts, options(Backend::Wgpu, 1));
+    let expected = batched(load(&folder, options(Backend::Cpu, 2)), &prompts);
+    let found = batched(load(&folder, options(Backend::Wgpu, 1)), &prompts);
     for (found, expected) in found.iter().zip(&expected) {
         let scale = expected.iter().fold(1.0f32, |most, x| most.max(x.abs()));
         let error = largest_difference(found, expected);

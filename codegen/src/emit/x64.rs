@@ -81,6 +81,20 @@ impl X64 {
         X64 { level, beside, caps, limits: Limits::of(level) }.with_slow_dot2(beside.slow_dot2)
     }
 
+    /// A level with all that processors may have beside it, whether this one has it or not.
+    pub fn complete(level: Level) -> X64 {
+        let (beside, caps) = (Beside::all(level), Caps { dot2: level.has_dot2(), ..caps(level) });
+        X64 { level, beside, caps, limits: Limits::of(level) }.with_slow_dot2(false)
+    }
+
+    /// Whether this processor can run its code.
+    pub fn is_here(&self) -> bool {
+        let here = Beside::here(self.level);
+        let dot2 = !self.caps.dot2 || self.level.has_dot2_here();
+        let beside = (here.dot || !self.beside.dot) && (here.bytes_anywhere || !self.beside.bytes_anywhere);
+        self.level.is_here() && dot2 && beside
+    }
+
     /// The same for processors without an instruction for products of bytes.
     pub fn without_dot(self) -> X64 {
         X64 { beside: Beside { dot: false, ..self.beside }, ..self }

@@ -34,6 +34,16 @@ impl Environment for Bindings<'_> {
     }
 }
 
+fn count(grid: &[jtllm_ir::Expr; 3], known: &[(Symbol, u32)], symbols: &[i32]) -> u64 {
+    let extents = grid.iter().map(|x| x.evaluate(&Bindings(known, symbols)));
+    extents.map(|extent| u64::try_from(extent).unwrap_or(0)).product()
+}
+
+/// How many groups a kernel has.
+pub(crate) fn groups(kernel: &Kernel, symbols: &[i32]) -> u64 {
+    count(&kernel.grid, &kernel.symbols, symbols)
+}
+
 impl Native {
     /// Compiles a kernel for `target`.
     pub(crate) fn with(target: &dyn Target, kernel: &Kernel) -> Native {
@@ -46,8 +56,7 @@ impl Native {
 
     /// How many groups there are.
     pub(crate) fn groups(&self, symbols: &[i32]) -> u64 {
-        let extents = self.grid.iter().map(|x| x.evaluate(&Bindings(&self.symbols, symbols)));
-        extents.map(|extent| u64::try_from(extent).unwrap_or(0)).product()
+        count(&self.grid, &self.symbols, symbols)
     }
 
     /// Runs all groups.

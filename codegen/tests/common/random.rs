@@ -8,7 +8,7 @@ use jtllm_codegen::kernel::{Access, CellId, Kernel, Memory, ValueId};
 use jtllm_codegen::target::Target;
 use jtllm_ir::{DType, Expr, Monoid, Scalar, ScalarOp, Symbol};
 
-use crate::native::{Native, Noise, bits, same};
+use crate::native::{Noise, bits, groups, same};
 
 /// Elements of each memory that kernels read, and of each one that they write in a group.
 const LEN: i64 = 64;
@@ -347,15 +347,20 @@ fn make(seed: u64, lanes: u32) -> (Kernel, Vec<Symbol>) {
     (maker.b.finish(&symbols), symbols)
 }
 
-/// Compares one kernel, as the target's code and interpreted.
-pub(crate) fn check(target: &dyn Target, seed: u64) {
+/// Compares one kernel, as the target's code and interpreted; `compile` gives what runs the code on parameters and
+/// symbols.
+pub(crate) fn check<Code: Fn(&mut [Vec<u8>], &[i32])>(
+    target: &dyn Target,
+    compile: impl Fn(&Kernel) -> Code,
+    seed: u64,
+) {
     let (kernel, _) = make(seed, target.caps().lanes);
     let kernel = decompose(&kernel, target.caps());
-    let native = Native::with(target, &kernel);
+    let code = compile(&kernel);
     let mut noise = Noise(seed);
     for n in [0, 1, 5] {
         let symbols = [noise.below(6) as i32 + 1, n];
-        let groups = native.groups(&symbols);
+        let groups = groups(&kernel, &symbols);
         let mut params: Vec<Vec<u8>> = Vec::new();
         for dtype in READ {
             let bytes = (0..LEN).flat_map(|_| {
@@ -380,7 +385,7 @@ pub(crate) fn check(target: &dyn Target, seed: u64) {
         let mut memories = Memories { params: buffers.collect(), symbols: &symbols };
         run(&kernel, &mut memories, Options::default())
             .unwrap_or_else(|error| panic!("seed {seed}, n = {n}: {error}\n{kernel}"));
-        native.run(&mut params, &symbols);
+        code(&mut params, &symbols);
         for (at, dtype) in WRITTEN.iter().enumerate() {
             let (got, wanted) = (&params[READ.len() + at], &expected[READ.len() + at]);
             let pairs = bits(*dtype, got).into_iter().zip(bits(*dtype, wanted));

@@ -31,6 +31,10 @@ fn on_host(kernel: &Kernel) -> Native {
 #[test]
 fn fuzz_kernels_against_the_interpreter() {
     for_seconds("kernels against the interpreter", |random| {
-        random::check(&*HOST, random.value(any::<u64>()));
+        let compile = |kernel: &Kernel| {
+            let native = on_host(kernel);
+            move |params: &mut [Vec<u8>], symbols: &[i32]| native.run(params, symbols)
+        };
+        random::check(&*HOST, compile, random.value(any::<u64>()));
     });
 }

@@ -4,9 +4,9 @@ use jtllm_codegen::emit::x64::{Level, X64};
 use jtllm_codegen::target::Target;
 use jtllm_ir::{DType, Scalar, ScalarOp};
 
+use crate::code::Code;
 use crate::common::scalars::{Noise, all, bits, bytes, expected, kernel, same, samples};
-use crate::native::Native;
-use crate::{levels, targets};
+use crate::targets;
 
 fn check(target: &X64, op: ScalarOp, operands: &[DType]) {
     let result = op.result(operands).unwrap();
@@ -17,7 +17,7 @@ fn check(target: &X64, op: ScalarOp, operands: &[DType]) {
             operands.iter().zip(&columns).map(|(dtype, column)| bytes(*dtype, column)).collect();
         params.push(vec![0xa5; count * result.size()]);
         let kernel = kernel(op, operands, result, count, (target.caps().lanes, wide));
-        Native::with(target, &kernel).run(&mut params, &[]);
+        Code::of(target, &kernel).run(&mut params, &[]);
         let got = bits(result, params.last().unwrap());
         for (at, got) in got.into_iter().enumerate() {
             let expected = expected(op, operands, &columns, at);
@@ -43,10 +43,7 @@ fn every_operation_on_every_type() {
 /// Products near the least normal number, where what is 0 and what is not is a matter of the last bit.
 #[test]
 fn products_of_pairs_near_the_least_normal_number() {
-    let target = X64::level(Level::Avx512);
-    if !Level::Avx512.is_here() || !target.caps().dot2 {
-        return eprintln!("skipped: this processor has no products of pairs");
-    }
+    let target = X64::complete(Level::Avx512);
     let operands = ScalarOp::Dot2.operands(DType::F32);
     let mut noise = Noise(11);
     let count = 64 << 10;
@@ -66,7 +63,7 @@ fn products_of_pairs_near_the_least_normal_number() {
         operands.iter().zip(&columns).map(|(dtype, column)| bytes(*dtype, column)).collect();
     params.push(vec![0; count * 4]);
     let kernel = kernel(ScalarOp::Dot2, &operands, DType::F32, count, (target.caps().lanes, true));
-    Native::with(&target, &kernel).run(&mut params, &[]);
+    Code::of(&target, &kernel).run(&mut params, &[]);
     let (mut least, mut none) = (0, 0);
     for (at, got) in bits(DType::F32, &params[3]).into_iter().enumerate() {
         let expected = expected(ScalarOp::Dot2, &operands, &columns, at);
@@ -81,13 +78,13 @@ fn products_of_pairs_near_the_least_normal_number() {
 #[test]
 fn every_f16_and_bf16() {
     let all: Vec<u32> = (0..65536).collect();
-    for target in levels().into_iter().map(X64::level) {
+    for target in &targets() {
         for half in [DType::F16, DType::BF16] {
             for wide in [false, true] {
                 let shape = (target.caps().lanes, wide);
                 let widen = kernel(ScalarOp::Cast(DType::F32), &[half], DType::F32, all.len(), shape);
                 let mut params = vec![bytes(half, &all), vec![0; all.len() * 4]];
-                Native::with(&target, &widen).run(&mut params, &[]);
+                Code::of(target, &widen).run(&mut params, &[]);
                 let floats = params.pop().unwrap();
                 for (x, got) in all.iter().zip(bits(DType::F32, &floats)) {
                     let expected = Scalar::from_bits(half, *x).float().to_bits();
@@ -98,7 +95,7 @@ fn every_f16_and_bf16() {
                 }
                 let narrow = kernel(ScalarOp::Cast(half), &[DType::F32], half, all.len(), shape);
                 let mut params = vec![floats, vec![0; all.len() * 2]];
-                Native::with(&target, &narrow).run(&mut params, &[]);
+                Code::of(target, &narrow).run(&mut params, &[]);
                 for (x, got) in all.iter().zip(bits(half, &params[1])) {
                     assert!(same(half, *x, got), "{half} {x:#x} comes back as {got:#x}");
                 }

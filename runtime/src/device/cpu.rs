@@ -82,7 +82,7 @@ impl Device for Cpu {
         let code = CodeMemory::new(&code)
             .map_err(|error| DeviceError::Load { device: "the CPU".to_owned(), why: error.to_string() })?;
         let code = Arc::new(code);
-        let program = |index| Program { inner: Arc::new(Loaded { code: code.clone(), index }) };
+        let program = |index| Program::new(Loaded { code: code.clone(), index });
         Ok((0..kernels.len()).map(program).collect())
     }
 
@@ -93,7 +93,7 @@ impl Device for Cpu {
         symbols: &Span,
         args: &[Span],
     ) -> Result<(), DeviceError> {
-        let loaded = program.inner.downcast_ref::<Loaded>().expect("the CPU is given its own programs");
+        let loaded = program.inner::<Loaded>().expect("the CPU is given its own programs");
         let total = groups.iter().map(|n| u64::from(*n)).product::<u64>();
         let params: Vec<usize> = args.iter().map(|span| host::address(span) as usize).collect();
         let symbols = host::address(symbols) as usize;

@@ -338,7 +338,7 @@ impl Device for Cuda {
                 device: self.core.name.clone(),
                 why: format!("{}: {why}", kernel.name),
             };
-            loaded.map(|loaded| Program { inner: Arc::new(Arc::new(loaded)) }).map_err(refused)
+            loaded.map(|loaded| Program::new(Arc::new(loaded))).map_err(refused)
         };
         kernels.par_iter().map(load).collect()
     }
@@ -350,8 +350,7 @@ impl Device for Cuda {
         symbols: &Span,
         args: &[Span],
     ) -> Result<(), DeviceError> {
-        let loaded =
-            program.inner.downcast_ref::<Arc<Loaded>>().expect("a CUDA device is given its own programs");
+        let loaded = program.inner::<Arc<Loaded>>().expect("a CUDA device is given its own programs");
         let total = groups.iter().map(|n| u64::from(*n)).product::<u64>();
         if total == 0 {
             return Ok(());

@@ -1,7 +1,5 @@
 //! The loop-IR interpreter as a device: slow, exact, and the template for a new accelerator.
 
-use std::sync::Arc;
-
 use jtllm_codegen::emit::interp::Interp;
 use jtllm_codegen::kernel::interp::{self, Buffer, Memories, Options};
 use jtllm_codegen::kernel::{Access, Kernel, parse};
@@ -67,7 +65,7 @@ impl Device for Interpreter {
             let text = std::str::from_utf8(&artifact.bytes).map_err(|error| error.to_string())?;
             let kernel = parse::parse(text).map_err(|error| error.to_string())?;
             let program = interp::Program::new(&kernel).map_err(|error| error.to_string())?;
-            Ok(Program { inner: Arc::new(Loaded { kernel, program }) })
+            Ok(Program::new(Loaded { kernel, program }))
         };
         let refused = |why| DeviceError::Load { device: "the interpreter".to_owned(), why };
         kernels.iter().map(|(_, artifact)| load(artifact).map_err(refused)).collect()
@@ -80,8 +78,7 @@ impl Device for Interpreter {
         symbols: &Span,
         args: &[Span],
     ) -> Result<(), DeviceError> {
-        let loaded =
-            program.inner.downcast_ref::<Loaded>().expect("the interpreter is given its own programs");
+        let loaded = program.inner::<Loaded>().expect("the interpreter is given its own programs");
         let total = groups.iter().map(|n| u64::from(*n)).product::<u64>();
         // SAFETY: the symbol block is 256 bytes of owned memory, aligned to 256, and nobody writes it now.
         let symbols = unsafe { std::slice::from_raw_parts(host::address(symbols).cast::<i32>(), 64) };

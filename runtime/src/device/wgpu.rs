@@ -294,7 +294,7 @@ impl Adapter {
         });
         match pollster::block_on(scope.pop()) {
             Some(error) => Err(refused(format!("{name}: {error}"))),
-            None => Ok(Program { inner: Arc::new(Loaded { pipeline, layout, number: self.bound.number() }) }),
+            None => Ok(Program::new(Loaded { pipeline, layout, number: self.bound.number() })),
         }
     }
 }
@@ -447,7 +447,7 @@ impl Device for Adapter {
         symbols: &Span,
         args: &[Span],
     ) -> Result<(), DeviceError> {
-        let loaded = program.inner.downcast_ref::<Loaded>().expect("an adapter is given its own programs");
+        let loaded = program.inner::<Loaded>().expect("an adapter is given its own programs");
         let total = groups.iter().map(|n| u64::from(*n)).product::<u64>();
         if total == 0 {
             return Ok(());

@@ -2,7 +2,8 @@
 //! each kind of work, each number format, recurrences; sizes that nothing divides.
 //!
 //! The cases are those of the loop IR's own tests, so that a device is compared with the graph's interpreter
-//! just as the schedules are. A device that is not here prints that it was skipped.
+//! just as the schedules are. Instruction sets that the processor lacks are interpreted; any other device that is not here
+//! prints that it was skipped.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../../codegen/tests/common/mod.rs"]
@@ -12,4 +13,6 @@ mod groups;
 mod hardware;
 mod memory;
 mod operations;
+#[path = "../common/simulated.rs"]
+mod simulated;
 mod works;

@@ -53,11 +53,16 @@ impl Level {
         false
     }
 
-    /// Whether this processor has an instruction for [`ScalarOp::Dot2`](jtllm_ir::ScalarOp::Dot2) at the level.
+    /// Whether processors may have an instruction for [`ScalarOp::Dot2`](jtllm_ir::ScalarOp::Dot2) at the level.
+    pub(super) fn has_dot2(self) -> bool {
+        self == Level::Avx512
+    }
+
+    /// Whether this one has.
     pub(super) fn has_dot2_here(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
-            self == Level::Avx512 && std::is_x86_feature_detected!("avx512bf16")
+            self.has_dot2() && std::is_x86_feature_detected!("avx512bf16")
         }
         #[cfg(not(target_arch = "x86_64"))]
         false
@@ -87,6 +92,11 @@ pub(super) struct Beside {
 }
 
 impl Beside {
+    /// What the best processors have beside a level.
+    pub(super) fn all(level: Level) -> Beside {
+        Beside { dot: true, bytes_anywhere: level == Level::Avx512, slow_dot2: false }
+    }
+
     /// What this processor has beside a level.
     pub(super) fn here(level: Level) -> Beside {
         #[cfg(target_arch = "x86_64")]
