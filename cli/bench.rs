@@ -105,9 +105,7 @@ fn limits<'a>(model: &Model, measured: impl Iterator<Item = &'a Measured>) -> an
             // What decoding goes through; prompts go through the same weights.
             let none = Limits::default();
             let chunk = model.architecture().chunk();
-            let stream = |measured: &'a Measured| {
-                Kernels { measured, limits: &none, passes: measured.passes(chunk) }.stream()
-            };
+            let stream = |measured: &'a Measured| Kernels::of(measured, &none, chunk).stream();
             let stream = measured.map(stream).max().unwrap_or(0);
             let pool = Pool::new(Threads { count: one.device().info().threads, pin: true });
             Ok(Limits::measure(&pool, &Machine::probe(), stream, PROBE)?)

@@ -137,6 +137,12 @@ fn packed_weights_stream_within_a_limit() {
     check("q4", "q4_0", 6, 250_000_000);
 }
 
+/// The head has 131 MB: more than the memory that is left for weights, and with all else more than the limit.
+#[test]
+fn a_head_that_is_larger_than_the_memory_for_weights_streams_in_ranges() {
+    check("head", "bf16", 1, 150_000_000);
+}
+
 #[test]
 fn a_limit_that_is_too_low_is_refused_with_what_is_missing() {
     let folder = TempDir::new().unwrap();

@@ -15,6 +15,8 @@ pub(crate) struct Kernels<'a> {
     pub(crate) limits: &'a Limits,
     /// Passes of a run.
     pub(crate) passes: usize,
+    /// Passes of the run that was traced.
+    pub(crate) watched: usize,
 }
 
 /// The type whose limit holds for a product.
@@ -32,7 +34,13 @@ fn percent(fraction: Option<f64>) -> String {
     fraction.map_or_else(|| "-".to_owned(), |fraction| format!("{:.0}%", 100.0 * fraction))
 }
 
-impl Kernels<'_> {
+impl<'a> Kernels<'a> {
+    /// The kernels of a test whose prompts are read in chunks of so many tokens.
+    pub(crate) fn of(measured: &'a Measured, limits: &'a Limits, chunk: usize) -> Kernels<'a> {
+        let (passes, watched) = (measured.passes(chunk), measured.passes_watched(chunk));
+        Kernels { measured, limits, passes, watched }
+    }
+
     /// Bytes of weights and states that a pass goes through: they come round once a pass, so they lie where all of them
     /// have room.
     pub(crate) fn stream(&self) -> u64 {
@@ -43,7 +51,7 @@ impl Kernels<'_> {
             .iter()
             .map(|entry| entry.weight_bytes + entry.state_bytes)
             .sum::<u64>();
-        all / self.passes.max(1) as u64
+        all / self.watched.max(1) as u64
     }
 
     /// The least seconds for the bytes of an entry: what comes round once a pass from where a pass's has room, all else
@@ -137,9 +145,9 @@ impl Kernels<'_> {
         );
         self.measured.trace.entries().iter().for_each(|entry| text.push_str(&self.row(entry)));
         text.push_str(&self.row(&self.sum()));
-        let passes = self.passes.max(1) as f64;
-        let kernels = 1e3 * self.measured.trace.time().as_secs_f64() / passes;
-        let whole = 1e3 * self.measured.traced.as_secs_f64() / passes;
+        let [passes, watched] = [self.passes, self.watched].map(|count| count.max(1) as f64);
+        let kernels = 1e3 * self.measured.trace.time().as_secs_f64() / watched;
+        let whole = 1e3 * self.measured.traced.as_secs_f64() / watched;
         text.push_str(&format!(
             "a pass takes {:.3} ms; watched {whole:.3} ms: its kernels {kernels:.3} ms, all else {:.3} ms ({:.1}%)\n",
             1e3 * self.measured.seconds() / passes,

@@ -31,8 +31,7 @@ impl Report<'_> {
     }
 
     fn kernels<'a>(&'a self, measured: &'a Measured) -> Kernels<'a> {
-        let passes = measured.passes(self.engine.model().architecture().chunk());
-        Kernels { measured, limits: &self.limits, passes }
+        Kernels::of(measured, &self.limits, self.engine.model().architecture().chunk())
     }
 
     /// What was reached, what is possible if that was measured, and what both are counted in: bytes that come round once
@@ -186,7 +185,7 @@ impl Report<'_> {
         let kernels = self.kernels(measured);
         json!({
             "limits": limits_fields(&self.limits),
-            "passes": kernels.passes,
+            "passes": kernels.watched,
             "kernels": kernels.fields(),
             "kernels_time_ns": measured.trace.time().as_nanos() as u64,
             "traced_time_ns": measured.traced.as_nanos() as u64,

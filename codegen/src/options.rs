@@ -53,4 +53,7 @@ pub struct Options {
     pub compute: Compute,
     /// Positions that the past of attention may have, where that is known better than from the graph.
     pub positions: Option<u32>,
+    /// Bytes of weights that one launch shall read at most, where weights come and go: a product that reads more is
+    /// computed in parts of its columns, each with the rows that it reads.
+    pub range_bytes: Option<u64>,
 }

@@ -11,22 +11,20 @@ mod gemm;
 mod lower;
 mod pairs;
 mod panel;
+mod parts;
 mod pointwise;
 mod rows;
 mod scan;
 
 use std::collections::HashSet;
-use std::ops::Range;
 
-use jtllm_ir::graph::axes;
-use jtllm_ir::{Expr, Graph, Layout, Node, Op};
+use jtllm_ir::{Expr, Graph, Layout, Node};
 
 pub(crate) use attend::Tiles;
 pub(crate) use gemm::narrow_type;
 pub use lower::Argument;
 pub(crate) use pairs::neighbours;
 
-use crate::access::visit_reads;
 use crate::kernel::Kernel;
 use crate::options::Options;
 use crate::region::{Region, Work};
@@ -41,12 +39,8 @@ pub struct Scheduled {
     pub arguments: Vec<Argument>,
 }
 
-/// Rows of a matrix that are bound together or not at all, where a target cannot bind all of it: so many rows are a
-/// multiple of 256 bytes, whatever they hold.
-const PART_ROWS: i64 = 256;
-
-/// The loop nest of a region; several, for a part of the columns each, where it reads a matrix of which the target
-/// can bind a part only, and two where the past of attention is cut.
+/// The loop nest of a region; several, for a part of the columns each, where it reads matrices that are too long for one
+/// launch, and two where the past of attention is cut.
 pub fn schedule(
     graph: &Graph,
     stored: &HashSet<Node>,
@@ -54,41 +48,15 @@ pub fn schedule(
     caps: &Caps,
     options: &Options,
 ) -> Vec<Scheduled> {
-    let one = |part| nest(Lower::new(graph, stored, region, (caps, options), part));
-    match parts(graph, stored, region, caps) {
-        None => one(None),
-        Some(parts) => parts.into_iter().flat_map(|part| one(Some(part))).collect(),
+    let lower = |part| Lower::new(graph, stored, region, (caps, options), part);
+    let parts = match &region.work {
+        Work::Gemv(contraction) | Work::Gemm(contraction) => parts::columns(&lower(None), contraction),
+        _ => None,
+    };
+    match parts {
+        None => nest(lower(None)),
+        Some(parts) => parts.into_iter().flat_map(|part| nest(lower(Some(part)))).collect(),
     }
-}
-
-/// The columns of a contraction in as many parts as its matrices need; none if the target can bind them whole.
-fn parts(graph: &Graph, stored: &HashSet<Node>, region: &Region, caps: &Caps) -> Option<Vec<Range<i64>>> {
-    let (Work::Gemv(contraction) | Work::Gemm(contraction)) = &region.work else { return None };
-    let mut row = 0;
-    let stop = |node| stored.contains(&node) && !region.roots.contains(&node);
-    for sum in &contraction.sums {
-        for node in [Some(sum.right), sum.blocks.as_ref().map(|blocks| blocks.each)].into_iter().flatten() {
-            visit_reads(graph, node, &axes(graph.shape(node)), &stop, &mut |leaf, _| {
-                row = row.max(long_row(graph, leaf, caps.max_span).unwrap_or(0));
-            });
-        }
-    }
-    let width: i64 = contract::extents(&region.space, &contraction.right_axes)
-        .iter()
-        .map(|n| n.as_int().expect("classify: right axes are constant"))
-        .product();
-    // A part whose columns do not begin where a block of rows does touches a block more at either end.
-    let rows = i64::try_from(caps.max_span.checked_div(row)?).ok()? / PART_ROWS * PART_ROWS - 2 * PART_ROWS;
-    let step = rows.max(PART_ROWS);
-    Some((0..width).step_by(step as usize).map(|start| start..(start + step).min(width)).collect())
-}
-
-/// Bytes of a row of a matrix that a binding cannot hold.
-fn long_row(graph: &Graph, node: Node, most: u64) -> Option<u64> {
-    let [rows, columns] = graph.shape(node) else { return None };
-    let row = columns.as_int()? as u64 * graph.dtype(node).size() as u64;
-    let is_long = matches!(graph.op(node), Op::Weight { .. }) && rows.as_int()? as u64 * row > most;
-    is_long.then_some(row)
 }
 
 fn nest(lower: Lower<'_>) -> Vec<Scheduled> {
@@ -96,8 +64,7 @@ fn nest(lower: Lower<'_>) -> Vec<Scheduled> {
         Work::Pointwise => pointwise::schedule(lower),
         Work::Rows => rows::schedule(lower),
         Work::Gemv(contraction) => contract::schedule(lower, contraction),
-        Work::Gemm(contraction) if lower.part.is_some() => contract::schedule(lower, contraction),
-        Work::Gemm(contraction) => match gemm::cut(&lower, contraction) {
+        Work::Gemm(contraction) => match gemm::cut(&lower, contraction).filter(|_| lower.part.is_none()) {
             Some(cut) => gemm::schedule(lower, contraction, &cut),
             None => match panel::choose(&lower, contraction) {
                 Some(panel) => panel::schedule(lower, contraction, &panel),

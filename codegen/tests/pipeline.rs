@@ -5,10 +5,15 @@ mod common;
 
 use common::case::Case;
 use common::works::*;
-use common::{compiled, run, works};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use common::{compiled, compiled_as, run, works};
+use jtllm_codegen::options::Options;
+use jtllm_codegen::schedule::Argument;
 use jtllm_codegen::target::Caps;
 use jtllm_ir::build::Pairing;
-use jtllm_ir::format::FORMATS;
+use jtllm_ir::format::{FORMATS, Format};
 use jtllm_ir::{DType, Op, Tensor};
 
 /// How many kernels a case takes, by the names of their work.
@@ -98,5 +103,56 @@ fn wide_matrices_are_bound_in_parts() {
         let compilation = compiled(&case.graph, &caps);
         assert_eq!(compilation.steps.len(), parts, "{format}");
         case.check_for("narrow bindings", &caps);
+    }
+}
+
+/// A launch that would read more weights than it shall is several, which read the rows of the weights between them, each
+/// once, and give the same bits.
+#[test]
+fn launches_that_read_too_much_are_cut_along_the_rows() {
+    let few = [Caps::vector(4), Caps::vector(8), Caps::threads(32)];
+    for (caps, format) in few.iter().zip(["q8_0", "q4_k", "f32"]) {
+        ranges(&wide(format, 1), caps, 128 << 10);
+    }
+    let pairs = Caps::vector(16).with_dot2();
+    for (format, tokens) in [("bf16", 1), ("q4_0", 2)] {
+        ranges(&wide(format, tokens), &pairs, 128 << 10);
+    }
+    // Panels, of two matrices as well.
+    for caps in [&Caps::vector(8), &pairs] {
+        ranges(&gate_and_up("bf16", 32), caps, 8 << 10);
+    }
+    // One matrix, whose last rows fill no group.
+    let linear = |format, tokens| linear_case(Format::find(format).unwrap(), [tokens, 1000, 64]);
+    ranges(&linear("q8_0", 2), &Caps::vector(8), 16 << 10);
+    ranges(&linear("bf16", 32), &Caps::vector(8), 32 << 10);
+}
+
+fn ranges(case: &Case, caps: &Caps, range_bytes: u64) {
+    let options = Options { range_bytes: Some(range_bytes), ..Options::default() };
+    let (whole, cut) = (compiled(&case.graph, caps), compiled_as(&case.graph, caps, &options));
+    let found = run(&cut, caps, &mut case.bindings.clone());
+    for (name, expected) in run(&whole, caps, &mut case.bindings.clone()) {
+        let same = expected.iter().zip(&found[&name]).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same, "{} {caps:?}: {name}", case.graph.name);
+    }
+    let mut read: BTreeMap<&str, Vec<Range<u64>>> = BTreeMap::new();
+    for step in &cut.steps {
+        let parts = step.arguments.iter().filter_map(|argument| match argument {
+            Argument::Part(name, bytes) => Some((name.as_str(), bytes.clone())),
+            _ => None,
+        });
+        let parts: Vec<_> = parts.collect();
+        let bytes: u64 = parts.iter().map(|(_, bytes)| bytes.end - bytes.start).sum();
+        assert!(bytes <= range_bytes, "{}: a launch reads {bytes} bytes", case.graph.name);
+        parts.into_iter().for_each(|(name, bytes)| read.entry(name).or_default().push(bytes));
+    }
+    assert!(!read.is_empty() && cut.steps.len() > whole.steps.len(), "{}: nothing is cut", case.graph.name);
+    for (name, mut ranges) in read {
+        ranges.sort_by_key(|range| range.start);
+        assert!(
+            ranges[0].start == 0 && ranges.windows(2).all(|two| two[0].end == two[1].start),
+            "{name}: {ranges:?}"
+        );
     }
 }

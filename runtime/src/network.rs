@@ -292,7 +292,8 @@ impl Network {
         let graph = self.graphs.graph(part, bucket)?;
         let faulty = |faults: String| Error::Graph { graph: graph.name.clone(), faults };
         jtllm_ir::verify::verify(&graph).map_err(|faults| faulty(lines(&faults)))?;
-        let options = Options { positions: positions(&self.sizes(&[])), ..self.options };
+        let range_bytes = self.residence().map(Residence::range_bytes);
+        let options = Options { positions: positions(&self.sizes(&[])), range_bytes, ..self.options };
         Ok(compile(&graph, self.device.target().caps(), &options))
     }
 
@@ -441,7 +442,7 @@ impl Network {
         for graph in parts.iter().map(|part| &part.graph) {
             for node in graph.nodes() {
                 let name = match graph.op(node) {
-                    Op::Weight { name } if self.weights.plane(name).is_none() => name,
+                    Op::Weight { name } if !self.weights.is_bound(name) => name,
                     Op::State { name } if !self.states.contains_key(name) => name,
                     _ => continue,
                 };

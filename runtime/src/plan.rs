@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::ready::Ready;
 use crate::residence::{PlanId, Residence};
 use crate::trace::Trace;
-use crate::weights::Weights;
+use crate::weights::{Given, Weights};
 use cost::Cost;
 
 /// Every buffer begins at a multiple of this.
@@ -161,21 +161,31 @@ impl Plan {
         let outputs = builder.outputs(&inputs)?;
         let arena_bytes = builder.arena()?;
         let constants = builder.constants()?;
-        let mut steps = Vec::new();
+        let (mut steps, mut read) = (Vec::new(), Vec::new());
         for step in &compilation.steps {
-            let span = |argument: &Argument| builder.argument(argument, &inputs, &constants);
-            let args = step.arguments.iter().map(span).collect::<Result<Vec<Span>, _>>()?;
-            let ready = step.arguments.iter().filter_map(|argument| builder.ready(argument)).collect();
+            let given = |argument: &Argument| builder.given(argument);
+            let weights: Vec<Option<Given>> = step.arguments.iter().map(given).collect::<Result<_, _>>()?;
+            let span = |(argument, given): (&Argument, &Option<Given>)| match given {
+                Some(given) => Ok(given.span.clone()),
+                None => builder.argument(argument, &inputs, &constants),
+            };
+            let args = step.arguments.iter().zip(&weights).map(span).collect::<Result<Vec<Span>, _>>()?;
+            let weights = weights.iter().flatten();
+            let mut blobs: Vec<BlobId> = weights.clone().filter_map(|given| given.blob).collect();
+            blobs.sort_unstable();
+            blobs.dedup();
+            read.push(blobs);
             steps.push(Step {
                 program: programs[step.kernel].clone(),
                 kernel: step.kernel,
                 grid: compilation.kernels[step.kernel].grid.each_ref().map(|x| known(x, bindings.fixed)),
                 cost: OnceLock::new(),
                 args,
-                ready,
+                ready: weights.map(|given| given.ready.clone()).collect(),
             });
         }
-        let stream = builder.stream();
+        let stream =
+            bindings.weights.residence().map(|residence| (residence.clone(), residence.register(read)));
         let fixed_bytes = builder.fixed_bytes;
         let symbols = device.alloc(SYMBOL_BLOCK)?.span();
         let tape = Mutex::new(Recording::NotTried);
@@ -507,30 +517,12 @@ impl Builder<'_> {
         Ok(constants)
     }
 
-    /// Says which blobs each step reads to where they come and go.
-    fn stream(&self) -> Option<(Arc<Residence>, PlanId)> {
-        let residence = self.bindings.weights.residence()?;
-        let blobs = |step: &jtllm_codegen::Step| {
-            let planes = step.arguments.iter().filter_map(|argument| match argument {
-                Argument::Weight(name) | Argument::Part(name, _) => self.bindings.weights.plane(name)?.blob,
-                _ => None,
-            });
-            let mut blobs: Vec<BlobId> = planes.collect();
-            blobs.sort_unstable();
-            blobs.dedup();
-            blobs
-        };
-        let plan = residence.register(self.compilation.steps.iter().map(blobs).collect());
-        Some((residence.clone(), plan))
-    }
-
-    /// Whether a weight is there.
-    fn ready(&self, argument: &Argument) -> Option<Ready> {
+    /// What a launch is given of a weight.
+    fn given(&self, argument: &Argument) -> Result<Option<Given>, Error> {
         match argument {
-            Argument::Weight(name) | Argument::Part(name, _) => {
-                self.bindings.weights.plane(name).map(|plane| plane.ready.clone())
-            }
-            _ => None,
+            Argument::Weight(name) => self.bindings.weights.given(name, None),
+            Argument::Part(name, bytes) => self.bindings.weights.given(name, Some(bytes)),
+            _ => Ok(None),
         }
     }
 
@@ -541,12 +533,8 @@ impl Builder<'_> {
         constants: &HashMap<Node, Span>,
     ) -> Result<Span, Error> {
         let found = match argument {
-            Argument::Weight(name) => self.bindings.weights.plane(name).map(|plane| plane.span.clone()),
-            Argument::Part(name, bytes) => self.bindings.weights.plane(name).map(|plane| Span {
-                mem: plane.span.mem.clone(),
-                offset: plane.span.offset + bytes.start,
-                len: bytes.end - bytes.start,
-            }),
+            // One that is there was given before.
+            Argument::Weight(_) | Argument::Part(..) => None,
             Argument::State(name) => self.bindings.states.get(name).map(Mem::span),
             Argument::Input(name) => inputs.get(name).map(|(span, _)| span.clone()),
             Argument::Const(node) => constants.get(node).cloned(),

@@ -9,6 +9,7 @@ mod count;
 mod files;
 pub mod outlook;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +24,7 @@ use crate::error::Error;
 use crate::packed::damaged;
 pub(crate) use count::held;
 pub use count::{Counted, Own, TooLow};
-pub(crate) use files::Files;
+pub(crate) use files::{Files, Opened};
 
 /// The most that may be held of the host's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,11 +41,17 @@ pub enum Most {
 /// Opens a file that is to be read past the page cache.
 pub type Open = dyn Fn(&Path) -> std::io::Result<Arc<dyn Store>> + Send + Sync;
 
+/// The most bytes of weights that one launch reads under a limit, unless its weights cannot be cut: enough for a disk to
+/// read at its full speed, and little beside what a model's cache and buffers take.
+pub const RANGE_BYTES: u64 = 32 << 20;
+
 /// A limit, and how files are opened that are read under it.
 #[derive(Clone)]
 pub struct Limit {
     /// The limit.
     pub most: Most,
+    /// Launches that read more bytes of weights than this are cut, where they can be.
+    pub range_bytes: u64,
     /// Opens files.
     pub open: Arc<Open>,
 }
@@ -58,7 +65,8 @@ impl Default for Limit {
 impl Limit {
     /// The limit, for the files of this machine.
     pub fn of(most: Most) -> Limit {
-        Limit { most, open: Arc::new(|path| Ok(Arc::new(FileStore::open(path)?))) }
+        let open = Arc::new(|path: &Path| Ok(Arc::new(FileStore::open(path)?) as Arc<dyn Store>));
+        Limit { most, range_bytes: RANGE_BYTES, open }
     }
 }
 
@@ -104,6 +112,8 @@ struct State {
     /// Those that we have packed.
     packed: Vec<Arc<Path>>,
     blobs: Vec<Kept>,
+    /// The blobs by file, place and length.
+    known: HashMap<(usize, u64, u64), BlobId>,
     /// What each step of each plan reads.
     plans: Vec<Vec<Vec<BlobId>>>,
     /// Nothing before the first pass, and when there is something new.
@@ -158,26 +168,36 @@ impl Residence {
         &self.files
     }
 
-    /// Takes a run of a file's bytes in. Its memory may be read in a launch of a step that names it.
+    /// The most bytes of weights that a launch reads, if its weights can be cut.
+    pub(crate) fn range_bytes(&self) -> u64 {
+        self.limit.range_bytes
+    }
+
+    /// Takes a run of a file's bytes in, if it is not known. Its memory may be read in a launch of a step that names it.
     pub(crate) fn add(
         &self,
-        file: &(Arc<Path>, Arc<dyn Store>),
+        file: &Opened,
         at: u64,
         len: u64,
         sums: Option<Sums>,
     ) -> Result<(BlobId, Mem), Error> {
         let mut state = self.lock();
-        let known = state.files.iter().position(|(path, _)| *path == file.0);
-        let known = known.unwrap_or_else(|| {
+        let opened = state.files.iter().position(|(path, _)| *path == file.0);
+        let file = opened.unwrap_or_else(|| {
             state.files.push(file.clone());
             state.files.len() - 1
         });
-        let number = u32::try_from(state.blobs.len()).map_err(|_| Error::Swap(SwapError::Exhausted))?;
-        let mem = lent(len);
-        state.blobs.push(Kept { file: known, at, len, sums, mem: mem.clone() });
-        state.retire();
+        let State { blobs, known, .. } = &mut *state;
+        if let Some(blob) = known.get(&(file, at, len)) {
+            return Ok((*blob, blobs[blob.0 as usize].mem.clone()));
+        }
         // A residency numbers blobs in the order in which they are added, and so do we.
-        Ok((BlobId(number), mem))
+        let blob = BlobId(u32::try_from(blobs.len()).map_err(|_| Error::Swap(SwapError::Exhausted))?);
+        let mem = lent(len);
+        blobs.push(Kept { file, at, len, sums, mem: mem.clone() });
+        known.insert((file, at, len), blob);
+        state.retire();
+        Ok((blob, mem))
     }
 
     /// Says that a file is one of packed weights: if it is damaged it is removed.

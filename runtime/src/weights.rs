@@ -26,6 +26,7 @@ use fetch::Fetching;
 use pack::{Buffers, Packing};
 use settle::Settling;
 use stock::{Job, Place, Stock};
+use stream::Streamed;
 
 /// Where memory of a device's own begins, and planes of packed files do.
 const ADOPTED_ALIGNMENT: u64 = 256;
@@ -144,6 +145,12 @@ pub struct Bound {
     pub span: Span,
     /// Whether that may be read.
     pub ready: Ready,
+}
+
+/// What a launch is given of a plane.
+pub(crate) struct Given {
+    pub(crate) span: Span,
+    pub(crate) ready: Ready,
     /// What it is in a residence, if it comes and goes: then it may be read in steps that name it.
     pub(crate) blob: Option<BlobId>,
 }
@@ -152,6 +159,8 @@ pub struct Bound {
 #[derive(Default)]
 pub struct Weights {
     planes: HashMap<String, Bound>,
+    /// Planes that come and go.
+    streamed: HashMap<String, Streamed>,
     sources: HashMap<String, Source>,
     keeping: Option<Keeping>,
     stock: Stock,
@@ -200,28 +209,26 @@ impl Weights {
         let mut pending: HashSet<String> = HashSet::new();
         let mut lying: Vec<(Bytes, Range<usize>)> = Vec::new();
         for plane in wanted {
-            if self.planes.contains_key(&plane.name) {
+            if self.is_bound(&plane.name) {
                 continue;
             }
             let (weight, _) = split_plane_name(&plane.name);
             let source = self.source(weight, locate)?.clone();
             self.check(plane, weight, &source)?;
-            let place = match &self.residence {
-                Some(residence) => stream::stream(&**device, residence, &source)?,
-                None => adopt(&**device, &source).map(|mem| (None, mem)),
+            let (streamed, adopted) = match &self.residence {
+                Some(residence) => (stream::stream(&**device, residence, &source)?, None),
+                None => (None, adopt(&**device, &source)),
             };
-            if let Some((blob, mem)) = place {
-                if blob.is_some() {
-                    self.streamed_bytes += mem.len();
-                } else {
-                    self.adopted_bytes += mem.len();
-                    self.mapped.push(mem.clone());
-                    lying.extend(source.contiguous().map(|piece| {
-                        let start = piece.offset as usize;
-                        (piece.bytes.clone(), start..start + mem.len() as usize)
-                    }));
-                }
-                let bound = Bound { span: mem.span(), ready: Ready::now(), blob };
+            if let Some(streamed) = streamed {
+                self.stream_one(&plane.name, streamed);
+            } else if let Some(mem) = adopted {
+                self.adopted_bytes += mem.len();
+                self.mapped.push(mem.clone());
+                lying.extend(source.contiguous().map(|piece| {
+                    let start = piece.offset as usize;
+                    (piece.bytes.clone(), start..start + mem.len() as usize)
+                }));
+                let bound = Bound { span: mem.span(), ready: Ready::now() };
                 self.planes.insert(plane.name.clone(), bound);
             } else if pending.insert(weight.to_owned()) {
                 let residence = self.residence.clone();
@@ -273,7 +280,7 @@ impl Weights {
                         Place { span: mem.span(), is_filled: false }
                     }
                 };
-                let one = Bound { span: place.span.clone(), ready: ready.clone(), blob: None };
+                let one = Bound { span: place.span.clone(), ready: ready.clone() };
                 bound.push((plane.name.clone(), one));
                 places.push(place);
             }
@@ -297,7 +304,30 @@ impl Weights {
         self.settling.as_ref().is_some_and(|settling| !settling.is_over())
     }
 
-    /// A bound plane.
+    /// Whether a plane has a place, or comes and goes.
+    pub(crate) fn is_bound(&self, name: &str) -> bool {
+        self.planes.contains_key(name) || self.streamed.contains_key(name)
+    }
+
+    /// All of a plane, or some of its bytes, for a launch; nothing if it is not bound.
+    ///
+    /// # Errors
+    /// It comes and goes, and there are more such runs of bytes than can be counted.
+    pub(crate) fn given(&self, name: &str, bytes: Option<&Range<u64>>) -> Result<Option<Given>, Error> {
+        if let (Some(streamed), Some(residence)) = (self.streamed.get(name), &self.residence) {
+            let (blob, span) = streamed.part(residence, bytes)?;
+            return Ok(Some(Given { span, ready: Ready::now(), blob: Some(blob) }));
+        }
+        let given = |Bound { span, ready }: &Bound| {
+            let all = 0..span.len;
+            let bytes = bytes.unwrap_or(&all);
+            let (offset, len) = (span.offset + bytes.start, bytes.end - bytes.start);
+            Given { span: Span { mem: span.mem.clone(), offset, len }, ready: ready.clone(), blob: None }
+        };
+        Ok(self.planes.get(name).map(given))
+    }
+
+    /// A plane that has a place of its own.
     pub fn plane(&self, name: &str) -> Option<&Bound> {
         self.planes.get(name)
     }

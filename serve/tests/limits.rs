@@ -11,7 +11,7 @@ use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::packed::PackedFolder;
-use jtllm_runtime::residence::{Limit, Most};
+use jtllm_runtime::residence::{Limit, Most, RANGE_BYTES};
 use jtllm_runtime::swap::fault::{Call, Fault, FaultStore};
 use jtllm_runtime::swap::store::{Action, FileStore, Store};
 use jtllm_runtime::{Error, residence};
@@ -76,9 +76,14 @@ fn bits(engine: &mut Engine) -> Result<Vec<u32>, EngineError> {
     Ok(all)
 }
 
+/// A limit on weights, of which a launch reads so many bytes where it can be cut.
+fn of_weights(bytes: u64, range_bytes: u64) -> Limit {
+    Limit { range_bytes, ..Limit::of(Most::Weights(bytes)) }
+}
+
 /// What a limit on weights leaves, or what is missing of it.
-fn limited(model: &Path, packed: &Path, threads: usize, bytes: u64) -> Result<Vec<u32>, u64> {
-    let mut engine = engine(model, packed, threads, Limit::of(Most::Weights(bytes)));
+fn limited(model: &Path, packed: &Path, threads: usize, (bytes, range): (u64, u64)) -> Result<Vec<u32>, u64> {
+    let mut engine = engine(model, packed, threads, of_weights(bytes, range));
     match bits(&mut engine) {
         Ok(bits) => {
             let residence = engine.model().networks()[0].residence().unwrap();
@@ -95,6 +100,11 @@ fn limited(model: &Path, packed: &Path, threads: usize, bytes: u64) -> Result<Ve
 }
 
 fn check(model: &Path, kind: &str) {
+    check_cut(model, kind, RANGE_BYTES);
+}
+
+/// The same with launches that read so many bytes of weights where they can be cut.
+fn check_cut(model: &Path, kind: &str, range: u64) {
     let folder = TempDir::new().unwrap();
     let packed = folder.path();
     let mut free = engine(model, packed, 1, Limit::default());
@@ -108,11 +118,11 @@ fn check(model: &Path, kind: &str) {
         for parts in [1, 2, 8] {
             // Rounded up, a blob may take some pages more than its bytes.
             let most = (all + all / 4) / parts;
-            let found = limited(model, packed, threads, most).or_else(|missing| {
+            let found = limited(model, packed, threads, (most, range)).or_else(|missing| {
                 assert!(parts > 1, "{kind}: all weights do not fit");
                 // One step reads as much, and not a byte less will do.
-                limited(model, packed, threads, most + missing - 1).unwrap_err();
-                limited(model, packed, threads, most + missing)
+                limited(model, packed, threads, (most + missing - 1, range)).unwrap_err();
+                limited(model, packed, threads, (most + missing, range))
             });
             assert!(found.unwrap() == expected, "{kind}, a part of {parts}, {threads} threads");
         }
@@ -129,9 +139,13 @@ fn families_give_the_same_bits_within_any_limit() {
 
 /// A small LLaMA whose matrices are in an encoding.
 fn synthetic(encoding: &str) -> (TempDir, PathBuf) {
+    synthetic_as("llama-tiny", encoding, None)
+}
+
+fn synthetic_as(shape: &str, encoding: &str, layers: Option<u64>) -> (TempDir, PathBuf) {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("model.gguf");
-    Synthetic::of("llama-tiny", encoding, None).unwrap().write(&file, &mut |_| {}).unwrap();
+    Synthetic::of(shape, encoding, layers).unwrap().write(&file, &mut |_| {}).unwrap();
     (folder, file)
 }
 
@@ -143,6 +157,51 @@ fn formats_give_the_same_bits_within_any_limit() {
     }
 }
 
+#[test]
+fn launches_that_are_cut_give_the_same_bits_within_any_limit() {
+    for encoding in ["bf16", "f32", "q4_0", "q8_0"] {
+        let (_folder, file) = synthetic(encoding);
+        check_cut(&file, encoding, 4096);
+    }
+    // Gate and up in one matrix, heads of keys and values in one with those of queries.
+    for name in ["chatglm2-6b-tiny", "qwen3-tied-tiny"] {
+        check_cut(&fixture(name), name, 4096);
+    }
+}
+
+/// What one step reads at the most, and what all weights take, where launches are cut so.
+fn counted(model: &Path, packed: &Path, range: u64) -> residence::Counted {
+    let mut engine = engine(model, packed, 1, of_weights(0, range));
+    match engine.model_mut().ready() {
+        Err(EngineError::Runtime(Error::Limit(residence::TooLow(counted)))) => counted,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_matrix_that_is_longer_than_the_memory_goes_through_it_in_ranges() {
+    let range = 512 << 10;
+    for encoding in ["bf16", "q8_0"] {
+        let (_folder, file) = synthetic_as("chatglm2-100m", encoding, Some(2));
+        let packed = TempDir::new().unwrap();
+        let expected = bits(&mut engine(&file, packed.path(), 1, Limit::default())).unwrap();
+        let [whole, cut] = [u64::MAX, range].map(|range| counted(&file, packed.path(), range));
+        println!("{encoding}: a step reads {} or {} of {}", whole.step, cut.step, cut.all);
+        if encoding == "bf16" {
+            // The head has 4096 rows of 512 numbers, 4 MiB. Each blob may take two blocks more.
+            assert!(whole.step > 4 << 20 && cut.step < range + (32 << 10), "{whole:?} {cut:?}");
+            assert!(cut.all < whole.all + whole.all / 50, "{whole:?} {cut:?}");
+        } else {
+            // Chunks that have hashes are longer than these ranges, and read whole.
+            assert!(cut.all > whole.all && cut.step < 3 << 20, "{whole:?} {cut:?}");
+        }
+        for bytes in [cut.step, cut.step * 2] {
+            let found = limited(&file, packed.path(), 1, (bytes, range));
+            assert!(found.unwrap() == expected, "{encoding} in {bytes}");
+        }
+    }
+}
+
 /// The same for packed files alone, of whose bytes somebody keeps hashes.
 fn damaged(bytes: u64, script: fn(Call) -> Option<Fault>) -> Limit {
     let open = move |path: &Path| {
@@ -150,7 +209,7 @@ fn damaged(bytes: u64, script: fn(Call) -> Option<Fault>) -> Limit {
         let store = FaultStore::new(FileStore::open(path)?, move |call| script(call).filter(|_| is_packed));
         Ok(Arc::new(store) as Arc<dyn Store>)
     };
-    Limit { most: Most::Weights(bytes), open: Arc::new(open) }
+    Limit { open: Arc::new(open), ..Limit::of(Most::Weights(bytes)) }
 }
 
 /// A limit on weights under which something goes wrong with files.
@@ -159,7 +218,7 @@ fn faulty(bytes: u64, script: impl Fn(Call) -> Option<Fault> + Clone + Send + Sy
         let store = FaultStore::new(FileStore::open(path)?, script.clone());
         Ok(Arc::new(store) as Arc<dyn Store>)
     };
-    Limit { most: Most::Weights(bytes), open: Arc::new(open) }
+    Limit { open: Arc::new(open), ..Limit::of(Most::Weights(bytes)) }
 }
 
 /// Lets one read fail: the one before which a counter, which is none below 0, has come to 0.

@@ -8,7 +8,7 @@ use jtllm_ir::expr::Kind;
 use jtllm_ir::graph::{element_count, row_major};
 use jtllm_ir::{DType, Expr, Graph, Layout, Node, Op, Scalar, ScalarOp};
 
-use super::{PART_ROWS, Scheduled, layout};
+use super::{Scheduled, layout, parts};
 use crate::kernel::build::Builder;
 use crate::kernel::{Access, Memory, ValueId};
 use crate::options::Options;
@@ -20,7 +20,7 @@ use crate::target::Caps;
 pub enum Argument {
     /// A weight's plane, by the leaf's name.
     Weight(String),
-    /// These bytes of a weight's plane, where a target cannot bind all of it.
+    /// These bytes of a weight's plane, where a launch does not read all of it.
     Part(String, Range<u64>),
     /// A state, by name.
     State(String),
@@ -266,13 +266,12 @@ impl<'a> Lower<'a> {
             Op::Map { op: ScalarOp::Cast(DType::F32), xs } => return self.source(xs[0], at, dtype),
             _ => return None,
         };
-        let shape = graph.shape(node);
-        let layout = match &argument {
-            Argument::Weight(name) => layout(name, shape.len(), self.caps),
-            _ => Layout::RowMajor,
+        let found = graph.dtype(node);
+        let source = match argument {
+            Argument::Weight(name) => self.weight(node, &name, at),
+            argument => self.whole(node, argument, at, Layout::RowMajor),
         };
-        let (offset, len) = (layout.offset(shape, at), layout.len(shape));
-        (graph.dtype(node) == dtype).then_some(Source { argument, dtype, len, offset })
+        (found == dtype).then_some(source)
     }
 
     /// The parameter in which a source lies.
@@ -289,43 +288,52 @@ impl<'a> Lower<'a> {
     }
 
     fn load_weight(&mut self, node: Node, name: &str, at: &[Expr]) -> ValueId {
-        let shape = self.graph.shape(node);
-        let layout = layout(name, shape.len(), self.caps);
-        if let Some(window) = self.window(node, at).filter(|_| layout == Layout::RowMajor) {
-            return self.load_part(node, name, at, window);
+        let source = self.weight(node, name, at);
+        let memory = self.open(&source);
+        self.b.load(memory, &source.offset)
+    }
+
+    /// Where an element of a weight lies.
+    fn weight(&self, node: Node, name: &str, at: &[Expr]) -> Source {
+        let layout = layout(name, self.graph.shape(node).len(), self.caps);
+        match self.window(node, at, layout) {
+            Some(rows) => self.inside(node, name, at, (rows, layout)),
+            None => self.whole(node, Argument::Weight(name.to_owned()), at, layout),
         }
-        self.load_as(node, Argument::Weight(name.to_owned()), at, layout)
     }
 
-    /// The rows of a matrix that a load may touch, as whole blocks of [`PART_ROWS`], if a binding cannot hold all.
-    fn window(&self, node: Node, at: &[Expr]) -> Option<Range<i64>> {
+    /// The rows of a matrix that a load may touch, if a launch does not bind all.
+    fn window(&self, node: Node, at: &[Expr], layout: Layout) -> Option<Range<i64>> {
         let rows = self.graph.shape(node)[0].as_int().filter(|_| at.len() == 2)?;
-        let bytes =
-            element_count(self.graph.shape(node)).as_int()? as u64 * self.graph.dtype(node).size() as u64;
-        let first = at[0].low().max(0) / PART_ROWS * PART_ROWS;
-        let end = ((at[0].high() / PART_ROWS + 1) * PART_ROWS).min(rows);
-        (bytes > self.caps.max_span).then_some(first..end)
+        let unit = parts::unit(self, node, layout)?;
+        let first = at[0].low().max(0) / unit * unit;
+        Some(first..((at[0].high() / unit + 1) * unit).min(rows))
     }
 
-    fn load_part(&mut self, node: Node, name: &str, at: &[Expr], rows: Range<i64>) -> ValueId {
+    /// An element of a matrix of which these rows are bound.
+    fn inside(&self, node: Node, name: &str, at: &[Expr], window: (Range<i64>, Layout)) -> Source {
+        let (rows, layout) = window;
         let (columns, dtype) = (&self.graph.shape(node)[1], self.graph.dtype(node));
         let shape = [Expr::int(rows.end - rows.start), columns.clone()];
-        let row = columns.as_int().expect("weights have constant shapes") as u64 * dtype.size() as u64;
-        let bytes = rows.start as u64 * row..rows.end as u64 * row;
-        let argument = Argument::Part(name.to_owned(), bytes);
-        let memory = self.memory(argument, Access::Read, dtype, element_count(&shape));
+        let len = layout.len(&shape);
+        let constant = |x: &Expr| x.as_int().expect("weights have constant shapes") as u64;
+        let start = rows.start as u64 * constant(columns) * dtype.size() as u64;
+        let bytes = start..start + constant(&len) * dtype.size() as u64;
         let place = [at[0].clone() - rows.start, at[1].clone()];
-        self.b.load(memory, &Layout::RowMajor.offset(&shape, &place))
+        let offset = layout.offset(&shape, &place);
+        Source { argument: Argument::Part(name.to_owned(), bytes), dtype, len, offset }
+    }
+
+    fn whole(&self, node: Node, argument: Argument, at: &[Expr], layout: Layout) -> Source {
+        let shape = self.graph.shape(node);
+        let (offset, len) = (layout.offset(shape, at), layout.len(shape));
+        Source { argument, dtype: self.graph.dtype(node), len, offset }
     }
 
     fn load(&mut self, node: Node, argument: Argument, at: &[Expr]) -> ValueId {
-        self.load_as(node, argument, at, Layout::RowMajor)
-    }
-
-    fn load_as(&mut self, node: Node, argument: Argument, at: &[Expr], layout: Layout) -> ValueId {
-        let shape = self.graph.shape(node);
-        let memory = self.memory(argument, Access::Read, self.graph.dtype(node), layout.len(shape));
-        self.b.load(memory, &layout.offset(shape, at))
+        let source = self.whole(node, argument, at, Layout::RowMajor);
+        let memory = self.open(&source);
+        self.b.load(memory, &source.offset)
     }
 
     /// Stores the values of those roots that have `rank` axes at `at`. If all lanes hold the same value

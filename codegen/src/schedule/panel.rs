@@ -90,7 +90,6 @@ pub(super) fn choose(lower: &Lower<'_>, contraction: &Contraction) -> Option<Pan
     let plain =
         |sum: &Sum| sum.blocks.is_none() && !packed(lower, sum) && sum.depth == contraction.sums[0].depth;
     let usable = !caps.threads
-        && lower.part.is_none()
         && contraction.sums.iter().all(plain)
         && !contract::writes_state(lower)
         && !reads_interleaved(lower, &contraction.sums[0]);
@@ -134,10 +133,10 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction, panel: &
     let left = contract::extents(&space, &contraction.left_axes);
     let right = contract::extents(&space, &contraction.right_axes);
     let count = left.iter().fold(Expr::int(1), |product, n| product * n.clone());
-    let width = contract::width(&lower, contraction);
+    let part = lower.part.clone().unwrap_or(0..contract::width(&lower, contraction));
     let lanes = i64::from(lower.caps.lanes);
     let columns = panel.tiles * panel.columns;
-    let groups = (width + columns - 1) / columns;
+    let groups = (part.end - part.start + columns - 1) / columns;
     let block = panel.rows * panel.block;
     let blocks = (count.clone() + (block - 1)).div_floor(block);
     lower.grid(lanes as u32, [Expr::int(panel.block), Expr::int(groups), blocks]);
@@ -145,14 +144,14 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction, panel: &
     let tiles = count.div_floor(panel.rows);
     // What the condition below says already, in the words in which accesses are proven.
     let row = tile.minimum(&(tiles.clone() - 1)) * panel.rows;
-    let column = lower.b.grid(1) * columns;
+    let column = Expr::int(part.start) + lower.b.grid(1) * columns;
     let place = |row: &Expr, column: &Expr| {
         let mut at = vec![Expr::int(0); space.len()];
         spread(&mut at, &contraction.left_axes, &left, row);
         spread(&mut at, &contraction.right_axes, &right, column);
         at
     };
-    let last = Expr::int(width - 1);
+    let last = Expr::int(part.end - 1);
     // Columns beyond the last one read the last one's operands.
     let places = |tile: &Expr| -> Vec<Vec<Vec<Expr>>> {
         let at = |c: i64| (column.clone() + tile.clone() * panel.columns + c).minimum(&last);
@@ -185,7 +184,7 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction, panel: &
         lower.repeat(&Expr::int(columns / lanes), |lower, strip| {
             let c = strip * lanes + lower.b.lane();
             let at = place(&(row.clone() + r.clone()), &(column.clone() + c.clone()));
-            let inside = (column.clone() + c.clone()).less_than(&Expr::int(width));
+            let inside = (column.clone() + c.clone()).less_than(&Expr::int(part.end));
             lower.conditional(&inside, |lower| {
                 for (sum, waiting) in contraction.sums.iter().zip(&waiting) {
                     let value = lower.b.load(waiting.whole, &(r.clone() * columns + c.clone()));

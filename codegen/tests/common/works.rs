@@ -68,12 +68,12 @@ pub(crate) fn wide(format: &str, tokens: usize) -> Case {
     let format = Format::find(format).unwrap();
     let t = rows(&mut case.graph, &mut case.bindings, tokens);
     let x = case.input("x", &[t, int(256)], &[tokens, 256]);
-    let both = case.weight(format, "both", &[1400, 256]);
+    let both = case.weight(format, "both", &[1408, 256]);
     let half = |case: &mut Case, from: i64| {
-        let half = case.graph.view(both, &[int(700), int(256)], &[], |c| vec![c.axis(0) + from, c.axis(1)]);
+        let half = case.graph.view(both, &[int(704), int(256)], &[], |c| vec![c.axis(0) + from, c.axis(1)]);
         linear(&mut case.graph, x, half, None)
     };
-    let (gate, up) = (half(&mut case, 0), half(&mut case, 700));
+    let (gate, up) = (half(&mut case, 0), half(&mut case, 704));
     let y = swiglu(&mut case.graph, gate, up);
     case.graph.output("y", y);
     case

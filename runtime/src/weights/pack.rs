@@ -14,11 +14,12 @@ use crate::residence::Residence;
 
 /// Part of the identity of packed files: one more for each change of what packing writes. `runtime/tests/packed.rs` has
 /// the hashes of what this version writes.
-pub const PACKING_VERSION: u32 = 1;
+pub const PACKING_VERSION: u32 = 2;
 
-/// The most bytes of a chunk of a plane, unless a group of rows has more: large enough that a disk reads it at its full
-/// speed and that a thread's turn costs nothing beside the work, small enough that one matrix keeps all threads busy.
-const CHUNK_BYTES: u64 = 4 << 20;
+/// The most bytes of a chunk of a plane, unless a group of rows has more: large enough that a thread's turn costs nothing
+/// beside the work, small enough that one matrix keeps all threads busy, and that a range of its rows, which is read by
+/// whole chunks, has few bytes more than its rows.
+const CHUNK_BYTES: u64 = 1 << 20;
 
 /// A plane as it will lie in memory.
 pub(crate) struct Target {
@@ -58,7 +59,8 @@ impl Packing {
         let group = layouts.iter().map(|layout| group_rows(*layout)).max().unwrap_or(1);
         let width = |plane: &Plane| row_bytes(plane, columns as usize) as u64;
         let widest = format.own_planes().iter().map(width).max().unwrap_or(1).max(1);
-        let chunk_rows = (CHUNK_BYTES / widest / group * group).max(group);
+        // A power of two of groups: ranges of rows, of which that is as true, then end where chunks do.
+        let chunk_rows = group << (CHUNK_BYTES / widest / group).max(1).ilog2();
         let target = |(plane, layout): (&Plane, Layout)| {
             let mut shape: Vec<Expr> = source.shape.iter().map(|n| Expr::int(*n as i64)).collect();
             if let Some(last) = shape.last_mut() {

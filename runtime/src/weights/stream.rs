@@ -1,5 +1,5 @@
-//! Weights within a limit: planes are blobs of the model's files where they lie there as kernels read them, else of a
-//! packed file, which is written first if it is not there.
+//! Weights within a limit: planes are read from the model's files where they lie there as kernels read them, else from a
+//! packed file, which is written first if it is not there. What a launch reads of a plane is a blob.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -13,12 +13,11 @@ use jtllm_swap::store::read_all;
 use rayon::prelude::*;
 
 use super::pack::Packing;
-use super::{Bound, Piece, Source, Weights, lying};
-use crate::device::{Device, Mem};
+use super::{Piece, Source, Weights, lying};
+use crate::device::{Device, Span};
 use crate::error::Error;
 use crate::packed::{Kept, PackedFile, Written};
-use crate::ready::Ready;
-use crate::residence::{Files, Residence};
+use crate::residence::{Files, Opened, Residence};
 
 /// How long we wait before we look again whether another process has written the packed file.
 const TURN: Duration = Duration::from_millis(100);
@@ -30,12 +29,43 @@ const WORD: Duration = Duration::from_secs(5);
 /// writes what they make.
 const AT_ONCE: usize = 4;
 
-/// A tensor's bytes in its file as a blob, if kernels can read them as they are.
+/// A plane that comes and goes: where a file has it.
+pub(super) struct Streamed {
+    file: Opened,
+    at: u64,
+    len: u64,
+    /// The hashes of its chunks, if somebody keeps them.
+    sums: Option<Sums>,
+}
+
+impl Streamed {
+    /// All of it, or some of its bytes, as a blob and what kernels are given. Where chunks have hashes a blob is made of
+    /// whole ones.
+    pub(super) fn part(
+        &self,
+        residence: &Residence,
+        bytes: Option<&Range<u64>>,
+    ) -> Result<(BlobId, Span), Error> {
+        let all = 0..self.len;
+        let bytes = bytes.unwrap_or(&all);
+        let chunk = self.sums.as_ref().map_or(1, |sums| sums.chunk_bytes);
+        let start = bytes.start / chunk * chunk;
+        let end = bytes.end.next_multiple_of(chunk).min(self.len);
+        let sums = self.sums.as_ref().map(|Sums { all, first, chunk_bytes }| {
+            let first = first + (start / chunk) as usize;
+            Sums { all: all.clone(), first, chunk_bytes: *chunk_bytes }
+        });
+        let (blob, mem) = residence.add(&self.file, self.at + start, end - start, sums)?;
+        Ok((blob, Span { mem, offset: bytes.start - start, len: bytes.end - bytes.start }))
+    }
+}
+
+/// Where a file has a tensor as kernels can read it, if one does.
 pub(super) fn stream(
     device: &dyn Device,
     residence: &Residence,
     source: &Source,
-) -> Result<Option<(Option<BlobId>, Mem)>, Error> {
+) -> Result<Option<Streamed>, Error> {
     let Some((piece, len, alignment)) = lying(device, source) else { return Ok(None) };
     let all = (*piece.bytes).as_ref().len() as u64;
     let inside = piece.offset.checked_add(len).is_some_and(|end| end <= all);
@@ -43,8 +73,7 @@ pub(super) fn stream(
         return Ok(None);
     };
     let file = residence.files().get(path, all)?;
-    let (blob, mem) = residence.add(&file, piece.offset, len, None)?;
-    Ok(Some((Some(blob), mem)))
+    Ok(Some(Streamed { file, at: piece.offset, len, sums: None }))
 }
 
 impl Source {
@@ -97,7 +126,13 @@ impl Source {
 }
 
 impl Weights {
-    /// Finds these planes in a packed file, or makes one, and binds them to blobs of it. Says whether it did: there may
+    /// Has a plane come and go.
+    pub(super) fn stream_one(&mut self, plane: &str, streamed: Streamed) {
+        self.streamed_bytes += streamed.len;
+        self.streamed.insert(plane.to_owned(), streamed);
+    }
+
+    /// Finds these planes in a packed file, or makes one, and has them come and go from there. Says whether it did: there may
     /// be no limit, or no place for a file.
     pub(super) fn stream_packed(&mut self, packings: &[Packing]) -> Result<bool, Error> {
         let Some(residence) = self.residence.clone().filter(|_| !packings.is_empty()) else {
@@ -110,10 +145,8 @@ impl Weights {
         for plane in packings.iter().flat_map(|packing| &packing.planes) {
             let entry = found.plane(&plane.name);
             let sums = Sums { all: entry.sums.as_slice().into(), first: 0, chunk_bytes: entry.chunk_bytes };
-            let (blob, mem) = residence.add(&file, entry.offset, entry.len, Some(sums))?;
-            self.streamed_bytes += entry.len;
-            let bound = Bound { span: mem.span(), ready: Ready::now(), blob: Some(blob) };
-            self.planes.insert(plane.name.clone(), bound);
+            let (file, at, len) = (file.clone(), entry.offset, entry.len);
+            self.stream_one(&plane.name, Streamed { file, at, len, sums: Some(sums) });
         }
         self.streamed_files.push(found);
         Ok(true)

@@ -133,7 +133,7 @@ impl Trial {
         graph.output("y", y.expect("a trial has a matrix"));
         // What is packed is rounded to the type of the rows; that changes no small integer.
         let compute = if self.is_packed() { Compute::Bf16 } else { Compute::F32 };
-        let compilation = compile(&graph, target.caps(), &Options { compute, positions: None });
+        let compilation = compile(&graph, target.caps(), &Options { compute, ..Options::default() });
         match (compilation.kernels.as_slice(), compilation.steps.as_slice()) {
             ([kernel], [step]) if tile(&kernel.body) == Some(self.tile) => {
                 Ok((kernel.clone(), step.arguments.clone()))
