@@ -75,6 +75,8 @@ pub struct Counts {
     pub bytes_read: u64,
     /// Bytes written to the swap file.
     pub bytes_written: u64,
+    /// Bytes between the memories of host and device, both ways.
+    pub bytes_copied: u64,
     /// How often a pin waited.
     pub stalls: u64,
     /// How long pins waited in all.
@@ -124,7 +126,10 @@ impl Residency {
         tiers.extend(mover.is_some().then_some((Tier::Device, options.device_policy)));
         let memory = Memory::new(memory_bytes)
             .map_err(|error| SwapError::Memory { len: memory_bytes, why: error.to_string() })?;
-        let traffic = Traffic::new(budget.with(Tier::Device, device_bytes), &tiers);
+        let mut traffic = Traffic::new(budget.with(Tier::Device, device_bytes), &tiers);
+        if let Some(mover) = &mover {
+            traffic.divide(mover.piece_bytes());
+        }
         let road = Road::new(Reader::new(options.requests), memory, swap, mover, options.wait_max)?;
         Ok(Residency { traffic, road })
     }
@@ -266,9 +271,9 @@ impl Residency {
         Some(self.road.memory.span(offset + kept.skew as u64, kept.len as u64))
     }
 
-    /// Whether the policy keeps the blob in memory for good.
+    /// Whether the policy keeps the blob for good where it is used.
     pub fn stays(&self, blob: BlobId) -> bool {
-        self.traffic.stays(blob, Tier::Host)
+        self.traffic.stays(blob, self.traffic.top())
     }
 
     /// Lets files that failed be tried again: what one request could not read the next one may.
@@ -284,6 +289,7 @@ impl Residency {
         Counts {
             bytes_read,
             bytes_written,
+            bytes_copied: self.road.copied,
             stalls: self.road.stalls,
             stall: self.road.stall,
             used_bytes: ledger.used(Tier::Host),

@@ -67,6 +67,8 @@ struct Pool {
     tier: Tier,
     policy: Policy,
     layout: Layout,
+    /// Its memory is in pieces of so many bytes, and no blob lies in two.
+    piece: u64,
     /// Bytes at its beginning that are for what stays.
     border: u64,
     /// All uses before this tick find their blobs here or on the way.
@@ -110,7 +112,7 @@ impl Traffic {
         assert!(!tiers.is_empty() && tiers.iter().all(|(tier, _)| *tier != Tier::Disk), "{tiers:?}");
         let pool = |&(tier, policy)| {
             let layout = Layout::new(budget.limit(tier));
-            Pool { tier, policy, border: layout.len(), layout, front: 0 }
+            Pool { tier, policy, border: layout.len(), layout, piece: u64::MAX, front: 0 }
         };
         let mut pools: Vec<Pool> = tiers.iter().map(pool).collect();
         pools.sort_by_key(|pool| pool.tier);
@@ -125,6 +127,11 @@ impl Traffic {
             paused: false,
             leaving: Vec::new(),
         }
+    }
+
+    /// Says that the memory of the top tier is in pieces of so many bytes.
+    pub fn divide(&mut self, piece_bytes: u64) {
+        self.pools[0].piece = piece_bytes.max(1);
     }
 
     /// Takes a blob in.
@@ -192,7 +199,11 @@ impl Traffic {
             ticks.map(|uses| uses.iter().map(bytes).sum()).max().unwrap_or(0)
         };
         let pool = &self.pools[at];
-        let stays = pool.policy.keep(&candidates, pool.layout.len(), &most);
+        // What is left at the end of a piece may be too short for any blob.
+        let largest = candidates.iter().map(|candidate| candidate.len).max().unwrap_or(0);
+        let borders = pool.layout.len().saturating_sub(1) / pool.piece;
+        let room = pool.layout.len().saturating_sub(borders.saturating_mul(largest));
+        let stays = pool.policy.keep(&candidates, room, &most);
         let pool = &mut self.pools[at];
         pool.border = 0;
         pool.front = 0;
@@ -200,6 +211,8 @@ impl Traffic {
             self.blobs[candidate.blob.0 as usize].stays[pool.tier.index()] = true;
             pool.border += candidate.len;
         }
+        let lost = (pool.border.saturating_sub(1) / pool.piece).saturating_mul(largest);
+        pool.border = pool.border.saturating_add(lost).min(pool.layout.len());
     }
 
     /// Pins blobs on the top tier for `tick`, all or none, waiting for those that are not there; then has what comes

@@ -24,6 +24,8 @@ struct Late {
     /// Which of its copies fails, counted from the first.
     failing: Option<usize>,
     started: usize,
+    /// No blob may lie over a multiple of this.
+    piece: u64,
 }
 
 impl Mover for Late {
@@ -31,7 +33,13 @@ impl Mover for Late {
         self.memory.lock().unwrap().len() as u64
     }
 
+    fn piece_bytes(&self) -> u64 {
+        self.piece
+    }
+
     fn start(&mut self, copied: Copied) -> Result<(), SwapError> {
+        let last = copied.offset + copied.host.len() as u64 - 1;
+        assert_eq!(copied.offset / self.piece, last / self.piece, "{copied:?} lies in two pieces");
         self.open.push_back(copied);
         Ok(())
     }
@@ -74,9 +82,18 @@ struct World {
 
 impl World {
     fn new(options: &Options, device_bytes: u64, lens: &[(usize, bool)], failing: Option<usize>) -> World {
+        World::in_pieces(options, (device_bytes, u64::MAX), lens, failing)
+    }
+
+    fn in_pieces(
+        options: &Options,
+        (device_bytes, piece): (u64, u64),
+        lens: &[(usize, bool)],
+        failing: Option<usize>,
+    ) -> World {
         let device = Arc::new(Mutex::new(vec![0xEE; device_bytes as usize]));
         let (memory, open) = (device.clone(), VecDeque::new());
-        let mover = Box::new(Late { memory, open, asked: 0, failing, started: 0 });
+        let mover = Box::new(Late { memory, open, asked: 0, failing, started: 0, piece });
         let swap = Arc::new(MemoryStore::new(Vec::new()));
         let swap = SwapFile::over(Path::new("swap").into(), swap, options.swap_bytes, Box::new(|| None));
         let mut residency = Residency::with(options, Some(swap), Some(mover)).unwrap();
@@ -133,6 +150,26 @@ impl World {
     }
 }
 
+/// Memory in pieces, each of which has room for three blobs and a bit.
+#[test]
+fn no_blob_lies_in_two_pieces_of_memory() {
+    let blob = 12 * KB;
+    let options = Options { policy: Policy::Stream { ring_bytes: 0 }, ..Options::new(40 * blob) };
+    let (device, piece) = (12 * blob, 3 * blob + 4 * KB);
+    let mut world = World::in_pieces(&options, (device, piece), &[(10_000, false); 30], None);
+    let steps: Vec<_> = world.blobs.iter().map(|blob| vec![*blob]).collect();
+    world.arrange(&steps).unwrap();
+    for (tick, step) in steps.iter().cycle().take(300).enumerate() {
+        world.step(tick as Tick, step).unwrap();
+    }
+    world.check();
+    let copied = world.residency.counts().bytes_copied;
+    // Twelve blobs would fit without borders; then three pieces lose a third of a blob each, and the ring has two.
+    let staying = world.blobs.iter().filter(|blob| world.residency.stays(**blob)).count();
+    assert!((5..=10).contains(&staying), "{staying}");
+    assert!(copied <= 10_000 * (30 + 9 * (30 - staying as u64 + 2)), "{copied} bytes, {staying} stay");
+}
+
 /// The case of Jittor's own test: 100 blobs of 1 MB, 20 MB of device, 50 MB of host.
 #[test]
 fn a_hundred_blobs_through_twenty_and_fifty() {
@@ -155,6 +192,8 @@ fn a_hundred_blobs_through_twenty_and_fifty() {
     let read = (after.bytes_read - before.bytes_read) / mb;
     assert!((60..=80).contains(&read), "{read} MB in two passes");
     assert_eq!(after.bytes_written, 0);
+    let copied = (after.bytes_copied - before.bytes_copied) / mb;
+    assert!((160..=170).contains(&copied), "{copied} MB in two passes");
     assert!(after.peak_bytes <= 50 * mb);
 }
 
@@ -187,11 +226,13 @@ proptest! {
         lens in prop::collection::vec((1..30_000usize, any::<bool>()), 1..12),
         steps in prop::collection::vec(prop::collection::vec(0..12usize, 1..4), 1..16),
         limits in (20..150u64, 32..150u64, 0..300u64), ring in 0..60u64, stream in any::<bool>(), failing in prop::option::of(0..60usize),
+        piece in prop::option::of(32..100u64),
     ) {
         let (device, host, disk) = (limits.0 * KB, limits.1 * KB, limits.2 * KB);
         let policy = if stream { Policy::Stream { ring_bytes: ring * KB } } else { Policy::FurthestUse { window_bytes: ring * KB } };
         let options = Options { policy, device_policy: policy, swap_bytes: disk, wait_max: Duration::from_secs(20), ..Options::new(host) };
-        let mut world = World::new(&options, device, &lens, failing);
+        let piece = piece.map_or(u64::MAX, |piece| piece * KB / 4096 * 4096);
+        let mut world = World::in_pieces(&options, (device, piece), &lens, failing);
         let mut steps: Vec<Vec<BlobId>> = steps.iter().map(|step| {
             let mut picked: Vec<usize> = step.iter().map(|at| at % lens.len()).collect();
             picked.sort_unstable();

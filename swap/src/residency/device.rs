@@ -28,6 +28,12 @@ pub trait Mover: Send {
     /// How many bytes the device's memory has.
     fn bytes(&self) -> u64;
 
+    /// How many of them lie in one piece of memory: no blob lies over the border between two. A multiple of
+    /// [`BLOCK_BYTES`](crate::store::BLOCK_BYTES) if there is a border.
+    fn piece_bytes(&self) -> u64 {
+        u64::MAX
+    }
+
     /// Begins a copy.
     ///
     /// # Errors

@@ -38,6 +38,8 @@ pub(super) struct Road {
     wait_max: Duration,
     pub(super) stalls: u64,
     pub(super) stall: Duration,
+    /// Bytes between the memories of host and device.
+    pub(super) copied: u64,
 }
 
 impl Road {
@@ -59,6 +61,7 @@ impl Road {
             wait_max,
             stalls: 0,
             stall: Duration::ZERO,
+            copied: 0,
         };
         if let Some(swap) = swap {
             let file = road.add_file(swap.path(), swap.store())?;
@@ -162,6 +165,7 @@ impl Carrier for Road {
     fn start(&mut self, moved: Move, urgent: bool) -> Result<(), SwapError> {
         if moved.from.0 == Tier::Device || moved.to.0 == Tier::Device {
             let copied = self.copied(moved);
+            self.copied += copied.host.len() as u64;
             return self.device.as_mut().expect("a tier without a device has no blobs").start(copied);
         }
         let job = self.job(moved)?;

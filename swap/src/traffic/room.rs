@@ -1,5 +1,7 @@
 //! Making room: who leaves for whom, and what must be written before.
 
+use std::ops::Range;
+
 use super::{Carrier, Move, Next, Traffic};
 use crate::layout::{End, Rank, Window};
 use crate::{BlobId, SwapError, Tick, Tier};
@@ -185,12 +187,20 @@ impl Traffic {
             true => (0..pool.border, End::Low),
             false => (pool.border..pool.layout.len(), End::High),
         };
-        let rank = |blob| self.rank(at, blob);
-        let found = pool.layout.find(stand.len, region, end, rank);
+        let find = |region: Range<u64>| {
+            let pieces = region.start / pool.piece..region.end.div_ceil(pool.piece);
+            let inside = |piece: u64| {
+                let (start, end) = (piece * pool.piece, (piece + 1).saturating_mul(pool.piece));
+                region.start.max(start)..region.end.min(end)
+            };
+            let found = |piece| pool.layout.find(stand.len, inside(piece), end, |blob| self.rank(at, blob));
+            pieces.filter_map(found).max_by_key(|window| window.wanted)
+        };
+        let found = find(region);
         if found.is_some() || !anywhere {
             return found;
         }
-        pool.layout.find(stand.len, 0..pool.layout.len(), end, rank)
+        find(0..pool.layout.len())
     }
 
     /// How readily a blob leaves the tier of the pool at `at`; nothing if it must stay.
