@@ -109,7 +109,8 @@ pub(crate) struct PlaceArgs {
     #[arg(long, visible_alias = "gpu-layers", value_name = "N", value_parser = layers)]
     pub(crate) n_gpu_layers: Option<Layers>,
     /// The most memory that the device's part of the model takes: as 2GB (2*10^9), 2GiB (2^31) or bytes; layers without
-    /// room there run on the processor; -1: all that the device has [default: device_mem_limit of the environment, else -1]
+    /// room there run on the processor, unless -ngl asks for more of them: then weights come and go there, and the device
+    /// computes with as little as that; -1: all that the device has [default: device_mem_limit of the environment, else -1]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub(crate) vram_limit: Option<Limit>,
     /// Fail if no device can take any of the model, instead of running it on the processor

@@ -1,8 +1,10 @@
-//! `--mem-limit`: how much of the host's memory the process may take, and what it takes it for.
+//! `--mem-limit` and `--vram-limit`: how much of the host's and of a device's memory a model may take, and what for.
+
+use std::fmt;
 
 use jtllm_models::Checkpoint;
 use jtllm_runtime::machine::{Machine, disk_bytes, resident_bytes};
-use jtllm_runtime::residence::{Counted, Limit, Most, Traffic};
+use jtllm_runtime::residence::{Counted, Limit, Most, Own, Residence, Traffic};
 use jtllm_serve::Model;
 use serde_json::{Value, json};
 
@@ -35,45 +37,71 @@ pub(crate) fn limit(flags: &MemoryArgs, checkpoint: &Checkpoint) -> Result<Limit
 }
 
 /// Those that hold weights within a limit.
-fn limited(model: &Model) -> impl Iterator<Item = (Counted, u64, Traffic)> + '_ {
-    let networks = model.networks().into_iter().filter_map(|network| network.residence());
-    networks.filter_map(|one| Some((one.counted()?, one.staying(), one.traffic())))
+fn limited(model: &Model) -> impl Iterator<Item = &Residence> {
+    model.networks().into_iter().filter_map(|network| network.residence())
 }
 
-/// Says what the limit is spent on, or that it has no effect.
+/// Says what the limits are spent on, or that the host's has no effect.
 pub(crate) fn announce(model: &Model, flags: &MemoryArgs) {
-    let Most::Process(limit) = model.options.memory.most else { return };
-    if flags.mem_limit.is_some() && model.networks().iter().all(|network| network.residence().is_none()) {
+    if let Most::Process(_) = model.options.memory.most
+        && flags.mem_limit.is_some()
+        && limited(model).next().is_none()
+    {
         say(Style::Plain, format_args!("--mem-limit has no effect: the model is {}", model.placement()));
     }
-    for (counted, stay, _) in limited(model) {
-        let own = counted.own;
-        let asked = if flags.mem_limit.is_some() { "limit" } else { "are there" };
-        say(
-            Style::Faint,
-            format_args!(
-                "memory: {} {asked}: weights {} of {} stay, cache {}, buffers {}, all else {}",
-                bytes(limit),
-                bytes(stay),
-                bytes(counted.all),
-                bytes(own.cache),
-                bytes(own.buffers),
-                bytes(counted.rest() - own.cache - own.buffers),
-            ),
-        );
+    for residence in limited(model) {
+        let stay = residence.staying();
+        if let Some(counted) = residence.counted_apart() {
+            let device = model.placement().device_name();
+            say(Style::Faint, format_args!("{device}: {}", Spent(&counted, "limit", Some(stay))));
+        }
+        if let Some(counted) = residence.counted() {
+            let asked = if flags.mem_limit.is_some() { "limit" } else { "are there" };
+            let stay = Some(stay).filter(|_| residence.counted_apart().is_none());
+            say(Style::Faint, format_args!("memory: {}", Spent(&counted, asked, stay)));
+        }
     }
 }
 
-/// Says what the limit has cost so far.
+/// What a limit is spent on, and how many bytes of weights stay if it is there that they are used.
+struct Spent<'a>(&'a Counted, &'a str, Option<u64>);
+
+impl fmt::Display for Spent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Spent(counted, asked, stay) = self;
+        let (Most::Process(limit) | Most::Weights(limit) | Most::Device(limit)) = counted.limit else {
+            return Ok(());
+        };
+        write!(f, "{} {asked}: weights ", bytes(limit))?;
+        match stay {
+            Some(stay) => write!(f, "{} of {} stay", bytes(*stay), bytes(counted.all))?,
+            None => {
+                write!(f, "on their way {}", bytes(limit.saturating_sub(counted.rest()).min(counted.all)))?
+            }
+        }
+        if let Most::Weights(_) = counted.limit {
+            return Ok(());
+        }
+        let Own { cache, buffers, .. } = counted.own;
+        let rest = counted.rest() - cache - buffers;
+        write!(f, ", cache {}, buffers {}, all else {}", bytes(cache), bytes(buffers), bytes(rest))
+    }
+}
+
+/// Says what the limits have cost so far.
 pub(crate) fn spent(model: &Model) {
-    for (_, _, traffic) in limited(model) {
-        let Traffic { bytes_read, stall, passes, .. } = traffic;
-        let each = bytes(bytes_read.checked_div(passes).unwrap_or(0));
-        let (all, waited) = (bytes(bytes_read), stall.as_secs_f64());
+    for traffic in limited(model).map(Residence::traffic).filter(|traffic| traffic.passes > 0) {
+        let Traffic { bytes_read, bytes_copied, stall, passes, .. } = traffic;
+        let each = |all: u64| bytes(all / passes);
+        let copied = match bytes_copied {
+            0 => String::new(),
+            _ => format!(", {} copied to the device, {} each", bytes(bytes_copied), each(bytes_copied)),
+        };
+        let (all, each, waited) = (bytes(bytes_read), each(bytes_read), stall.as_secs_f64());
         say(
             Style::Faint,
             format_args!(
-                "weights: {all} read in {passes} passes, {each} each; {waited:.3} s waited for them"
+                "weights: {all} read in {passes} passes, {each} each{copied}; {waited:.3} s waited for them"
             ),
         );
     }
@@ -82,20 +110,23 @@ pub(crate) fn spent(model: &Model) {
 /// The same as fields; null without a limit.
 pub(crate) fn report(model: &Model) -> Value {
     let disk = disk_bytes();
-    let fields = |(counted, stay, traffic): (Counted, u64, Traffic)| {
-        json!({
+    let fields = |residence: &Residence| {
+        let (stay, traffic) = (residence.staying(), residence.traffic());
+        let counted = residence.counted_apart().or_else(|| residence.counted())?;
+        Some(json!({
             "weights": counted.all,
             "weights_stay": stay,
             "cache": counted.own.cache,
             "buffers": counted.own.buffers,
             "rest": counted.rest(),
             "bytes_read": traffic.bytes_read,
+            "bytes_copied": traffic.bytes_copied,
             "passes": traffic.passes,
             "stalls": traffic.stalls,
             "stall_ms": traffic.stall.as_secs_f64() * 1e3,
             "disk_read": disk.map(|[read, _]| read),
             "disk_written": disk.map(|[_, written]| written),
-        })
+        }))
     };
-    limited(model).map(fields).next().unwrap_or(Value::Null)
+    limited(model).find_map(fields).unwrap_or(Value::Null)
 }

@@ -172,7 +172,7 @@ fn text(rates: &Rates, outlook: &Outlook, knobs: &[Knob]) -> anyhow::Result<Stri
 fn report(rates: &Rates, outlook: &Outlook, knobs: &[Knob]) -> Value {
     let Outlook { counted, forecast, used, peak } = outlook;
     let limit = match counted.limit {
-        Most::Process(limit) | Most::Weights(limit) => Some(limit),
+        Most::Process(limit) | Most::Weights(limit) | Most::Device(limit) => Some(limit),
         Most::Unlimited => None,
     };
     json!({

@@ -45,6 +45,52 @@ fn a_limit_of_the_device_leaves_layers_on_the_processor() {
     assert!(!said(&["--backend", "cpu"], &by_variable).contains("device_mem_limit"));
 }
 
+/// The demo model as files: what is part of the program cannot come and go.
+const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo");
+
+#[test]
+fn layers_that_are_asked_for_beyond_a_limit_of_the_device_come_and_go() {
+    let run = |command: &str, flags: &[&str]| {
+        with(
+            &[&[command, DEMO, "-p", "x", "-n", "3", "--temp", "0", "--backend", "interp"], flags].concat(),
+            &[],
+        )
+    };
+    let expected = run("run", &[]);
+    let limited = run("run", &["--vram-limit", "4.5MB", "--n-gpu-layers", "all"]);
+    assert_eq!(stdout(&limited), stdout(&expected), "{}", stderr(&limited));
+    let text = stderr(&limited);
+    assert!(
+        text.contains("on interp within 4.5 MB, products") && text.contains("copied to the device"),
+        "{text}"
+    );
+    assert!(text.contains("interp: 4.5 MB limit: weights "), "{text}");
+    // Some layers, and what all layers take beside their weights.
+    let limited = run("run", &["--vram-limit", "4.5MB", "--n-gpu-layers", "6", "--mem-limit", "200MB"]);
+    assert_eq!(stdout(&limited), stdout(&expected), "{}", stderr(&limited));
+    let text = stderr(&limited);
+    assert!(text.contains("the head on interp within 4.5 MB, layer 0 on the processor"), "{text}");
+    let refused = run("run", &["--vram-limit", "1MB", "--n-gpu-layers", "all"]);
+    assert_eq!(refused.status.code(), Some(5), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("are missing on the device: its limit is 1.0 MB"),
+        "{}",
+        stderr(&refused)
+    );
+    let refused = run("run", &["--vram-limit", "100kB"]);
+    assert_eq!(refused.status.code(), Some(5));
+    assert!(stderr(&refused).contains("with -ngl all weights come and go there"), "{}", stderr(&refused));
+    // Nobody knows yet what that costs, and nobody says it.
+    let plan = ["plan", DEMO, "--backend", "interp", "--vram-limit", "4.5MB", "--n-gpu-layers", "all"];
+    let output = with(&plan, &[]);
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(2), ""));
+    assert!(
+        stderr(&output).contains("on interp within 4.5 MB: what that costs is not foreseen"),
+        "{}",
+        stderr(&output)
+    );
+}
+
 #[test]
 fn a_limit_of_the_device_that_holds_no_layer_is_refused() {
     let output = with(&["run", "-p", "x", "--backend", "interp", "--vram-limit", "1kB"], &[]);

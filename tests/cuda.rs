@@ -1,6 +1,8 @@
 //! The CUDA backend on a mock driver: the whole program, unchanged, but for the library that it finds.
 #![allow(clippy::unwrap_used)]
 
+#[path = "cuda/apart.rs"]
+mod apart;
 #[path = "cuda/driver.rs"]
 mod driver;
 #[path = "fixtures/list.rs"]
@@ -337,4 +339,16 @@ fn sessions_that_share_out_their_past_have_the_bits_of_those_that_do_not() {
 #[test]
 fn a_decoded_token_is_one_launch_of_a_graph() {
     driver::inside("a_decoded_token_is_one_launch_of_a_graph", FOUND, tape::launches_are_few);
+}
+
+#[test]
+fn weights_come_and_go_in_the_memory_of_the_device() {
+    let name = "weights_come_and_go_in_the_memory_of_the_device";
+    driver::inside(name, FOUND, apart::weights_come_and_go);
+}
+
+#[test]
+fn weights_of_195_mb_go_through_64_mb_of_the_device() {
+    let name = "weights_of_195_mb_go_through_64_mb_of_the_device";
+    driver::inside(name, FOUND, apart::much_goes_through_little);
 }

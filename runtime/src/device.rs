@@ -53,9 +53,20 @@ pub struct Mem {
     pub(crate) inner: Arc<dyn Any + Send + Sync>,
     /// Bytes.
     pub(crate) len: u64,
+    /// What somebody else keeps as long as it lives.
+    _beside: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Mem {
+    pub(crate) fn new(inner: Arc<dyn Any + Send + Sync>, len: u64) -> Mem {
+        Mem { inner, len, _beside: None }
+    }
+
+    /// The same memory, with which something else goes: so a device that stands before another one can count bytes.
+    pub fn with(self, beside: Arc<dyn Any + Send + Sync>) -> Mem {
+        Mem { _beside: Some(beside), ..self }
+    }
+
     /// Bytes.
     pub fn len(&self) -> u64 {
         self.len
@@ -121,6 +132,21 @@ pub trait Tape: Send + Sync {
     fn replay(&self) -> Result<(), DeviceError>;
 }
 
+/// The end of all launches that were given before it was made.
+pub trait Mark: Send {
+    /// Whether they have ended; asking waits for nothing.
+    ///
+    /// # Errors
+    /// One of them failed.
+    fn is_over(&self) -> Result<bool, DeviceError>;
+
+    /// Waits until they have.
+    ///
+    /// # Errors
+    /// As [`Mark::is_over`].
+    fn wait(&self) -> Result<(), DeviceError>;
+}
+
 /// What became of a recording.
 pub enum Recorded {
     /// It can be replayed.
@@ -163,6 +189,25 @@ pub trait Device: Send + Sync {
         let mut bytes = vec![0; from.len as usize];
         self.read(from, &mut bytes)?;
         self.write(to, &bytes)
+    }
+
+    /// Changes bytes of a memory beside launches that use other bytes of it, from whatever thread; returns when `bytes`
+    /// are no longer needed and launches from then on find them. The bytes behind them may change too, up to the next
+    /// multiple of 4. Launches that use what stands there have ended, as their [mark](Device::mark) says where there
+    /// are marks.
+    fn fill(&self, to: &Span, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.write(to, bytes)
+    }
+
+    /// The end of all launches so far; none where launches have ended when they return, or whatever is filled later comes
+    /// behind them in any case.
+    fn mark(&self) -> Result<Option<Box<dyn Mark>>, DeviceError> {
+        Ok(None)
+    }
+
+    /// The most bytes that one memory can have.
+    fn memory_max(&self) -> u64 {
+        u64::MAX
     }
 
     /// Bytes of memory that nobody has taken, if that can be known.

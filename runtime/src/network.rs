@@ -1,6 +1,7 @@
 //! A model on a device: weights, states, and the plans that passes run.
 
 mod inputs;
+mod own;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::packed::Keeping;
 use crate::plan::{Bindings, Plan, Sizes, bytes_of, positions};
 use crate::program::artifact;
 use crate::residence::outlook::{Change, Outlook, Rates};
-use crate::residence::{Limit, Own, PlanId, Residence, held};
+use crate::residence::{Limit, PlanId, Residence, held};
 use crate::trace::{Extent, Trace};
 use crate::weights::{Locate, Wanted, Weights};
 pub(crate) use inputs::Inputs;
@@ -159,9 +160,6 @@ pub const TILE: usize = 16;
 /// The table's width is a multiple of this many pages, so that blocks of attention never straddle its end.
 const TABLE_STEP: usize = 8;
 
-/// How often logits are in memory on their way out: as bytes, as numbers of a pass, and as those of all its heads.
-const LOGITS_COPIES: u64 = 3;
-
 /// After so many decoded tokens weights [settle](Weights::settle): what that costs, as many more tokens win.
 const SETTLING_PASSES: usize = 16;
 
@@ -224,6 +222,14 @@ impl Network {
         if let Some(residence) = Residence::new(limit).filter(|_| self.device.is_host()) {
             self.weights.within(residence);
         }
+        self
+    }
+
+    /// Keeps all of the model within so many bytes of the device's own memory: weights come and go there, out of what the
+    /// host may hold.
+    pub fn apart(mut self, host: &Limit, bytes: u64) -> Network {
+        let residence = Residence::apart(host, self.device.clone(), bytes);
+        self.weights.within(residence);
         self
     }
 
@@ -325,12 +331,15 @@ impl Network {
         self.prepare_all(parts, locate)
     }
 
-    /// What decoding is going to cost within the limit, by plans that are there; nothing without a limit.
+    /// What decoding is going to cost within the host's limit, by plans that are there; nothing without one, or where
+    /// weights go on to a device's own memory: nobody has measured how fast it computes and copies.
     ///
     /// # Errors
     /// The limit is too low.
     pub fn outlook(&self, rates: &Rates, change: &Change) -> Result<Option<Outlook>, Error> {
-        let Some(residence) = self.residence() else { return Ok(None) };
+        let Some(residence) = self.residence().filter(|residence| !residence.is_apart()) else {
+            return Ok(None);
+        };
         let parts = [Part::Body, Part::Head].map(|part| self.plans.get(&(part, Bucket::Fixed(1))));
         let plans: Vec<PlanId> = parts.into_iter().flatten().filter_map(Plan::id).collect();
         residence.outlook(&plans, rates, change).map(Some)
@@ -369,21 +378,8 @@ impl Network {
         for ((part, bucket), compilation) in parts.into_iter().zip(compiled) {
             self.install(part, bucket, compilation)?;
         }
-        if let Some(residence) = self.residence() {
-            residence.own(self.own(), held().saturating_sub(before));
-        }
+        self.tell_own(held().saturating_sub(before));
         Ok(())
-    }
-
-    /// What this model holds of memory beside weights that come and go.
-    fn own(&self) -> Own {
-        let hidden = self.hidden.as_ref().map_or(0, |span| span.len);
-        let logits = self.plans.values().filter_map(|plan| plan.output("logits")).map(|span| span.len).max();
-        Own {
-            cache: self.state_bytes(),
-            buffers: self.buffer_bytes() + hidden + logits.unwrap_or(0) * LOGITS_COPIES,
-            copied: self.weights.copied_bytes,
-        }
     }
 
     /// The head reads its rows where the last body left them: in one buffer, copied there after each body.
@@ -437,12 +433,13 @@ impl Network {
     /// not there yet: said before the first byte is read, not after most of them.
     fn check_room(&self, parts: &[Compilation]) -> Result<(), Error> {
         let Some(free) = self.device.free_memory() else { return Ok(()) };
+        let comes_and_goes = self.residence().is_some();
         let mut wanted: HashMap<&str, u64> = HashMap::new();
         let sizes = self.limits(Part::Body, Bucket::Many);
         for graph in parts.iter().map(|part| &part.graph) {
             for node in graph.nodes() {
                 let name = match graph.op(node) {
-                    Op::Weight { name } if !self.weights.is_bound(name) => name,
+                    Op::Weight { name } if !comes_and_goes && !self.weights.is_bound(name) => name,
                     Op::State { name } if !self.states.contains_key(name) => name,
                     _ => continue,
                 };

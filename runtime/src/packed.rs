@@ -283,6 +283,11 @@ pub(crate) struct Draft {
 }
 
 impl Keeping {
+    /// Whether the model's weights are in files.
+    pub fn has_files(&self) -> bool {
+        !self.origins.is_empty()
+    }
+
     /// What there is for these weights.
     pub(crate) fn find<'a>(&self, packings: impl Iterator<Item = &'a Packing> + Clone) -> Kept {
         if self.origins.is_empty() || packings.clone().next().is_none() {

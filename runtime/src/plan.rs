@@ -18,7 +18,7 @@ use jtllm_swap::{BlobId, Space};
 use crate::device::{Device, Mem, Program, Recorded, Span, Tape};
 use crate::error::Error;
 use crate::ready::Ready;
-use crate::residence::{PlanId, Residence};
+use crate::residence::{Places, PlanId, Residence};
 use crate::trace::Trace;
 use crate::weights::{Given, Weights};
 use cost::Cost;
@@ -35,6 +35,8 @@ struct Step {
     kernel: usize,
     grid: [Expr; 3],
     args: Vec<Span>,
+    /// Which of them are weights that come and go, and their names where they do.
+    streamed: Vec<(usize, BlobId)>,
     /// Whether the weights among them are there.
     ready: Vec<Ready>,
     /// What a launch of it costs at least, once somebody asks.
@@ -42,6 +44,15 @@ struct Step {
 }
 
 impl Step {
+    /// What it is given while its weights lie there.
+    fn placed(&self, places: &Places<'_>) -> Vec<Span> {
+        let mut args = self.args.clone();
+        for (at, blob) in &self.streamed {
+            args[*at] = places.of(*blob, &args[*at]);
+        }
+        args
+    }
+
     /// Waits for the weights that it reads.
     fn wait(&self) -> Result<(), Error> {
         self.ready.iter().try_for_each(Ready::wait)
@@ -170,6 +181,8 @@ impl Plan {
                 None => builder.argument(argument, &inputs, &constants),
             };
             let args = step.arguments.iter().zip(&weights).map(span).collect::<Result<Vec<Span>, _>>()?;
+            let blob = |(at, given): (usize, &Option<Given>)| Some((at, given.as_ref()?.blob?));
+            let streamed = weights.iter().enumerate().filter_map(blob).collect();
             let weights = weights.iter().flatten();
             let mut blobs: Vec<BlobId> = weights.clone().filter_map(|given| given.blob).collect();
             blobs.sort_unstable();
@@ -181,6 +194,7 @@ impl Plan {
                 grid: compilation.kernels[step.kernel].grid.each_ref().map(|x| known(x, bindings.fixed)),
                 cost: OnceLock::new(),
                 args,
+                streamed,
                 ready: weights.map(|given| given.ready.clone()).collect(),
             });
         }
@@ -243,7 +257,8 @@ impl Plan {
         device.write(&self.symbols, &block)?;
         match trace {
             Some(trace) => self.launch(device, sizes, Some(trace)),
-            // Weights that come and go have no address that could be recorded.
+            // Weights that come and go have no address that could be recorded. Recording what lies between them would save
+            // nothing: the launches around it are asked for one by one all the same.
             None if self.stream.is_none() && self.replay(device, sizes)? => Ok(()),
             None => self.launch(device, sizes, None),
         }
@@ -259,8 +274,10 @@ impl Plan {
         for number in 0..self.steps.len() {
             let trace = trace.as_deref_mut();
             match &mut turn {
-                Some(turn) => turn.step(number, || self.launch_one(device, number, sizes, trace))?,
-                None => self.launch_one(device, number, sizes, trace)?,
+                Some(turn) => {
+                    turn.step(number, |places| self.launch_one(device, number, sizes, places, trace))?;
+                }
+                None => self.launch_one(device, number, sizes, None, trace)?,
             }
         }
         Ok(())
@@ -271,6 +288,7 @@ impl Plan {
         device: &dyn Device,
         number: usize,
         sizes: &Sizes,
+        places: Option<&Places<'_>>,
         trace: Option<&mut Trace>,
     ) -> Result<(), Error> {
         let step = &self.steps[number];
@@ -282,8 +300,10 @@ impl Plan {
             device.finish()?;
         }
         step.wait()?;
+        let placed = places.map(|places| step.placed(places));
+        let args = placed.as_ref().unwrap_or(&step.args);
         let begin = Instant::now();
-        device.launch(&step.program, groups, &self.symbols, &step.args)?;
+        device.launch(&step.program, groups, &self.symbols, args)?;
         if let Some(trace) = trace {
             device.finish()?;
             let (time, extent) = (begin.elapsed(), trace.extent);

@@ -6,6 +6,7 @@
 //! were added: what the process holds, what it is going to hold, and what is left of the limit.
 
 mod count;
+mod device;
 mod files;
 pub mod outlook;
 
@@ -19,11 +20,13 @@ use jtllm_swap::reader::{FileId, Sums};
 use jtllm_swap::store::{BLOCK_BYTES, FileStore, Store};
 use jtllm_swap::{Agenda, BlobId, Options, Origin, Policy, Residency, SwapError, Tick};
 
-use crate::device::{Mem, lent};
+use crate::device::{Device, Mem, lent};
 use crate::error::Error;
 use crate::packed::damaged;
 pub(crate) use count::held;
 pub use count::{Counted, Own, TooLow};
+use device::Apart;
+pub(crate) use device::Places;
 pub(crate) use files::{Files, Opened};
 
 /// The most that may be held of the host's memory.
@@ -36,6 +39,8 @@ pub enum Most {
     Process(u64),
     /// So many bytes for weights, whatever else there is.
     Weights(u64),
+    /// So many bytes of a device's own memory, for weights and all else of the model that is there.
+    Device(u64),
 }
 
 /// Opens a file that is to be read past the page cache.
@@ -128,6 +133,8 @@ struct State {
     counted: Option<Counted>,
     /// What residencies before this one have cost.
     before: Traffic,
+    /// The device's own memory, if it has one: then the host's is on the way there.
+    apart: Option<Apart>,
 }
 
 /// What a limit has cost so far.
@@ -135,6 +142,8 @@ struct State {
 pub struct Traffic {
     /// Bytes read of weights.
     pub bytes_read: u64,
+    /// Bytes of weights that were copied to a device's own memory.
+    pub bytes_copied: u64,
     /// How often a step waited for weights.
     pub stalls: u64,
     /// How long in all.
@@ -143,19 +152,46 @@ pub struct Traffic {
     pub passes: u64,
 }
 
-/// Weights on a host within a limit.
+/// Weights within a limit, on a host or on a device.
 pub struct Residence {
     limit: Limit,
     files: Files,
+    is_apart: bool,
     state: Mutex<State>,
 }
 
 impl Residence {
     /// A residence without weights; none if there is no limit.
     pub(crate) fn new(limit: &Limit) -> Option<Arc<Residence>> {
+        (limit.most != Most::Unlimited).then(|| Arc::new(Residence::with(limit, None)))
+    }
+
+    /// The same for a device with so many bytes of memory of its own. The host's limit may be none: then all that is not
+    /// on the device stays there.
+    pub(crate) fn apart(limit: &Limit, device: Arc<dyn Device>, bytes: u64) -> Arc<Residence> {
+        Arc::new(Residence::with(limit, Some(Apart::new(device, bytes))))
+    }
+
+    fn with(limit: &Limit, apart: Option<Apart>) -> Residence {
         let files = Files::new(limit.open.clone());
-        let residence = || Residence { limit: limit.clone(), files, state: Mutex::default() };
-        (limit.most != Most::Unlimited).then(residence).map(Arc::new)
+        let is_apart = apart.is_some();
+        let state = Mutex::new(State { apart, ..State::default() });
+        Residence { limit: limit.clone(), files, is_apart, state }
+    }
+
+    /// Whether blobs are used in a device's own memory.
+    pub(crate) fn is_apart(&self) -> bool {
+        self.is_apart
+    }
+
+    /// Whether files are read past the page cache, which a limit of the host's memory may count.
+    pub(crate) fn limits_host(&self) -> bool {
+        self.limit.most != Most::Unlimited
+    }
+
+    /// Fails if so many bytes of weights that no file has are more than the device's limit leaves.
+    pub(crate) fn admit(&self, copied: u64) -> Result<(), Error> {
+        self.lock().apart.as_ref().map_or(Ok(()), |apart| apart.admit(copied))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -225,6 +261,13 @@ impl Residence {
         state.retire();
     }
 
+    /// Says what else is in the device's own memory, or is going to be.
+    pub(crate) fn own_apart(&self, own: Own) {
+        if let Some(apart) = &mut self.lock().apart {
+            apart.own = own;
+        }
+    }
+
     /// Says which plans a pass consists of, and begins to read what they need first.
     ///
     /// # Errors
@@ -259,12 +302,17 @@ impl Residence {
         Ok(Turn { state, plan })
     }
 
-    /// What was counted, if a pass has begun.
+    /// What was counted against the host's limit, if a pass has begun.
     pub fn counted(&self) -> Option<Counted> {
-        self.lock().counted.clone()
+        self.lock().counted.clone().filter(|counted| counted.limit != Most::Unlimited)
     }
 
-    /// Bytes of weights that stay in memory, as passes are arranged now.
+    /// What was counted against a device's limit, if there is one and a pass has begun.
+    pub fn counted_apart(&self) -> Option<Counted> {
+        self.lock().apart.as_ref().and_then(|apart| apart.counted.clone())
+    }
+
+    /// Bytes of weights that stay where they are used, as passes are arranged now.
     pub fn staying(&self) -> u64 {
         let state = self.lock();
         let Some(residency) = &state.residency else { return 0 };
@@ -283,6 +331,7 @@ impl Traffic {
     fn and(mut self, residency: Option<&Residency>) -> Traffic {
         if let Some(counts) = residency.map(Residency::counts) {
             self.bytes_read += counts.bytes_read;
+            self.bytes_copied += counts.bytes_copied;
             self.stalls += counts.stalls;
             self.stall += counts.stall;
         }
@@ -295,12 +344,17 @@ impl State {
     fn retire(&mut self) {
         self.before = self.before.and(self.residency.as_ref());
         self.residency = None;
+        if let Some(apart) = &mut self.apart {
+            apart.retire();
+        }
         self.pass = Pass::default();
         self.now = 0;
     }
 
     /// Has memory for blobs, and forgives files that failed.
     fn settle(&mut self, limit: &Limit) -> Result<(), Error> {
+        // What a device said of an earlier pass is not the reason of what fails now.
+        let _told = self.apart.as_ref().and_then(Apart::why);
         match &mut self.residency {
             // What failed for an earlier pass, or was read ahead for this one, is tried once more.
             Some(residency) => residency.forgive(),
@@ -320,10 +374,23 @@ impl State {
     }
 
     fn begin(&mut self, limit: &Limit) -> Result<(), Error> {
-        let counted = self.count(limit.most);
-        let left = counted.left().map_err(Error::Limit)?;
-        let options = Options { policy: ring(left), wait_max: WAIT_MAX, ..Options::new(left) };
-        let mut residency = Residency::new(&options).map_err(Error::Swap)?;
+        let mut counted = self.count(limit.most);
+        let mut residency = match &mut self.apart {
+            None => {
+                let left = counted.left().map_err(Error::Limit)?;
+                let options = Options { policy: ring(left), wait_max: WAIT_MAX, ..Options::new(left) };
+                Residency::new(&options).map_err(Error::Swap)?
+            }
+            Some(apart) => {
+                let room = apart.count(&counted).map_err(Error::Limit)?;
+                // One blob at a time comes by way of the host.
+                counted.step = self.blobs.iter().map(Kept::taken).max().unwrap_or(0);
+                let left = counted.left().map_err(Error::Limit)?.min(room.beside());
+                let (policy, device_policy) = (ring(left), room.policy);
+                let options = Options { policy, device_policy, wait_max: WAIT_MAX, ..Options::new(left) };
+                Residency::with(&options, None, Some(apart.begin(room.bytes)?)).map_err(Error::Swap)?
+            }
+        };
         let add_file = |(path, store): &(Arc<Path>, Arc<dyn Store>)| residency.add_file(path, store.clone());
         let files: Vec<FileId> =
             self.files.iter().map(add_file).collect::<Result<_, _>>().map_err(Error::Swap)?;
@@ -350,7 +417,13 @@ impl State {
         pass.length = pass.length.max(1);
         let agenda = Agenda::new(pass.length, uses);
         let residency = self.residency.as_mut().expect("there is memory before anything is arranged");
+        if let Some(apart) = &mut self.apart {
+            apart.let_all_go(residency, &self.plans)?;
+        }
         residency.arrange(agenda).and_then(|()| residency.prefetch(0)).map_err(Error::Swap)?;
+        if let Some(apart) = &mut self.apart {
+            apart.arranged(residency, &self.blobs);
+        }
         self.pass = pass;
         self.now = 0;
         Ok(())
@@ -378,33 +451,43 @@ pub(crate) struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// Runs a step while what it reads is there.
+    /// Runs a step while what it reads is there, and tells it where that is if that is not where it was bound to.
     pub(crate) fn step(
         &mut self,
         number: usize,
-        run: impl FnOnce() -> Result<(), Error>,
+        run: impl FnOnce(Option<&Places<'_>>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let State { residency, plans, blobs, packed, now, .. } = &mut *self.state;
+        let State { residency, plans, blobs, packed, now, apart, .. } = &mut *self.state;
         let residency = residency.as_mut().expect("nobody enters a plan without memory");
         let (tick, read) = (*now, plans[self.plan.0][number].as_slice());
         *now += 1;
-        if let Err(error) = residency.pin(tick, read) {
-            return Err(match &error {
-                SwapError::Corrupt { path, at, len } if packed.contains(path) => {
-                    damaged(path, &format!("the {len} bytes at byte {at} are not what was written"))
-                }
-                _ => Error::Swap(error),
-            });
+        let named = |error: SwapError| match &error {
+            SwapError::Corrupt { path, at, len } if packed.contains(path) => {
+                damaged(path, &format!("the {len} bytes at byte {at} are not what was written"))
+            }
+            _ => Error::Swap(error),
+        };
+        if let Some(apart) = apart {
+            return apart.step(residency, plans, Step { plan: self.plan, number, tick }, named, run);
         }
+        residency.pin(tick, read).map_err(named)?;
         for blob in read {
             let span = residency.span(*blob).expect("what is pinned is there");
             blobs[blob.0 as usize].mem.lend(span.start());
         }
-        let outcome = run();
+        let outcome = run(None);
         for blob in read {
             blobs[blob.0 as usize].mem.lend(std::ptr::null_mut());
         }
         residency.unpin(tick, read).map_err(Error::Swap)?;
         outcome
     }
+}
+
+/// One step of a plan, and when it runs.
+#[derive(Clone, Copy)]
+struct Step {
+    plan: PlanId,
+    number: usize,
+    tick: Tick,
 }

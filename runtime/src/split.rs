@@ -12,7 +12,7 @@ use crate::device::Device;
 use crate::error::Error;
 use crate::network::{Batch, Bucket, Graphs, Network, Part};
 use crate::packed::Keeping;
-use crate::residence::Limit;
+use crate::residence::{Limit, Most};
 use crate::runner::Runner;
 use crate::trace::Trace;
 use crate::weights::Locate;
@@ -22,6 +22,9 @@ pub struct Split {
     front: Network,
     back: Network,
 }
+
+/// The part of the host's limit that is for weights on their way to a device, where the processor has layers of its own.
+const ON_THE_WAY: u64 = 4;
 
 /// One part of a model's graphs.
 struct Half {
@@ -67,6 +70,17 @@ impl Split {
     /// Keeps the weights of those layers within a limit whose device's memory is the host's.
     pub fn within(self, limit: &Limit) -> Split {
         Split { front: self.front.within(limit), back: self.back.within(limit) }
+    }
+
+    /// Keeps the second device's part of the model within so many bytes of its own memory. Of a limit of the host's memory
+    /// a quarter is for what is on its way there.
+    pub fn apart(self, limit: &Limit, bytes: u64) -> Split {
+        let (mut front, mut way) = (limit.clone(), limit.clone());
+        if let Most::Process(all) = limit.most {
+            front.most = Most::Process(all - all / ON_THE_WAY);
+            way.most = Most::Weights(all / ON_THE_WAY);
+        }
+        Split { front: self.front.within(&front), back: self.back.apart(&way, bytes) }
     }
 
     /// Keeps packed weights, and looks for those that were kept.

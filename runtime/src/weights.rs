@@ -237,8 +237,10 @@ impl Weights {
         }
         self.fetching.extend(Fetching::begin(lying));
         // Numbers that files have as memory wants them go up to a device straight from there.
-        let (kept, other): (Vec<Packing>, Vec<Packing>) =
-            packings.into_iter().partition(|one| device.is_host() || !one.source.format.is_direct());
+        let comes_and_goes = self.residence.is_some();
+        let (kept, other): (Vec<Packing>, Vec<Packing>) = packings
+            .into_iter()
+            .partition(|one| device.is_host() || comes_and_goes || !one.source.format.is_direct());
         self.take(device, other, Kept::Never)?;
         if self.stream_packed(&kept)? {
             return Ok(());
@@ -258,6 +260,10 @@ impl Weights {
             Kept::Absent(draft) => (None, Some(draft)),
             Kept::Never => (None, None),
         };
+        if let Some(residence) = self.residence.as_ref().filter(|residence| residence.is_apart()) {
+            let planes = packings.iter().flat_map(|packing| &packing.planes);
+            residence.admit(self.copied_bytes + planes.map(|plane| plane.len).sum::<u64>())?;
+        }
         let mut jobs = Vec::new();
         // Nobody may wait for a plane that nobody fills: none is bound before there is room for all.
         let mut bound = Vec::new();
@@ -364,7 +370,7 @@ impl Weights {
         for (place, row) in rows.iter().enumerate() {
             let row = u64::from(*row);
             let section = match &self.residence {
-                Some(residence) if row < source.matrix().0 => {
+                Some(residence) if residence.limits_host() && row < source.matrix().0 => {
                     Some(source.section(row..row + 1, residence.files())?)
                 }
                 _ => None,

@@ -30,7 +30,8 @@ pub struct Place {
     pub device: Option<usize>,
     /// How much of the model runs there.
     pub layers: Layers,
-    /// The most of its memory that the model takes; none: all that there is.
+    /// The most of its memory that the model takes; none: all that there is. If more layers are asked for by
+    /// [`Layers::All`] or [`Layers::Count`] than it holds, their weights come and go there.
     pub memory: Option<u64>,
     /// Whether it is an error if nothing does.
     pub required: bool,
@@ -126,6 +127,8 @@ pub struct TooLarge {
     pub limited: bool,
     /// The largest count of [`Layers::Count`] that fits.
     pub most: usize,
+    /// The option with which weights would come and go there, if they can.
+    pub instead: Option<&'static str>,
 }
 
 /// `4.3 GB`, or `4.3 MB` where those are none.
@@ -142,14 +145,15 @@ impl fmt::Display for Size {
 
 impl fmt::Display for TooLarge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let TooLarge { device, need, have, limited, most } = self;
+        let TooLarge { device, need, have, limited, most, instead } = self;
         let (held, asked) = (Size(*have), Size(*need));
         let has = if *limited { "may hold" } else { "has" };
         write!(f, "{device} {has} {held} of memory ({have} bytes), and {asked} ({need} bytes) are needed: ")?;
         match most {
-            0 => f.write_str("no layer fits there"),
-            most => write!(f, "-ngl {most} fits"),
+            0 => f.write_str("no layer fits there")?,
+            most => write!(f, "-ngl {most} fits")?,
         }
+        instead.map_or(Ok(()), |option| write!(f, "; with {option} weights come and go there"))
     }
 }
 
@@ -184,6 +188,8 @@ pub struct OnDevice {
     pub info: DeviceInfo,
     /// How many layers the model has and how many of them are there, the head with them; `None`: all.
     pub layers: Option<[usize; 2]>,
+    /// The bytes of its memory within which weights come and go, if they do.
+    pub within: Option<u64>,
 }
 
 impl Placement {
@@ -210,6 +216,15 @@ impl fmt::Display for Range {
     }
 }
 
+/// A limit within which weights come and go.
+struct Within(Option<u64>);
+
+impl fmt::Display for Within {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |bytes| write!(f, " within {}", Size(bytes)))
+    }
+}
+
 impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let threads = match self.processor {
@@ -220,13 +235,16 @@ impl fmt::Display for Placement {
         match &self.device {
             None if self.backend == Backend::Graph.name() => f.write_str("on the interpreter of graphs")?,
             None => write!(f, "on the processor{threads}")?,
-            Some(OnDevice { info, layers: None, .. }) => write!(f, "on {}", info.name)?,
-            Some(OnDevice { info, layers: Some([_, 0]), .. }) => {
-                write!(f, "the head on {}, all layers on the processor{threads}", info.name)?;
+            Some(OnDevice { info, layers: None, within }) => {
+                write!(f, "on {}{}", info.name, Within(*within))?;
             }
-            Some(OnDevice { info, layers: Some([all, here]), .. }) => {
+            Some(OnDevice { info, layers: Some([_, 0]), within }) => {
+                write!(f, "the head on {}{}, ", info.name, Within(*within))?;
+                write!(f, "all layers on the processor{threads}")?;
+            }
+            Some(OnDevice { info, layers: Some([all, here]), within }) => {
                 let first = all - here;
-                write!(f, "{} and the head on {}, ", Range(first, all - 1), info.name)?;
+                write!(f, "{} and the head on {}{}, ", Range(first, all - 1), info.name, Within(*within))?;
                 write!(f, "{} on the processor{threads}", Range(0, first - 1))?;
             }
         }

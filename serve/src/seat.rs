@@ -131,7 +131,7 @@ impl Parts {
         let info = device.info();
         let limit = self.options.place.memory;
         if info.memory.is_none() && limit.is_none() && !matches!(layers, Layers::Count(_)) {
-            return Ok(self.whole(backend, device));
+            return Ok(self.whole(backend, device, None));
         }
         let need = self.need(&*device)?;
         let all = need.layers.len() + 1;
@@ -145,13 +145,19 @@ impl Parts {
             Layers::All => all,
             Layers::Count(count) => count.min(all),
         };
-        if count == 0 || need.bytes(count) > have {
+        let fits = count > 0 && need.bytes(count) <= have;
+        // Who limits the device and asks for more layers than fit wants them computed there all the same.
+        let asked = limit.is_some() && layers != Layers::Auto && self.keeping.has_files();
+        if !fits && !asked {
             let need_bytes = need.bytes(count.max(1));
             let most = need.most(have);
+            let instead = if limit.is_some() { "-ngl all" } else { "--vram-limit" };
+            let instead = Some(instead).filter(|_| self.keeping.has_files());
             let limited = have < known;
-            return Err(TooLarge { device: info.name, need: need_bytes, have, most, limited }.into());
+            return Err(TooLarge { device: info.name, need: need_bytes, have, most, limited, instead }.into());
         }
-        let mut seat = self.with_layers(backend, device, count, all - 1)?;
+        let within = Some(have).filter(|_| !fits);
+        let mut seat = self.with_layers(backend, device, [count, all - 1], within)?;
         if layers == Layers::Auto && count < all {
             let (have, all) = (Size(have), Size(need.all()));
             let has = if limit.is_some() { "may hold" } else { "has" };
@@ -164,33 +170,44 @@ impl Parts {
         Ok(Need::of(&*self.graphs, device.target().caps(), self.positions(), self.options.sequences)?)
     }
 
-    fn whole(&self, backend: &'static str, device: Arc<dyn Device>) -> Seat {
+    /// All of the model on a device, whose weights come and go within so many bytes of its memory if any are said.
+    fn whole(&self, backend: &'static str, device: Arc<dyn Device>, within: Option<u64>) -> Seat {
         let (graphs, cache) = (Box::new(self.graphs.clone()), self.cache.clone());
         let network = Network::new(device.clone(), graphs, self.choices(), cache, self.positions());
-        let runner = Box::new(network.keeping(self.keeping.clone()).within(&self.options.memory));
-        let on = OnDevice { info: device.info(), layers: None };
+        let network = network.keeping(self.keeping.clone());
+        let host = &self.options.memory;
+        let runner = Box::new(match within {
+            Some(bytes) => network.apart(host, bytes),
+            None => network.within(host),
+        });
+        let on = OnDevice { info: device.info(), layers: None, within };
         let reasons = on.info.without.iter().cloned().collect();
         let placement = Placement { backend, device: Some(on), processor: None, reasons };
         Seat { runner, placement, device: Some(device) }
     }
 
-    /// The head and the last `count - 1` of `layers` layers on a device.
+    /// The head and the last `count - 1` of `layers` layers on a device, as [`Parts::whole`] has them all.
     fn with_layers(
         &self,
         backend: &'static str,
         device: Arc<dyn Device>,
-        count: usize,
-        layers: usize,
+        [count, layers]: [usize; 2],
+        within: Option<u64>,
     ) -> Result<Seat, EngineError> {
         if count > layers {
-            return Ok(self.whole(backend, device));
+            return Ok(self.whole(backend, device, within));
         }
         let (processor, on_processor) = self.processor()?;
         let both = [processor, device.clone()];
         let (graphs, cache) = (self.graphs.clone(), self.cache.clone());
         let split = Split::new(both, graphs, layers - count, self.choices(), cache, self.positions());
-        let runner = Box::new(split.keeping(&self.keeping).within(&self.options.memory));
-        let on = OnDevice { info: device.info(), layers: Some([layers, count - 1]) };
+        let split = split.keeping(&self.keeping);
+        let host = &self.options.memory;
+        let runner = Box::new(match within {
+            Some(bytes) => split.apart(host, bytes),
+            None => split.within(host),
+        });
+        let on = OnDevice { info: device.info(), layers: Some([layers, count - 1]), within };
         let reasons = on.info.without.iter().cloned().collect();
         let placement = Placement { backend, device: Some(on), processor: Some(on_processor), reasons };
         Ok(Seat { runner, placement, device: Some(device) })
@@ -213,7 +230,8 @@ impl Parts {
         let place = &self.options.place;
         let mut reasons = seat.placement.reasons.clone();
         reasons.push(error.to_string());
-        let full = loading && error.is_full();
+        // What comes and goes takes what it may: fewer layers would not be what was asked for.
+        let full = loading && error.is_full() && on.within.is_none();
         let mut told = EngineError::from(error);
         if full {
             let need = self.need(&**device)?;
@@ -222,14 +240,14 @@ impl Parts {
             // What it took before it was full is what it has.
             let have = held(&*seat.runner).min(need.bytes(count).saturating_sub(1));
             let most = need.most(have - have / SPARE).min(count - 1);
-            let limited = false;
             if place.layers == Layers::Auto && most > 0 && reasons.len() <= RETREATS_MAX {
-                let mut seat = self.with_layers(seat.placement.backend, device.clone(), most, all - 1)?;
+                let layers = [most, all - 1];
+                let mut seat = self.with_layers(seat.placement.backend, device.clone(), layers, None)?;
                 seat.placement.reasons = reasons;
                 return Ok(seat);
             }
-            told = TooLarge { device: on.info.name.clone(), need: need.bytes(count), have, most, limited }
-                .into();
+            let (device, need) = (on.info.name.clone(), need.bytes(count));
+            told = TooLarge { device, need, have, most, limited: false, instead: None }.into();
         }
         match self.options.backend == Backend::Auto && !place.required {
             true => self.on_processor(reasons),

@@ -28,7 +28,7 @@ fn model_on(backend: Backend, compute: Compute) -> Model {
     model_as(LoadOptions { backend, compute, ..options() })
 }
 
-fn options() -> LoadOptions {
+pub(crate) fn options() -> LoadOptions {
     LoadOptions {
         backend: Backend::Cuda,
         place: Default::default(),
@@ -53,7 +53,7 @@ fn model_of(name: &str, options: LoadOptions) -> Model {
 }
 
 /// The pass that decodes one token at a position.
-fn decode(position: usize) -> Batch {
+pub(crate) fn decode(position: usize) -> Batch {
     Batch {
         rows: vec![Row { id: 7 + position as u32, position, sequence: 0, slot: position as i32 }],
         chunk: false,
@@ -65,12 +65,12 @@ fn decode(position: usize) -> Batch {
     }
 }
 
-fn log() -> Vec<String> {
+pub(crate) fn log() -> Vec<String> {
     let path = std::env::var_os("MOCKCUDA_LOG").unwrap();
     std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
 }
 
-fn count(lines: &[String], word: &str) -> usize {
+pub(crate) fn count(lines: &[String], word: &str) -> usize {
     lines.iter().filter(|line| line.starts_with(word)).count()
 }
 

@@ -1,7 +1,7 @@
 //! NVIDIA's graphics processors, through their driver, which is loaded when the program runs.
 //!
 //! Kernels come as PTX and are compiled by the driver. Two streams work at once, one with launches and one with
-//! copies; nobody waits but who reads. Launches that are the same each time are recorded as a graph: sizes are read
+//! copies, and a third where weights come and go; nobody waits but who reads. Launches that are the same each time are recorded as a graph: sizes are read
 //! from memory, so one graph serves every position.
 
 mod calls;
@@ -20,18 +20,23 @@ use jtllm_codegen::kernel::Kernel;
 use jtllm_codegen::target::{Artifact, Target};
 use rayon::prelude::*;
 
-use super::{Bytes, Device, DeviceError, DeviceInfo, Mem, Program, Recorded, Span};
+use super::{Bytes, Device, DeviceError, DeviceInfo, Mark, Mem, Program, Recorded, Span};
 use calls::{DriverError, made, words};
 use driver::Context;
+use driver::Event;
 pub use driver::{CAPABILITY_LEAST, DRIVER_LEAST, NoCuda};
 use module::Loaded;
-use order::{Streams, Touched};
+use order::{Filler, Streams, Touched};
 use tape::{Graph, Uses};
 
 /// What everything that lives on the device keeps alive. Streams end before the context in which they are.
 struct Core {
     name: String,
     streams: Mutex<Option<Streams>>,
+    /// Made when something is first filled.
+    filler: Mutex<Option<Filler>>,
+    /// Events of marks that are gone, for the next ones.
+    events: Mutex<Vec<Event>>,
     recording: Mutex<Option<Uses>>,
     /// Whether memory comes from a pool, in the order of a stream.
     pools: bool,
@@ -83,6 +88,8 @@ impl Drop for Core {
         // Streams and pinned memory belong to the context, which goes after them.
         if self.context.bind().is_ok() {
             drop(self.streams.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+            drop(self.filler.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+            self.events.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
         }
     }
 }
@@ -109,6 +116,37 @@ impl Drop for Memory {
                 false => calls::cuMemFree_v2(self.address),
             }
         };
+    }
+}
+
+/// The end of launches on the compute stream.
+struct Ended {
+    core: Arc<Core>,
+    /// Goes back to the device for the next mark.
+    event: Option<Event>,
+}
+
+impl Ended {
+    fn ask<T>(&self, ask: impl FnOnce(&Event) -> Result<T, DriverError>) -> Result<T, DeviceError> {
+        let event = self.event.as_ref().expect("it is there until the mark goes");
+        let told = self.core.context.bind().and_then(|()| ask(event));
+        told.map_err(|error| self.core.failed("a kernel", error))
+    }
+}
+
+impl Mark for Ended {
+    fn is_over(&self) -> Result<bool, DeviceError> {
+        self.ask(Event::has_happened)
+    }
+
+    fn wait(&self) -> Result<(), DeviceError> {
+        self.ask(Event::synchronize)
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.core.events.lock().unwrap_or_else(PoisonError::into_inner).extend(self.event.take());
     }
 }
 
@@ -190,6 +228,8 @@ impl Cuda {
         let core = Core {
             name: format!("{plain} (compute capability {major}.{minor})"),
             streams: Mutex::new(Some(Streams::new().map_err(wrong)?)),
+            filler: Mutex::default(),
+            events: Mutex::default(),
             recording: Mutex::new(None),
             pools,
             context,
@@ -287,7 +327,7 @@ impl Device for Cuda {
             .and_then(|()| unsafe { calls::cuMemsetD8Async(address, 0, size as usize, streams.copy.0) });
         drop(streams);
         zeroed.map_err(|error| self.core.failed("clearing memory", error))?;
-        Ok(Mem { inner: Arc::new(Arc::new(memory)), len })
+        Ok(Mem::new(Arc::new(Arc::new(memory)), len))
     }
 
     fn adopt(&self, _: &Bytes, _: u64, _: u64, _: u64) -> Option<Mem> {
@@ -321,6 +361,33 @@ impl Device for Cuda {
             calls::cuMemcpyDtoDAsync_v2(address(to), address(from), from.len as usize, streams.compute.0)
         });
         done.map_err(|error| self.core.failed("a copy on the device", error))
+    }
+
+    fn fill(&self, to: &Span, bytes: &[u8]) -> Result<(), DeviceError> {
+        assert!(bytes.len() as u64 <= to.len, "what is filled fits its span");
+        let mut filler = self.core.filler.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fill = || {
+            self.core.context.bind()?;
+            let filler = match &mut *filler {
+                Some(filler) => filler,
+                none => none.insert(Filler::new()?),
+            };
+            filler.before_fill(&memory(to).touched, &self.core.streams())?;
+            filler.fill(address(to), bytes)
+        };
+        fill().map_err(|error| self.core.failed("a copy to the device", error))
+    }
+
+    fn mark(&self) -> Result<Option<Box<dyn Mark>>, DeviceError> {
+        let known = self.core.events.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let record = || {
+            self.core.context.bind()?;
+            let event = known.map_or_else(Event::new, Ok)?;
+            event.record(&self.core.streams().compute)?;
+            Ok(event)
+        };
+        let event = record().map_err(|error| self.core.failed("a launch", error))?;
+        Ok(Some(Box::new(Ended { core: self.core.clone(), event: Some(event) })))
     }
 
     fn record(&self, steps: &mut dyn FnMut() -> Result<(), DeviceError>) -> Result<Recorded, DeviceError> {

@@ -51,7 +51,7 @@ pub(super) fn alloc(device: &str, len: u64) -> Result<Mem, DeviceError> {
     let out_of_memory = |why: String| DeviceError::OutOfMemory { device: device.to_owned(), need: len, why };
     let size = usize::try_from(len).map_err(|error| out_of_memory(error.to_string()))?;
     let buffer = HostBuffer::new(size).map_err(|error| out_of_memory(error.to_string()))?;
-    Ok(Mem { inner: Arc::new(HostMem::Owned(buffer)), len })
+    Ok(Mem::new(Arc::new(HostMem::Owned(buffer)), len))
 }
 
 pub(super) fn adopt(bytes: &Bytes, offset: u64, len: u64, alignment: u64) -> Option<Mem> {
@@ -62,7 +62,7 @@ pub(super) fn adopt(bytes: &Bytes, offset: u64, len: u64, alignment: u64) -> Opt
         return None;
     }
     let adopted = HostMem::Adopted { bytes: bytes.clone(), offset: start, settled: OnceLock::new() };
-    Some(Mem { inner: Arc::new(adopted), len })
+    Some(Mem::new(Arc::new(adopted), len))
 }
 
 /// Copies parts of files into one memory of our own, whose pages are large, and lets the system have the files' pages.
@@ -121,7 +121,7 @@ fn unsettled(mem: &Mem) -> Option<(&Mem, &Bytes, usize, &OnceLock<Settled>)> {
 
 /// Memory that has an address only now and then: see [`Mem::lend`].
 pub(crate) fn lent(len: u64) -> Mem {
-    Mem { inner: Arc::new(HostMem::Lent(AtomicPtr::default())), len }
+    Mem::new(Arc::new(HostMem::Lent(AtomicPtr::default())), len)
 }
 
 impl Mem {

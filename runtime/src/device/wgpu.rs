@@ -5,7 +5,9 @@
 mod bound;
 mod trial;
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jtllm_codegen::emit::wgsl::{Wgsl, dispatch};
 use jtllm_codegen::kernel::Kernel;
@@ -15,7 +17,7 @@ use wgpu::{
     Buffer, BufferBindingType, BufferDescriptor, BufferUsages, ComputePassDescriptor, ComputePipeline,
     ComputePipelineDescriptor, DeviceDescriptor, DeviceType, ErrorFilter, Features, Instance,
     InstanceDescriptor, Limits, MapMode, PipelineLayoutDescriptor, PollType, PowerPreference, Queue,
-    RequestAdapterOptions, ShaderModuleDescriptor, ShaderSource, ShaderStages,
+    RequestAdapterOptions, ShaderModuleDescriptor, ShaderSource, ShaderStages, SubmissionIndex,
 };
 
 use super::{Bytes, Device, DeviceError, DeviceInfo, Mem, Program, Span};
@@ -29,6 +31,13 @@ const SUBGROUP: u32 = 16;
 
 /// Bytes that may wait in memory of the host for their way to the device.
 const UPLOADS: u64 = 64 << 20;
+
+/// Bytes that are filled at a time, and how many such pieces may be on their way.
+const PIECE: usize = 4 << 20;
+const PIECES: usize = 4;
+
+/// So long the end of a copy is waited for that another thread was told of.
+const TOLD: Duration = Duration::from_secs(10);
 
 /// Buffers end at a multiple of this: copies move whole words.
 const WORD: u64 = 4;
@@ -56,6 +65,8 @@ pub struct Adapter {
     bound: Arc<Groups>,
     /// Bytes that were written since the last submission.
     uploads: Mutex<u64>,
+    /// What was filled last and has perhaps not come to the device: so many pieces wait in memory of the host at most.
+    filled: Mutex<VecDeque<SubmissionIndex>>,
     /// Where what is read goes through: as large as the largest so far.
     staging: Mutex<Option<Buffer>>,
     /// What the driver complained of since the last time that somebody asked.
@@ -192,6 +203,7 @@ impl Adapter {
             bound: Arc::default(),
             staging: Mutex::default(),
             uploads: Mutex::default(),
+            filled: Mutex::default(),
             faults,
         };
         if is_software {
@@ -251,6 +263,11 @@ impl Adapter {
     /// Submits what was launched so far. Who flushes at the same time waits, since what he does next must come
     /// behind all that was launched before, by whomever.
     fn flush(&self) -> Result<(), DeviceError> {
+        self.submit();
+        self.check()
+    }
+
+    fn submit(&self) {
         let mut pending = lock(&self.pending);
         if !pending.is_empty() {
             let mut encoder = self.device.create_command_encoder(&Default::default());
@@ -263,8 +280,6 @@ impl Adapter {
             drop(pass);
             self.queue.submit([encoder.finish()]);
         }
-        drop(pending);
-        self.check()
     }
 
     /// A program of a text that has so many buffers beside the symbol block.
@@ -359,7 +374,7 @@ impl Device for Adapter {
         });
         match pollster::block_on(scope.pop()) {
             Some(error) => Err(out_of_memory(error.to_string())),
-            None => Ok(Mem { inner: Arc::new(self.bound.memory(buffer)), len }),
+            None => Ok(Mem::new(Arc::new(self.bound.memory(buffer)), len)),
         }
     }
 
@@ -384,6 +399,39 @@ impl Device for Adapter {
             self.queue.write_buffer(buffer(to), offset, &last);
         }
         self.check()
+    }
+
+    /// There is one queue: what is filled comes behind all launches so far and before those that follow. So there need be
+    /// no marks, and what overlaps with launches is the way to the queue.
+    fn fill(&self, to: &Span, bytes: &[u8]) -> Result<(), DeviceError> {
+        for (number, piece) in bytes.chunks(PIECE).enumerate() {
+            let mut filled = lock(&self.filled);
+            if filled.len() == PIECES {
+                let wait = PollType::Wait { submission_index: filled.pop_front(), timeout: None };
+                self.device.poll(wait).map_err(|error| self.failed(error.to_string()))?;
+            }
+            self.submit();
+            let at = to.offset + (number * PIECE) as u64;
+            let whole = piece.len() - piece.len() % WORD as usize;
+            if whole > 0 {
+                self.queue.write_buffer(buffer(to), at, &piece[..whole]);
+            }
+            if whole < piece.len() {
+                let mut last = [0u8; WORD as usize];
+                last[..piece.len() - whole].copy_from_slice(&piece[whole..]);
+                self.queue.write_buffer(buffer(to), at + whole as u64, &last);
+            }
+            filled.push_back(self.queue.submit([]));
+        }
+        // What went wrong may have done so in a launch: whoever launches is to hear of it too.
+        match &*lock(&self.faults) {
+            Some(why) => Err(self.failed(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn memory_max(&self) -> u64 {
+        self.device.limits().max_buffer_size
     }
 
     fn copy(&self, to: &Span, from: &Span) -> Result<(), DeviceError> {
@@ -419,7 +467,8 @@ impl Device for Adapter {
         });
         self.device.poll(PollType::wait_indefinitely()).map_err(|error| self.failed(error.to_string()))?;
         self.check()?;
-        match receiver.try_recv() {
+        // Another thread may have been told first, and tell us now.
+        match receiver.recv_timeout(TOLD) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(self.failed(error.to_string())),
             Err(error) => return Err(self.failed(format!("a copy did not end: {error}"))),

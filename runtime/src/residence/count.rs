@@ -44,6 +44,7 @@ impl Counted {
         let Own { cache, buffers, copied } = self.own;
         match self.limit {
             Most::Process(_) => self.base + cache + buffers + copied + READING_BYTES + self.margin(),
+            Most::Device(_) => cache + buffers + copied,
             _ => 0,
         }
     }
@@ -63,7 +64,9 @@ impl Counted {
     pub fn left(&self) -> Result<u64, TooLow> {
         let most = match self.limit {
             Most::Unlimited => self.all,
-            Most::Process(limit) | Most::Weights(limit) => limit.saturating_sub(self.rest()).min(self.all),
+            Most::Process(limit) | Most::Weights(limit) | Most::Device(limit) => {
+                limit.saturating_sub(self.rest()).min(self.all)
+            }
         };
         if most < self.step { Err(TooLow(self.clone())) } else { Ok(most) }
     }
@@ -78,7 +81,7 @@ impl TooLow {
     pub fn missing(&self) -> u64 {
         let Counted { limit, step, .. } = self.0;
         let have = match limit {
-            Most::Process(limit) | Most::Weights(limit) => limit,
+            Most::Process(limit) | Most::Weights(limit) | Most::Device(limit) => limit,
             Most::Unlimited => u64::MAX,
         };
         (self.0.rest() + step).saturating_sub(have)
@@ -104,6 +107,15 @@ impl fmt::Display for TooLow {
                 write!(f, "of which the program itself takes {}, ", Mb(*base))?;
                 write!(f, "keys, values and states {}, buffers {}, ", Mb(own.cache), Mb(own.buffers))?;
                 write!(f, "reading and what is not counted {}, ", Mb(READING_BYTES + self.0.margin()))?;
+                if own.copied > 0 {
+                    write!(f, "weights that cannot be read from a file {}, ", Mb(own.copied))?;
+                }
+                write!(f, "and weights of one step {}", Mb(*step))
+            }
+            Most::Device(limit) => {
+                write!(f, "{missing} are missing on the device: its limit is {}, ", Mb(*limit))?;
+                write!(f, "of which keys, values and states take {}, ", Mb(own.cache))?;
+                write!(f, "buffers {}, ", Mb(own.buffers))?;
                 if own.copied > 0 {
                     write!(f, "weights that cannot be read from a file {}, ", Mb(own.copied))?;
                 }

@@ -69,7 +69,9 @@ pub(super) fn stream(
     let Some((piece, len, alignment)) = lying(device, source) else { return Ok(None) };
     let all = (*piece.bytes).as_ref().len() as u64;
     let inside = piece.offset.checked_add(len).is_some_and(|end| end <= all);
-    let Some(path) = piece.file.as_ref().filter(|_| inside && piece.offset.is_multiple_of(alignment)) else {
+    // In a device's own memory blobs begin where they should, wherever they do in their file.
+    let is_aligned = residence.is_apart() || piece.offset.is_multiple_of(alignment);
+    let Some(path) = piece.file.as_ref().filter(|_| inside && is_aligned) else {
         return Ok(None);
     };
     let file = residence.files().get(path, all)?;

@@ -16,6 +16,7 @@ pub(super) struct DriverError(u32);
 
 impl DriverError {
     pub(super) const OUT_OF_MEMORY: DriverError = DriverError(2);
+    pub(super) const NOT_READY: DriverError = DriverError(600);
 }
 
 type Done = Result<(), DriverError>;
@@ -141,6 +142,7 @@ functions! {
     cuEventDestroy_v2(event: CUevent);
     cuEventRecord(event: CUevent, stream: CUstream);
     cuEventSynchronize(event: CUevent);
+    cuEventQuery(event: CUevent);
     cuModuleLoadDataEx(
         module: *mut CUmodule,
         text: *const c_void,

@@ -217,6 +217,16 @@ impl Event {
         unsafe { calls::cuEventRecord(self.0, stream.0) }
     }
 
+    /// Whether it has happened.
+    pub(super) fn has_happened(&self) -> Result<bool, DriverError> {
+        // SAFETY: it is alive.
+        match unsafe { calls::cuEventQuery(self.0) } {
+            Ok(()) => Ok(true),
+            Err(DriverError::NOT_READY) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Waits until it has happened.
     pub(super) fn synchronize(&self) -> Result<(), DriverError> {
         // SAFETY: it is alive.

@@ -15,6 +15,8 @@ use super::driver::{Event, Pinned, Stream};
 const PART: usize = 4 << 20;
 const PARTS: usize = 4;
 
+type Done = Result<(), DriverError>;
+
 /// When a memory was last touched.
 #[derive(Default)]
 pub(super) struct Touched {
@@ -28,9 +30,90 @@ pub(super) struct Touched {
 struct Stage {
     memory: Pinned,
     /// For each part the end of its copies, once it is full.
-    done: [Option<Event>; PARTS],
+    done: Vec<Option<Event>>,
     part: usize,
     used: usize,
+}
+
+impl Stage {
+    fn new(parts: usize) -> Result<Stage, DriverError> {
+        let memory = Pinned::new(PART * parts)?;
+        Ok(Stage { memory, done: (0..parts).map(|_| None).collect(), part: 0, used: 0 })
+    }
+
+    /// Copies host bytes to an address, in the order of a stream; they are no longer needed when this returns.
+    fn copy(&mut self, to: sys::CUdeviceptr, bytes: &[u8], stream: &Stream) -> Done {
+        let mut done = 0;
+        while done < bytes.len() {
+            if self.used == PART {
+                self.next_part(stream)?;
+            }
+            let len = (bytes.len() - done).min(PART - self.used);
+            let start = self.part * PART + self.used;
+            self.memory.bytes(start, len).copy_from_slice(&bytes[done..done + len]);
+            let from = self.memory.address(start);
+            // SAFETY: the caller owns so many bytes at the address; the pinned part is not changed before its
+            // copies are over.
+            unsafe {
+                calls::cuMemcpyHtoDAsync_v2(to + done as u64, from, len, stream.0)?;
+            }
+            // Neighbouring bytes of pinned memory in one cache line would go back and forth.
+            self.used = (self.used + len).next_multiple_of(256).min(PART);
+            done += len;
+        }
+        Ok(())
+    }
+
+    fn next_part(&mut self, stream: &Stream) -> Done {
+        match &self.done[self.part] {
+            Some(event) => event.record(stream)?,
+            None => {
+                let event = Event::new()?;
+                event.record(stream)?;
+                self.done[self.part] = Some(event);
+            }
+        }
+        self.part = (self.part + 1) % self.done.len();
+        self.used = 0;
+        match &self.done[self.part] {
+            Some(event) => event.synchronize(),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A stream of its own for weights that come while launches run: nothing waits for it but whoever fills, and it waits
+/// for memory to be there, once.
+pub(super) struct Filler {
+    stage: Stage,
+    stream: Stream,
+    copied: Event,
+    /// The last copy that it is behind.
+    copies_waited: u64,
+}
+
+impl Filler {
+    /// With two parts of pinned memory: while one is copied the other is written to.
+    pub(super) fn new() -> Result<Filler, DriverError> {
+        let (stage, stream, copied) = (Stage::new(2)?, Stream::new()?, Event::new()?);
+        Ok(Filler { stage, stream, copied, copies_waited: 0 })
+    }
+
+    /// A memory is about to be filled that copies may still have to touch: it begins with zeros, for one.
+    pub(super) fn before_fill(&mut self, touched: &Touched, streams: &Streams) -> Done {
+        if touched.copy.load(Ordering::Relaxed) > self.copies_waited {
+            self.stream.wait(&self.copied, &streams.copy)?;
+            self.copies_waited = streams.copies;
+        }
+        Ok(())
+    }
+
+    /// Copies host bytes to an address, and waits until they have arrived.
+    pub(super) fn fill(&mut self, to: sys::CUdeviceptr, bytes: &[u8]) -> Done {
+        self.stage.copy(to, bytes, &self.stream)?;
+        // SAFETY: the stream is alive.
+        unsafe { calls::cuStreamSynchronize(self.stream.0) }
+    }
 }
 
 /// The streams of a device.
@@ -49,11 +132,8 @@ pub(super) struct Streams {
     down: Pinned,
 }
 
-type Done = Result<(), DriverError>;
-
 impl Streams {
     pub(super) fn new() -> Result<Streams, DriverError> {
-        let memory = Pinned::new(PART * PARTS)?;
         Ok(Streams {
             compute: Stream::new()?,
             copy: Stream::new()?,
@@ -63,7 +143,7 @@ impl Streams {
             copies: 0,
             launches_waited: 0,
             copies_waited: 0,
-            up: Stage { memory, done: [const { None }; PARTS], part: 0, used: 0 },
+            up: Stage::new(PARTS)?,
             down: Pinned::new(PART)?,
         })
     }
@@ -102,43 +182,7 @@ impl Streams {
 
     /// Copies host bytes to an address; they are no longer needed when this returns.
     pub(super) fn upload(&mut self, to: sys::CUdeviceptr, bytes: &[u8]) -> Done {
-        let mut done = 0;
-        while done < bytes.len() {
-            if self.up.used == PART {
-                self.next_part()?;
-            }
-            let len = (bytes.len() - done).min(PART - self.up.used);
-            let start = self.up.part * PART + self.up.used;
-            self.up.memory.bytes(start, len).copy_from_slice(&bytes[done..done + len]);
-            let from = self.up.memory.address(start);
-            // SAFETY: the caller owns so many bytes at the address; the pinned part is not changed before its
-            // copies are over.
-            unsafe {
-                calls::cuMemcpyHtoDAsync_v2(to + done as u64, from, len, self.copy.0)?;
-            }
-            // Neighbouring bytes of pinned memory in one cache line would go back and forth.
-            self.up.used = (self.up.used + len).next_multiple_of(256).min(PART);
-            done += len;
-        }
-        Ok(())
-    }
-
-    fn next_part(&mut self) -> Done {
-        let up = &mut self.up;
-        match &up.done[up.part] {
-            Some(event) => event.record(&self.copy)?,
-            None => {
-                let event = Event::new()?;
-                event.record(&self.copy)?;
-                up.done[up.part] = Some(event);
-            }
-        }
-        up.part = (up.part + 1) % PARTS;
-        up.used = 0;
-        match &up.done[up.part] {
-            Some(event) => event.synchronize(),
-            None => Ok(()),
-        }
+        self.up.copy(to, bytes, &self.copy)
     }
 
     /// Waits for everything so far.

@@ -1,0 +1,36 @@
+//! What a model holds of memory beside weights that come and go: that is taken off what limits leave for them.
+
+use super::Network;
+use crate::plan::SYMBOL_BLOCK;
+use crate::residence::Own;
+
+/// How often logits are in memory on their way out: as bytes, as numbers of a pass, and as those of all its heads.
+const LOGITS_COPIES: u64 = 3;
+
+impl Network {
+    /// Says it to where weights come and go, if they do; by `grown` the process has grown for it since it was first
+    /// counted.
+    pub(super) fn tell_own(&self, grown: u64) {
+        let Some(residence) = self.residence() else { return };
+        let mut own = self.own();
+        if residence.is_apart() {
+            let symbols = self.plans.len() as u64 * SYMBOL_BLOCK;
+            residence.own_apart(Own { buffers: own.buffers + symbols, ..own });
+            own = Own::default();
+        }
+        residence.own(Own { buffers: own.buffers + self.logits_bytes(), ..own }, grown);
+    }
+
+    /// Bytes where the device has them.
+    fn own(&self) -> Own {
+        let hidden = self.hidden.as_ref().map_or(0, |span| span.len);
+        let (cache, copied) = (self.state_bytes(), self.weights.copied_bytes);
+        Own { cache, buffers: self.buffer_bytes() + hidden, copied }
+    }
+
+    /// Bytes of the host's memory through which logits go out.
+    fn logits_bytes(&self) -> u64 {
+        let logits = self.plans.values().filter_map(|plan| plan.output("logits")).map(|span| span.len);
+        logits.max().unwrap_or(0) * LOGITS_COPIES
+    }
+}
