@@ -20,7 +20,7 @@ const ORDER: f32 = 5e-6;
 /// Activations of 7 bits and a sign, in sums whose terms cancel.
 const INT8: f32 = 2e-2;
 
-const OPTIONS: Options = Options { compute: Compute::Int8, positions: None };
+const OPTIONS: Options = Options { compute: Compute::Int8, positions: None, range_bytes: None };
 
 /// Formats whose numbers are no bytes times what is constant in a block.
 const FLOATS: [&str; 5] = ["f32", "f16", "bf16", "iq4_nl", "iq4_xs"];

@@ -201,7 +201,7 @@ fn failing_read(left: &Arc<AtomicI64>) -> Limit {
         let store = FaultStore::new(FileStore::open(path)?, script.clone());
         Ok(Arc::new(store) as Arc<dyn Store>)
     };
-    Limit { most: Most::Weights(200_000), open: Arc::new(open) }
+    Limit { open: Arc::new(open), ..Limit::of(Most::Weights(200_000)) }
 }
 
 #[test]
