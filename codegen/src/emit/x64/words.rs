@@ -213,7 +213,15 @@ impl Selector<'_> {
     /// Products of bytes, added in pairs to signed words, which hold them.
     fn pairs_of_bytes(&mut self, xs: &[ValueId], target: Option<Reg>) -> Reg {
         let unsigned = self.lanes_of(xs[0]);
-        let operands = [self.whole(unsigned), self.operand(xs[1])];
+        let signed = match self.operand(xs[1]) {
+            // This instruction spreads nothing on its way from memory.
+            Operand::Memory(address) if address.broadcast => {
+                let spread = self.lanes_of(xs[1]);
+                self.whole(spread)
+            }
+            operand => operand,
+        };
+        let operands = [self.whole(unsigned), signed];
         let to = target.unwrap_or_else(|| self.new_vector());
         self.vector_to(to, Op::MulBytes, &operands);
         to
