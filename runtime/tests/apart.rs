@@ -98,10 +98,10 @@ fn a_hundred_matrices_of_1_mb_go_through_20_mb_of_a_device_and_50_mb_of_the_host
     let network = |device: Arc<dyn Device>| {
         Network::new(device, Box::new(Chain), Options::default(), KernelCache::off("a test"), 16)
     };
-    let mut free = network(Late::new());
+    let mut free = network(Late::device());
     let expected: Vec<Vec<f32>> = (0..4).map(|at| free.pass(&token(at), &locate, None).unwrap()).collect();
     assert!(expected.iter().flatten().any(|x| x.abs() > 0.01 && x.is_finite()));
-    let metered = Metered::new(Late::new());
+    let metered = Metered::new(Late::device());
     let host = Limit::of(Most::Weights(50 * MB));
     let mut limited = network(metered.clone()).apart(&host, 20 * MB);
     let mut before = None;

@@ -121,14 +121,14 @@ fn least(asked: &Asked<'_>) -> (u64, Counted) {
 fn check(model: &Path, kind: &str) {
     let folder = TempDir::new().unwrap();
     let packed = folder.path();
-    let free = Asked { model, packed, way: way(&Metered::new(Late::new())) };
+    let free = Asked { model, packed, way: way(&Metered::new(Late::device())) };
     let expected =
         bits(&mut free.engine(options(Backend::Wgpu, None, Limit::default())).unwrap(), 6).unwrap();
-    let (least, counted) = least(&Asked { model, packed, way: way(&Metered::new(Late::new())) });
+    let (least, counted) = least(&Asked { model, packed, way: way(&Metered::new(Late::device())) });
     let whole = counted.rest() + counted.all;
     for limit in [least, least + (whole - least) / 3, least + (whole - least) / 2] {
         for host in [Most::Unlimited, Most::Weights(counted.all / 2)] {
-            let late = Metered::new(Late::new());
+            let late = Metered::new(Late::device());
             let asked = Asked { model, packed, way: way(&late) };
             let mut engine = asked.limited(limit, Limit::of(host)).unwrap();
             if !engine.model().placement().to_string().contains("the late device within") {
@@ -150,7 +150,7 @@ fn check(model: &Path, kind: &str) {
             assert_eq!(late.meter.now.load(Ordering::SeqCst), 0);
         }
     }
-    let late = Metered::new(Late::new());
+    let late = Metered::new(Late::device());
     let asked = Asked { model, packed, way: way(&late) };
     assert_eq!(missing(asked.limited(least - 1, Limit::default()).err().unwrap()).0, 1);
 }
@@ -175,13 +175,13 @@ fn formats_give_the_same_bits_within_any_limit_of_a_device() {
 fn memory_in_pieces_is_as_good_as_memory_as_a_whole() {
     let model = fixture("llama2-gqa-tiny");
     let packed = TempDir::new().unwrap();
-    let whole = Asked { model: &model, packed: packed.path(), way: way(&Metered::new(Late::new())) };
+    let whole = Asked { model: &model, packed: packed.path(), way: way(&Metered::new(Late::device())) };
     let free = || whole.engine(options(Backend::Wgpu, None, Limit::default())).unwrap();
     let expected = bits(&mut free(), 6).unwrap();
     let (least, counted) = least(&whole);
     let longest = PIECES.iter().filter(|piece| **piece >= counted.step);
     for piece in longest {
-        let late = Metered::in_pieces(Late::new(), *piece);
+        let late = Metered::in_pieces(Late::device(), *piece);
         let asked = Asked { way: way(&late), ..whole };
         let limit = least + counted.all / 2;
         let mut engine = asked.limited(limit, Limit::default()).unwrap();
@@ -208,7 +208,7 @@ fn failing_read(left: &Arc<AtomicI64>) -> Limit {
 fn a_read_that_fails_on_its_way_to_a_device_ends_the_answer_and_the_next_one_is_right() {
     let (_folder, file) = synthetic("llama-tiny", "bf16");
     let packed = TempDir::new().unwrap();
-    let asked = Asked { model: &file, packed: packed.path(), way: way(&Metered::new(Late::new())) };
+    let asked = Asked { model: &file, packed: packed.path(), way: way(&Metered::new(Late::device())) };
     let expected = bits(&mut asked.limited(least(&asked).0, Limit::default()).unwrap(), 6).unwrap();
     let left = Arc::new(AtomicI64::new(-1));
     let mut engine = asked.limited(least(&asked).0, failing_read(&left)).unwrap();
@@ -230,14 +230,14 @@ fn a_read_that_fails_on_its_way_to_a_device_ends_the_answer_and_the_next_one_is_
 fn a_device_that_refuses_memory_or_copies_is_an_error_or_left() {
     let model = fixture("llama2-gqa-tiny");
     let packed = TempDir::new().unwrap();
-    let asked = |late: &Arc<Metered>| Asked { model: &model, packed: packed.path(), way: way(&late) };
-    let (limit, _) = least(&asked(&Metered::new(Late::new())));
+    let asked = |late: &Arc<Metered>| Asked { model: &model, packed: packed.path(), way: way(late) };
+    let (limit, _) = least(&asked(&Metered::new(Late::device())));
     let run = |late: &Arc<Metered>, backend| {
         let mut engine = asked(late).engine(options(backend, Some(limit), Limit::default()))?;
         let tokens = bits(&mut engine, 3)?.len();
         Ok((tokens, engine.model().placement().device.is_some()))
     };
-    let late = Metered::new(Late::new());
+    let late = Metered::new(Late::device());
     let (tokens, _) = run(&late, Backend::Wgpu).unwrap();
     let allocs = i64::MAX - late.allocs_left.load(Ordering::SeqCst);
     let fills = i64::MAX - late.fills_left.load(Ordering::SeqCst);
@@ -246,7 +246,7 @@ fn a_device_that_refuses_memory_or_copies_is_an_error_or_left() {
     // What is copied last is for a token that nobody asks for.
     for (allocs, fills) in allocs.chain(after(fills / 2).map(|n| (i64::MAX, n))) {
         let ill = || {
-            let late = Metered::new(Late::new());
+            let late = Metered::new(Late::device());
             late.allocs_left.store(allocs, Ordering::SeqCst);
             late.fills_left.store(fills, Ordering::SeqCst);
             late

@@ -73,7 +73,7 @@ impl Lazy {
 pub(crate) struct Late(Arc<Lazy>);
 
 impl Late {
-    pub(crate) fn new() -> Arc<dyn Device> {
+    pub(crate) fn device() -> Arc<dyn Device> {
         let processor = Cpu::new(Box::new(Cranelift::host().unwrap()), 1);
         Arc::new(Late(Arc::new(Lazy { processor, queue: Mutex::default() })))
     }
