@@ -300,7 +300,7 @@ impl Plan {
             device.finish()?;
         }
         step.wait()?;
-        let placed = places.map(|places| step.placed(places));
+        let placed = places.filter(|_| !step.streamed.is_empty()).map(|places| step.placed(places));
         let args = placed.as_ref().unwrap_or(&step.args);
         let begin = Instant::now();
         device.launch(&step.program, groups, &self.symbols, args)?;

@@ -6,9 +6,12 @@
 use jtllm_ir::build::splat_scalar;
 use jtllm_ir::{DType, Expr, Graph, Node, Op, Scalar, ScalarOp};
 
+/// How far back words are looked at: nodes may share operands, and each is looked at once for each use.
+const LEVELS: u32 = 8;
+
 /// How many bits of each byte of a node's words, from its lowest on, are 0; of words that are 0 none.
 pub(super) fn spare(graph: &Graph, node: Node) -> u32 {
-    let bits = possible(graph, node).to_le_bytes().into_iter().fold(0, |all, byte| all | byte);
+    let bits = possible(graph, node, LEVELS).to_le_bytes().into_iter().fold(0, |all, byte| all | byte);
     if bits == 0 { 0 } else { bits.trailing_zeros() }
 }
 
@@ -63,23 +66,25 @@ fn further_down(graph: &mut Graph, node: Node, count: u32) -> Node {
 
 /// Whether nothing of a word is lost when it is moved up.
 fn holds(graph: &Graph, x: Node, up: Node) -> bool {
-    constant(graph, up).is_some_and(|up| up < 32 && possible(graph, x).leading_zeros() >= up)
+    constant(graph, up).is_some_and(|up| up < 32 && possible(graph, x, LEVELS).leading_zeros() >= up)
 }
 
-/// The bits of a node's words that may be 1.
-fn possible(graph: &Graph, node: Node) -> u32 {
+/// The bits of a node's words that may be 1, as far as so many operations before it tell.
+fn possible(graph: &Graph, node: Node, levels: u32) -> u32 {
+    let Some(levels) = levels.checked_sub(1) else { return u32::MAX };
+    let possible = |node| possible(graph, node, levels);
     if let Some(known) = constant(graph, node) {
         return known;
     }
     match parts(graph, node) {
-        Some((ScalarOp::And, x, y)) => possible(graph, x) & possible(graph, y),
-        Some((ScalarOp::Or | ScalarOp::Xor, x, y)) => possible(graph, x) | possible(graph, y),
+        Some((ScalarOp::And, x, y)) => possible(x) & possible(y),
+        Some((ScalarOp::Or | ScalarOp::Xor, x, y)) => possible(x) | possible(y),
         Some((ScalarOp::Shl, x, up)) => match constant(graph, up) {
-            Some(up) if up < 32 => possible(graph, x) << up,
+            Some(up) if up < 32 => possible(x) << up,
             _ => u32::MAX,
         },
         Some((ScalarOp::Shr, x, down)) => match constant(graph, down) {
-            Some(down) if down < 32 => possible(graph, x) >> down,
+            Some(down) if down < 32 => possible(x) >> down,
             _ => u32::MAX,
         },
         _ => u32::MAX,

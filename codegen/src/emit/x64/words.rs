@@ -16,6 +16,8 @@ use crate::kernel::{CellId, Kernel, Stmt, Value, ValueId};
 
 /// The largest magnitude of a signed byte.
 const BYTE: u32 = 128;
+/// How far back values are looked at: values may share operands, and each is looked at once for each use.
+const LEVELS: u32 = 8;
 /// The largest signed word.
 const WORD: u32 = 32767;
 
@@ -109,7 +111,7 @@ impl Runs {
             return Known::default();
         };
         let Value::Scalar(_, xs) = &kernel.record(value).value else { return Known::default() };
-        let most = 2 * BYTE * largest_byte(possible(kernel, xs[0]));
+        let most = 2 * BYTE * largest_byte(possible(kernel, xs[0], LEVELS));
         if most > WORD {
             return Known::default();
         }
@@ -130,22 +132,24 @@ impl Runs {
     }
 }
 
-/// The bits of a word that may be 1.
-fn possible(kernel: &Kernel, value: ValueId) -> u32 {
+/// The bits of a word that may be 1, as far as so many operations before it tell.
+fn possible(kernel: &Kernel, value: ValueId, levels: u32) -> u32 {
+    let Some(levels) = levels.checked_sub(1) else { return u32::MAX };
+    let possible = |value| possible(kernel, value, levels);
     let constant = |value: ValueId| match &kernel.record(value).value {
         Value::Const(constant) => Some(constant.int() as u32),
         _ => None,
     };
     match &kernel.record(value).value {
         Value::Const(constant) => constant.int() as u32,
-        Value::Scalar(ScalarOp::And, xs) => possible(kernel, xs[0]) & possible(kernel, xs[1]),
-        Value::Scalar(ScalarOp::Or | ScalarOp::Xor, xs) => possible(kernel, xs[0]) | possible(kernel, xs[1]),
+        Value::Scalar(ScalarOp::And, xs) => possible(xs[0]) & possible(xs[1]),
+        Value::Scalar(ScalarOp::Or | ScalarOp::Xor, xs) => possible(xs[0]) | possible(xs[1]),
         Value::Scalar(op @ (ScalarOp::Shl | ScalarOp::Shr), xs)
             if kernel.record(value).dtype == jtllm_ir::DType::U32 =>
         {
             match (constant(xs[1]).filter(|count| *count < 32), op) {
-                (Some(count), ScalarOp::Shl) => possible(kernel, xs[0]) << count,
-                (Some(count), _) => possible(kernel, xs[0]) >> count,
+                (Some(count), ScalarOp::Shl) => possible(xs[0]) << count,
+                (Some(count), _) => possible(xs[0]) >> count,
                 (None, _) => u32::MAX,
             }
         }
@@ -165,7 +169,7 @@ impl Selector<'_> {
             return to;
         }
         let sum = self.lanes_of(xs[2]);
-        let products = match 2 * BYTE * largest_byte(possible(self.kernel, xs[0])) <= WORD {
+        let products = match 2 * BYTE * largest_byte(possible(self.kernel, xs[0], LEVELS)) <= WORD {
             true => {
                 let words = self.pairs_of_bytes(xs, None);
                 self.sums_of_words(words)
