@@ -3,17 +3,20 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jtllm_runtime::codegen::emit::cranelift::Cranelift;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::device::Device;
 use jtllm_runtime::device::cpu::Cpu;
 use jtllm_runtime::device::interp::Interpreter;
+use jtllm_runtime::device::native;
 use jtllm_runtime::ir::build::linear;
 use jtllm_runtime::ir::format::{Plane, words};
 use jtllm_runtime::ir::interp::{Bindings, run};
 use jtllm_runtime::ir::{DType, Expr, Format, Graph, ScalarOp, Tensor};
 use jtllm_runtime::plan::Sizes;
+use jtllm_runtime::probe;
 use jtllm_runtime::single::Single;
 use jtllm_runtime::weights::Source;
 
@@ -50,13 +53,21 @@ const ROWS: usize = 37;
 const DEPTH: usize = 192;
 
 /// Noise whose scales are none of them zero.
+fn noise(blocks: usize) -> Vec<u8> {
+    let byte = |at: usize| (at as u32).wrapping_mul(0x9E37_79B9).to_le_bytes()[3] | u8::from(at % 25 == 24);
+    (0..blocks * 25).map(byte).collect()
+}
+
 fn blocks() -> Vec<u8> {
-    let noise = |at: usize| (at as u32).wrapping_mul(0x9E37_79B9).to_le_bytes()[3] | u8::from(at % 25 == 24);
-    (0..ROWS * DEPTH / 64 * 25).map(noise).collect()
+    noise(ROWS * DEPTH / 64)
 }
 
 fn product(tokens: usize) -> Graph {
-    let [tokens, rows, depth] = [tokens, ROWS, DEPTH].map(|n| Expr::int(n as i64));
+    product_of(tokens, ROWS, DEPTH)
+}
+
+fn product_of(tokens: usize, rows: usize, depth: usize) -> Graph {
+    let [tokens, rows, depth] = [tokens, rows, depth].map(|n| Expr::int(n as i64));
     let mut graph = Graph::new("product");
     let x = graph.input("x", DType::F32, &[tokens, depth.clone()], None);
     let weight = THIRDS.weight(&mut graph, "w", &[rows, depth]);
@@ -149,4 +160,32 @@ fn a_made_up_format_of_three_bits_runs_on_every_target() {
             close(&format!("target {at}"), &single.read("y").unwrap().to_floats(), &expected);
         }
     }
+}
+
+/// What its products by one vector take of the memory's stream, printed. A measurement, asked for by name:
+/// `cargo test --release --test made_up_format -- --ignored --nocapture`.
+#[test]
+#[ignore = "measures speed: nothing else may run"]
+fn speed_of_a_made_up_format() {
+    const WIDE: usize = 1 << 14;
+    let native = native::host().unwrap();
+    let name = native.name;
+    let device = Arc::new(Cpu::new(native.target, 1));
+    let stream = || probe::bandwidth(device.pool(), 512 << 20, Duration::from_millis(300)).unwrap();
+    let before = stream();
+    let blocks: Arc<Vec<u8>> = Arc::new(noise(WIDE * WIDE / 64));
+    let bytes = blocks.len();
+    let locate = |_: &str| Some(Source::whole(&THIRDS, &[WIDE as u64, WIDE as u64], blocks.clone()));
+    let mut single = Single::new(device.clone(), &product_of(1, WIDE, WIDE), Sizes::new(), &locate).unwrap();
+    let xs = (0..WIDE).map(|at| (at * 37 % 101) as f32 / 50.0 - 1.0).collect();
+    single.give("x", &Tensor::floats(DType::F32, &[1, WIDE], xs)).unwrap();
+    let pass = || {
+        let start = Instant::now();
+        single.run().unwrap();
+        start.elapsed().as_secs_f64()
+    };
+    let mut times: Vec<f64> = std::iter::repeat_with(pass).take(40).collect();
+    times.sort_by(f64::total_cmp);
+    let (speed, stream) = (bytes as f64 / times[times.len() / 2] / 1e9, before.max(stream()));
+    println!("{name}: {speed:.1} GB/s of {stream:.1}, {:.0} %", 100.0 * speed / stream);
 }

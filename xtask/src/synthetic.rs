@@ -1,12 +1,12 @@
 //! Model files with random weights, in the shapes of well-known models: speed does not depend on what weights are.
 //!
-//! The file is GGUF (version 3), which llama.cpp reads too. The vocabulary is made up; bytes are tokens, so that any
-//! text can be a prompt. A file may be larger than memory: no more than a few megabytes of it are there at a time.
+//! The file is GGUF (version 3), which llama.cpp reads too. A file may be larger than memory: no more than a few megabytes of it are there at a time.
 
 mod blocks;
 mod disk;
 mod gguf;
 mod shape;
+mod vocabulary;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -43,7 +43,7 @@ impl Synthetic {
         })?;
         let layers = layers.unwrap_or(shape.layers);
         let tensors = shape.tensors(layers, encoding);
-        Ok(Synthetic { beginning: gguf::beginning(&shape.header(layers), &tensors), tensors })
+        Ok(Synthetic { beginning: gguf::beginning(&shape.header(layers, encoding), &tensors), tensors })
     }
 
     /// How long the file is.

@@ -11,6 +11,7 @@ mod faults;
 mod hostile;
 #[path = "../common/native.rs"]
 mod native;
+mod prefetch;
 #[path = "../common/random.rs"]
 mod random;
 mod scalars;

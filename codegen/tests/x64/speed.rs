@@ -28,7 +28,7 @@ fn product(format: &str, tokens: usize) -> Case {
 }
 
 /// The product of some rows with a weight of so many rows and columns.
-fn product_of(format: &str, tokens: usize, [width, depth]: [usize; 2]) -> Case {
+pub(crate) fn product_of(format: &str, tokens: usize, [width, depth]: [usize; 2]) -> Case {
     let mut case = Case::new(&format!("{format} {tokens}"));
     let format = Format::find(format).unwrap();
     let x = case.input("x", &[tokens, depth].map(|n| Expr::int(n as i64)), &[tokens, depth]);

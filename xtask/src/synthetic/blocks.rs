@@ -1,10 +1,11 @@
 //! Random numbers as files store them.
 
-/// How numbers are stored: the name, GGML's number for it, numbers and bytes of a block, and the mask and the fixed bits
+/// How numbers are stored: the name, GGML's numbers for it and for files that are mostly of it, numbers and bytes of a block, and the mask and the fixed bits
 /// that make a block of random bytes numbers of about a hundredth.
 pub(super) struct Encoding {
     pub(super) name: &'static str,
     pub(super) kind: u32,
+    pub(super) file: u32,
     numbers: u64,
     mask: &'static [u8],
     fixed: &'static [u8],
@@ -20,12 +21,19 @@ impl Encoding {
 /// Every encoding, the plainest first.
 pub(super) static ENCODINGS: [Encoding; 5] = [
     // Exponents of 2^-7 and 2^-6, random signs and mantissas.
-    Encoding { name: "f32", kind: 0, numbers: 1, mask: &[255, 255, 255, 0x80], fixed: &[0, 0, 0, 0x3c] },
-    Encoding { name: "f16", kind: 1, numbers: 1, mask: &[255, 0x87], fixed: &[0, 0x20] },
-    Encoding { name: "bf16", kind: 30, numbers: 1, mask: &[255, 0x80], fixed: &[0, 0x3c] },
+    Encoding {
+        name: "f32",
+        kind: 0,
+        file: 0,
+        numbers: 1,
+        mask: &[255, 255, 255, 0x80],
+        fixed: &[0, 0, 0, 0x3c],
+    },
+    Encoding { name: "f16", kind: 1, file: 1, numbers: 1, mask: &[255, 0x87], fixed: &[0, 0x20] },
+    Encoding { name: "bf16", kind: 30, file: 32, numbers: 1, mask: &[255, 0x80], fixed: &[0, 0x3c] },
     // A scale of 2^-13 or 2^-9 in half precision, then random integers.
-    Encoding { name: "q8_0", kind: 8, numbers: 32, mask: &scaled::<34>(), fixed: &[0, 0x08] },
-    Encoding { name: "q4_0", kind: 2, numbers: 32, mask: &scaled::<18>(), fixed: &[0, 0x18] },
+    Encoding { name: "q8_0", kind: 8, file: 7, numbers: 32, mask: &scaled::<34>(), fixed: &[0, 0x08] },
+    Encoding { name: "q4_0", kind: 2, file: 2, numbers: 32, mask: &scaled::<18>(), fixed: &[0, 0x18] },
 ];
 
 /// The mask of a block that begins with a scale in half precision, of which all is fixed.

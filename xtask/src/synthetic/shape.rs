@@ -2,6 +2,7 @@
 
 use super::blocks::{ENCODINGS, Encoding};
 use super::gguf::Header;
+use super::vocabulary;
 
 /// A model's sizes.
 pub(super) struct Shape {
@@ -21,10 +22,8 @@ pub(super) struct Family {
     name: &'static str,
     /// The share of a head that turns, as its reciprocal.
     turned: u64,
-    /// The metadata that it has and others have not.
-    further: fn(&mut Header),
-    /// The texts of the control tokens behind the pieces of text, if it has any.
-    controls: &'static [&'static str],
+    /// Its vocabulary of so many tokens, which begins with the unknown, the first and the last one.
+    vocabulary: fn(u64, &mut Header),
     /// The tensors of a layer.
     layer: fn(&Shape, &mut Tensors),
 }
@@ -32,8 +31,7 @@ pub(super) struct Family {
 const LLAMA: Family = Family {
     name: "llama",
     turned: 1,
-    further: |_| {},
-    controls: &[],
+    vocabulary: vocabulary::merges,
     layer: |shape, tensors| {
         let keys = shape.width / shape.heads * shape.key_heads;
         tensors.gains("attn_norm", shape.width);
@@ -48,24 +46,26 @@ const LLAMA: Family = Family {
     },
 };
 
+const CHATGLM_CONTROLS: &[&str] = &[
+    "[MASK]",
+    "[gMASK]",
+    "[sMASK]",
+    "sop",
+    "eop",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|observation|>",
+];
+
 const CHATGLM: Family = Family {
     name: "chatglm",
     turned: 2,
-    further: |header| {
+    vocabulary: |size, header| {
+        vocabulary::pieces(size, CHATGLM_CONTROLS, header);
         header.string("tokenizer.ggml.pre", "chatglm-spm");
         header.flag("tokenizer.ggml.add_bos_token", false);
     },
-    controls: &[
-        "[MASK]",
-        "[gMASK]",
-        "[sMASK]",
-        "sop",
-        "eop",
-        "<|system|>",
-        "<|user|>",
-        "<|assistant|>",
-        "<|observation|>",
-    ],
     layer: |shape, tensors| {
         let packed = shape.width + 2 * (shape.width / shape.heads * shape.key_heads);
         tensors.gains("attn_norm", shape.width);
@@ -211,12 +211,14 @@ impl Shape {
         tensors.all
     }
 
-    /// The metadata of a file with so many layers.
-    pub(super) fn header(&self, layers: u64) -> Header {
+    /// The metadata of a file with so many layers and all matrices in that encoding.
+    pub(super) fn header(&self, layers: u64, encoding: &Encoding) -> Header {
         let family = self.family;
         let mut header = Header::default();
         header.string("general.architecture", family.name);
         header.string("general.name", self.name);
+        header.number("general.file_type", encoding.file.into());
+        header.number("general.quantization_version", 2);
         for (name, value) in [
             ("context_length", 4096),
             ("embedding_length", self.width),
@@ -231,33 +233,10 @@ impl Shape {
         }
         header.float(&format!("{}.attention.layer_norm_rms_epsilon", family.name), 1e-5);
         header.float(&format!("{}.rope.freq_base", family.name), 10000.0);
-        header.string("tokenizer.ggml.model", "llama");
-        (family.further)(&mut header);
-        self.vocabulary(&mut header);
+        (family.vocabulary)(self.vocabulary, &mut header);
         header.number("tokenizer.ggml.bos_token_id", 1);
         header.number("tokenizer.ggml.eos_token_id", 2);
         header.number("tokenizer.ggml.unknown_token_id", 0);
         header
-    }
-
-    /// Tokens: three that every vocabulary has, each byte, made-up words, and the control tokens of the family.
-    fn vocabulary(&self, header: &mut Header) {
-        const UNKNOWN: i32 = 2;
-        const CONTROL: i32 = 3;
-        const BYTE: i32 = 6;
-        const NORMAL: i32 = 1;
-        let words = self.vocabulary - self.family.controls.len() as u64;
-        let special = [("<unk>", UNKNOWN), ("<s>", CONTROL), ("</s>", CONTROL)];
-        let special = special.map(|(text, kind)| (text.to_owned(), kind));
-        let bytes = (0..256).map(|byte| (format!("<0x{byte:02X}>"), BYTE));
-        let made_up = (259..words).map(|id| (format!("token{id}"), NORMAL));
-        let controls = self.family.controls.iter().map(|text| ((*text).to_owned(), CONTROL));
-        let tokens: Vec<_> = special.into_iter().chain(bytes).chain(made_up).chain(controls).collect();
-        header.array("tokenizer.ggml.tokens", 8, self.vocabulary);
-        tokens.iter().for_each(|(text, _)| header.text(text));
-        header.array("tokenizer.ggml.scores", 6, self.vocabulary);
-        (0..self.vocabulary).for_each(|id| header.bytes.extend((-(id as f32)).to_le_bytes()));
-        header.array("tokenizer.ggml.token_type", 5, self.vocabulary);
-        tokens.iter().for_each(|(_, kind)| header.bytes.extend(kind.to_le_bytes()));
     }
 }
