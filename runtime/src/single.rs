@@ -50,12 +50,26 @@ impl Single {
         sizes: Sizes,
         locate: &Locate<'_>,
     ) -> Result<Single, Error> {
+        Single::with(device, graph, sizes, locate, &Options::default())
+    }
+
+    /// As [`Single::new`], compiled with options.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with(
+        device: Arc<dyn Device>,
+        graph: &Graph,
+        sizes: Sizes,
+        locate: &Locate<'_>,
+        options: &Options,
+    ) -> Result<Single, Error> {
         let faulty = |faults: &[_]| Error::Graph { graph: graph.name.clone(), faults: lines(faults) };
         jtllm_ir::verify(graph).map_err(|faults| faulty(&faults))?;
         for symbol in &graph.symbols {
             size(symbol, &sizes)?;
         }
-        let compilation = Arc::new(compile(graph, device.target().caps(), &Options::default()));
+        let compilation = Arc::new(compile(graph, device.target().caps(), options));
         let programs = load(&*device, &compilation.kernels)?;
         let mut weights = Weights::default();
         let graph_of_kernels = &compilation.graph;

@@ -60,7 +60,8 @@ pub(super) fn contraction(graph: &mut Graph, node: Node, caps: &Caps, compute: C
     let found = round::plain_contraction(graph, node)?;
     let sum = &found.sums[0];
     let space = graph.shape(node).to_vec();
-    let terms = terms(graph, sum.right, &axes(graph.shape(sum.right)))?;
+    let at = axes(graph.shape(sum.right));
+    let terms = terms(graph, sum.right, &at)?;
     let mut numbers = terms.iter().filter_map(|term| term.number.as_ref());
     let (Some(number), None) = (numbers.next(), numbers.next()) else { return None };
     let depth = Depth::choose(graph, &terms, number, space.len(), sum.depth)?;
@@ -69,7 +70,7 @@ pub(super) fn contraction(graph: &mut Graph, node: Node, caps: &Caps, compute: C
 }
 
 /// Takes a weight's decoding apart; `None` if it is no such sum.
-fn terms(graph: &Graph, node: Node, at: &[Expr]) -> Option<Vec<Term>> {
+fn terms(graph: &mut Graph, node: Node, at: &[Expr]) -> Option<Vec<Term>> {
     if let Some((words, signed)) = words::bytes_of(graph, node) {
         let spare = places::spare(graph, words);
         let words = Factor { node: words, at: at.to_vec(), fixed: true };
@@ -81,25 +82,34 @@ fn terms(graph: &Graph, node: Node, at: &[Expr]) -> Option<Vec<Term>> {
     if let Some(constant) = classify::constant(graph, node) {
         return Some(vec![Term { constant, factors: Vec::new(), number: None }]);
     }
-    let factor = || Factor { node, at: at.to_vec(), fixed: true };
-    let alone = || Some(vec![Term { constant: 1.0, factors: vec![factor()], number: None }]);
-    match graph.op(node) {
+    let alone = |node| {
+        let factor = Factor { node, at: at.to_vec(), fixed: true };
+        Some(vec![Term { constant: 1.0, factors: vec![factor], number: None }])
+    };
+    match graph.op(node).clone() {
         Op::View { x, at: inner, ok: None, extras } if extras.is_empty() => {
             let inner: Vec<Expr> = inner.iter().map(|e| e.at(at)).collect();
-            terms(graph, *x, &inner)
+            terms(graph, x, &inner)
         }
         Op::Map { op, xs } => {
-            let operand = |index: usize| terms(graph, xs[index], at);
+            let mut operand = |index: usize| terms(graph, xs[index], at);
             match op {
                 ScalarOp::Neg => Some(negated(operand(0)?)),
                 ScalarOp::Add => Some([operand(0)?, operand(1)?].concat()),
                 ScalarOp::Sub => Some([operand(0)?, negated(operand(1)?)].concat()),
                 ScalarOp::Mul => product(&operand(0)?, &operand(1)?),
                 ScalarOp::Fma => Some([product(&operand(0)?, &operand(1)?)?, operand(2)?].concat()),
-                _ => alone(),
+                // Once a block, if what divides does not change inside blocks.
+                ScalarOp::Div => {
+                    let numerator = operand(0)?;
+                    let shape = graph.shape(xs[1]).to_vec();
+                    let one = splat(graph, 1.0, &shape);
+                    product(&numerator, &alone(graph.map(ScalarOp::Div, &[one, xs[1]]))?)
+                }
+                _ => alone(node),
             }
         }
-        _ => alone(),
+        _ => alone(node),
     }
 }
 
