@@ -23,7 +23,7 @@ const INT8: f32 = 2e-2;
 const OPTIONS: Options = Options { compute: Compute::Int8, positions: None, range_bytes: None };
 
 /// Formats whose numbers are no bytes times what is constant in a block.
-const FLOATS: [&str; 5] = ["f32", "f16", "bf16", "iq4_nl", "iq4_xs"];
+const FLOATS: [&str; 3] = ["f32", "f16", "bf16"];
 
 fn products(compilation: &Compilation) -> usize {
     let dots = compilation.kernels.iter().flat_map(|kernel| &kernel.values);

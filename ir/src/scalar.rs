@@ -3,6 +3,12 @@
 
 use crate::dtype::DType;
 
+/// Sixteen bytes: see [`ScalarOp::Lookup`].
+pub type Table = [u8; 16];
+
+/// Any table, for the row of all.
+const ANY: Table = [0x81, 0x98, 0xad, 0xbf, 0xcf, 0xdd, 0xea, 0xf6, 1, 13, 25, 38, 53, 69, 89, 113];
+
 /// An operation on scalars.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ScalarOp {
@@ -24,6 +30,8 @@ pub enum ScalarOp {
     /// Two products added to the third operand: the upper halves of two words, then the lower halves, each half a `bf16`.
     /// Each step is rounded once, to nearest even; numbers below the least normal one are 0, operands and results alike.
     Dot2,
+    /// Each byte of a word replaced by the byte of the table that its low four bits number.
+    Lookup(Table),
     /// The opposite.
     Neg,
     /// Absolute value.
@@ -98,6 +106,8 @@ pub enum Signature {
     Bytes,
     /// Two words of two `bf16` (`u32`) and an `f32`, and `f32`.
     Pairs,
+    /// A word of bytes (`u32`), and such a word.
+    Word,
     /// Any type to the one that the operation names.
     Conversion,
     /// A 32-bit type to the one that the operation names.
@@ -106,7 +116,7 @@ pub enum Signature {
 
 /// The facts of one operation.
 pub struct Row {
-    /// The operation (conversions stand once, for all target types).
+    /// The operation (conversions stand once, for all target types, and so do lookups, for all tables).
     pub op: ScalarOp,
     /// The name in text forms.
     pub name: &'static str,
@@ -135,6 +145,7 @@ pub const TABLE: &[Row] = &[
     row(S::Fma, "fma", 3, G::Float, 1),
     row(S::Dot4, "dot4", 3, G::Bytes, 1),
     row(S::Dot2, "dot2", 3, G::Pairs, 1),
+    row(S::Lookup(ANY), "lookup", 1, G::Word, 4),
     row(S::Neg, "neg", 1, G::Arithmetic, 1),
     row(S::Abs, "abs", 1, G::Arithmetic, 1),
     row(S::Min, "min", 2, G::Arithmetic, 1),
@@ -227,16 +238,18 @@ impl ScalarOp {
         let key = match self {
             ScalarOp::Cast(_) => ScalarOp::Cast(DType::F32),
             ScalarOp::Bitcast(_) => ScalarOp::Bitcast(DType::F32),
+            ScalarOp::Lookup(_) => ScalarOp::Lookup(ANY),
             other => other,
         };
         TABLE.iter().find(|row| row.op == key).expect("the table has a row for every operation")
     }
 
-    /// The name in text forms: the target type for conversions.
+    /// The name in text forms: the target type for conversions, the table's bytes with lookups.
     pub fn name(self) -> String {
         match self {
             ScalarOp::Cast(dtype) => dtype.name().to_owned(),
             ScalarOp::Bitcast(dtype) => format!("bits_{}", dtype.name()),
+            ScalarOp::Lookup(table) => format!("lookup_{:032x}", u128::from_be_bytes(table)),
             other => other.row().name.to_owned(),
         }
     }
@@ -249,8 +262,12 @@ impl ScalarOp {
         if let Some(dtype) = name.strip_prefix("bits_").and_then(DType::parse) {
             return Some(ScalarOp::Bitcast(dtype));
         }
+        if let Some(bytes) = name.strip_prefix("lookup_").filter(|bytes| bytes.len() == 32) {
+            return u128::from_str_radix(bytes, 16).ok().map(|bytes| ScalarOp::Lookup(bytes.to_be_bytes()));
+        }
         let named = TABLE.iter().find(|row| row.name == name)?;
-        (!matches!(named.op, ScalarOp::Cast(_) | ScalarOp::Bitcast(_))).then_some(named.op)
+        let is_whole = !matches!(named.op, ScalarOp::Cast(_) | ScalarOp::Bitcast(_) | ScalarOp::Lookup(_));
+        is_whole.then_some(named.op)
     }
 
     /// The types of the operands when the last one has type `dtype`; whether the operation takes that one,
@@ -296,6 +313,8 @@ impl ScalarOp {
             (G::Bytes, _) => Err("operands of types u32, u32 and i32"),
             (G::Pairs, _) if operands == [DType::U32, DType::U32, DType::F32] => Ok(DType::F32),
             (G::Pairs, _) => Err("operands of types u32, u32 and f32"),
+            (G::Word, _) if first == DType::U32 => Ok(DType::U32),
+            (G::Word, _) => Err("an operand of type u32"),
             (G::Conversion, ScalarOp::Cast(dtype)) => Ok(dtype),
             (G::Reinterpretation, ScalarOp::Bitcast(dtype)) if dtype.size() == 4 && first.size() == 4 => {
                 Ok(dtype)
@@ -362,7 +381,7 @@ impl ScalarOp {
             S::Le => return truth(x <= y),
             S::Eq => return truth(x == y),
             S::Ne => return truth(x != y),
-            S::Rem | S::Dot4 | S::Dot2 | S::And | S::Or | S::Xor | S::Shl | S::Shr => f32::NAN,
+            S::Rem | S::Dot4 | S::Dot2 | S::Lookup(_) | S::And | S::Or | S::Xor | S::Shl | S::Shr => f32::NAN,
             S::Select | S::Cast(_) | S::Bitcast(_) => x,
         })
     }
@@ -380,6 +399,7 @@ impl ScalarOp {
             S::Rem if y == 0 => 0,
             S::Rem => x - y * (x.wrapping_div(y) - i64::from(x % y != 0 && (x < 0) != (y < 0))),
             S::Dot4 => i64::from(dot4(x as u32, y as u32, xs[2].int() as i32)),
+            S::Lookup(table) => i64::from(lookup(x as u32, &table)),
             S::Neg => -x,
             S::Abs => x.abs(),
             S::Min => x.min(y),
@@ -403,6 +423,16 @@ impl ScalarOp {
 pub fn dot4(unsigned: u32, signed: u32, sum: i32) -> i32 {
     let products = unsigned.to_le_bytes().into_iter().zip(signed.to_le_bytes());
     products.fold(sum, |sum, (x, y)| sum.wrapping_add(i32::from(x) * i32::from(y as i8)))
+}
+
+/// What [`ScalarOp::Lookup`] gives.
+pub fn lookup(word: u32, table: &Table) -> u32 {
+    u32::from_le_bytes(word.to_le_bytes().map(|byte| table[usize::from(byte & 15)]))
+}
+
+/// A table as four words, the first byte lowest.
+pub fn words_of(table: &Table) -> [u32; 4] {
+    std::array::from_fn(|at| u32::from_le_bytes([0, 1, 2, 3].map(|byte| table[4 * at + byte])))
 }
 
 /// What [`ScalarOp::Dot2`] gives.

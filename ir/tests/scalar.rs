@@ -17,7 +17,7 @@ fn int(op: &str, dtype: DType, xs: &[i64]) -> i64 {
 #[test]
 fn names_are_unique_and_read_back() {
     for row in TABLE {
-        if matches!(row.op, ScalarOp::Cast(_) | ScalarOp::Bitcast(_)) {
+        if matches!(row.op, ScalarOp::Cast(_) | ScalarOp::Bitcast(_) | ScalarOp::Lookup(_)) {
             continue;
         }
         assert_eq!(row.op.name(), row.name);
@@ -31,6 +31,12 @@ fn names_are_unique_and_read_back() {
         assert_eq!(DType::parse(dtype.name()), Some(dtype));
     }
     assert_eq!(ScalarOp::parse("cast"), None, "a conversion is named by its target");
+    let table = ScalarOp::Lookup([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 0x80]);
+    assert_eq!(table.name(), "lookup_000102030405060708090a0b0c0d0e80");
+    assert_eq!(ScalarOp::parse(&table.name()), Some(table));
+    for name in ["lookup", "lookup_", "lookup_00", "lookup_0x0102030405060708090a0b0c0d0e80"] {
+        assert_eq!(ScalarOp::parse(name), None, "a lookup is named by all of its table: {name}");
+    }
     assert_eq!(ScalarOp::parse("nothing"), None);
 }
 
@@ -49,6 +55,7 @@ fn each_operation_accepts_just_the_types_of_its_signature() {
             "lt" | "le" | "eq" | "ne" => "f32 i32 u32 bool",
             "select" => "f32 i32 u32 bool",
             "dot4" => "i32",
+            "lookup" => "u32",
             "dot2" => "f32",
             "cast" => "f32 f16 bf16 i32 u32 i8 u8 bool",
             "bitcast" => "f32 i32 u32",
@@ -258,4 +265,12 @@ fn values_survive_their_bits_in_memory() {
             assert_eq!(value.to_bits(dtype) & mask, bits, "{dtype} {bits:x}");
         }
     }
+}
+
+/// The low half of each byte is a place in the table, whatever the high half is.
+#[test]
+fn lookups_go_byte_by_byte() {
+    let table = std::array::from_fn(|place| (17 * place + 3) as u8);
+    let found = ScalarOp::Lookup(table).evaluate(DType::U32, &[Scalar::Int(0xF081_2A0F)]).int();
+    assert_eq!(found, i64::from(u32::from_le_bytes([table[15], table[10], table[1], table[0]])));
 }

@@ -34,7 +34,7 @@ fn check(target: &Cranelift, op: ScalarOp, operands: &[DType]) {
 #[test]
 fn every_operation_on_every_type() {
     let all = all(HOST.caps());
-    assert_eq!(all.len(), 64 + 64 + 9);
+    assert_eq!(all.len(), 64 + 64 + 10);
     for (op, operands) in all {
         check(&HOST, op, &operands);
     }

@@ -3,13 +3,12 @@
 //!
 //! All of them take as many bits in memory as in the file.
 
-use super::words::{self, element, float, int, join, quads, scaled, signed, unsigned};
+use super::words::{self, element, float, int, join, lookup, quads, scaled, signed, unsigned};
 use super::{Format, Plane};
-use crate::build::splat;
 use crate::dtype::DType;
 use crate::expr::Expr;
 use crate::graph::{Graph, Node};
-use crate::scalar::ScalarOp;
+use crate::scalar::{ScalarOp, Table};
 
 pub(super) mod super_blocks;
 
@@ -137,7 +136,7 @@ pub(super) static IQ4_NL: Format = Format {
     decode: |graph, planes, shape| {
         let number = codebook(graph, planes[0], shape);
         let scale = float(graph, planes[1], shape, 32);
-        graph.map(ScalarOp::Mul, &[number, scale])
+        scaled(graph, number, scale, 24, shape)
     },
     unpack: |block, planes| {
         planes[1].copy_from_slice(&block[..2]);
@@ -145,21 +144,14 @@ pub(super) static IQ4_NL: Format = Format {
     },
 };
 
-/// The polynomial whose values at 0 to 15 lie nearest to ggml's table -127, -104, -83, -65, -49, -35, -22, -10,
-/// 1, 13, 25, 38, 53, 69, 89, 113: none is further than 0.434 away, so rounding gives the table itself: four
-/// multiplications where a tree of selections has fifteen, and no target need look anything up.
-const CODEBOOK: [f32; 5] = [0.001_586_04, 0.031_086_4, -1.371_93, 24.173_8, -126.567];
+/// ggml's table of 16: the bytes of -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113.
+const CODEBOOK: Table = [0x81, 0x98, 0xad, 0xbf, 0xcf, 0xdd, 0xea, 0xf6, 1, 13, 25, 38, 53, 69, 89, 113];
 
-/// The number that each place of a plane of four bits stands for in ggml's table of 16.
+/// The number that each place of a plane of four bits stands for in ggml's table, times `2^24`.
 fn codebook(graph: &mut Graph, plane: Node, shape: &[Expr]) -> Node {
     let quads = quads(graph, plane, shape, 4);
-    let x = unsigned(graph, quads, shape);
-    let mut value = splat(graph, CODEBOOK[0], shape);
-    for coefficient in &CODEBOOK[1..] {
-        let coefficient = splat(graph, *coefficient, shape);
-        value = graph.map(ScalarOp::Fma, &[value, x, coefficient]);
-    }
-    graph.map(ScalarOp::Round, &[value])
+    let words = lookup(graph, quads, CODEBOOK);
+    signed(graph, words, shape)
 }
 
 /// Number `k` of 32 that lie in 16 bytes, `k` and `k + 16` in one.

@@ -12,7 +12,7 @@ use crate::build::{splat, splat_scalar};
 use crate::dtype::DType;
 use crate::expr::Expr;
 use crate::graph::{Graph, Node, Op};
-use crate::scalar::{Scalar, ScalarOp};
+use crate::scalar::{Scalar, ScalarOp, Table};
 
 /// The element of a plane that serves each number, `span` numbers an element.
 pub fn element(graph: &mut Graph, plane: Node, shape: &[Expr], span: i64) -> Node {
@@ -58,6 +58,11 @@ pub fn join(graph: &mut Graph, low: Node, high: Node, above: i64, up: i64, shape
     };
     let (low, high) = (shift(low, up), shift(high, above + up));
     graph.map(ScalarOp::Or, &[low, high])
+}
+
+/// The bytes of a table of 16 that words of four numbers below 16 stand for.
+pub fn lookup(graph: &mut Graph, quads: Node, table: Table) -> Node {
+    graph.map(ScalarOp::Lookup(table), &[quads])
 }
 
 /// Each number's byte of words of four, unsigned, as `f32`.

@@ -3,6 +3,7 @@
 use cranelift_codegen::ir::InstBuilder;
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::types::{F32, F32X4, F64, I8X16, I32, I32X4, I64};
+use jtllm_ir::scalar::{Table, words_of};
 use jtllm_ir::{DType, ScalarOp};
 
 use super::LANES;
@@ -151,6 +152,7 @@ impl Emitter<'_, '_> {
                 self.choose(divides, rest, zero)
             }
             ScalarOp::Dot4 => self.dot_of_bytes(x, y, xs[2]),
+            ScalarOp::Lookup(table) => self.lookup(x, &table),
             ScalarOp::Neg => self.at().ins().ineg(x),
             ScalarOp::Abs if signed => self.at().ins().iabs(x),
             ScalarOp::Abs => x,
@@ -216,6 +218,36 @@ impl Emitter<'_, '_> {
         });
         let products = self.at().ins().iadd_pairwise(pairs[0], pairs[1]);
         self.at().ins().iadd(products, sum)
+    }
+
+    /// The bytes of a table that the low halves of a word's bytes number.
+    fn lookup(&mut self, x: Register, table: &Table) -> Register {
+        if !self.is_wide(x) {
+            let x = self.at().ins().scalar_to_vector(I32X4, x);
+            let bytes = self.lookup(x, table);
+            return self.at().ins().extractlane(bytes, 0);
+        }
+        if self.features.shuffles {
+            let low = self.word(x, 0x0F0F_0F0F);
+            let places = self.at().ins().band(x, low);
+            let places = self.bits(I8X16, places);
+            let table = self.constant(I32X4, words_of(table));
+            let table = self.bits(I8X16, table);
+            let bytes = self.at().ins().x86_pshufb(table, places);
+            return self.bits(I32X4, bytes);
+        }
+        // Half as many candidates after each bit.
+        let mut all: Vec<Register> =
+            table.iter().map(|byte| self.word(x, u32::from(*byte) * 0x0101_0101)).collect();
+        for bit in 0..4 {
+            let bit = self.word(x, 0x0101_0101 << bit);
+            let set = self.at().ins().band(x, bit);
+            let [set, bit] = [set, bit].map(|x| self.bits(I8X16, x));
+            let set = self.at().ins().icmp(IntCC::Equal, set, bit);
+            let set = self.bits(I32X4, set);
+            all = all.chunks(2).map(|pair| self.at().ins().bitselect(set, pair[1], pair[0])).collect();
+        }
+        all[0]
     }
 
     /// Vectors are shifted by one count for all lanes; Cranelift takes counts modulo 32.

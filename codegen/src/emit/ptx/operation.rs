@@ -1,5 +1,6 @@
 //! Scalar operations as instructions: one row each, beside conversions.
 
+use jtllm_ir::scalar::{Table, words_of};
 use jtllm_ir::{DType, Scalar, ScalarOp};
 
 use super::function::{Class, Emitter};
@@ -101,7 +102,8 @@ fn spelling(op: ScalarOp, dtype: DType) -> Option<&'static str> {
 
 /// Whether the target has the operation; the others are made of simpler ones before.
 pub(super) fn is_supported(op: ScalarOp, dtype: DType) -> bool {
-    matches!(op, ScalarOp::Cast(_) | ScalarOp::Bitcast(_)) || spelling(op, dtype).is_some()
+    matches!(op, ScalarOp::Cast(_) | ScalarOp::Bitcast(_) | ScalarOp::Lookup(_))
+        || spelling(op, dtype).is_some()
 }
 
 /// A constant as it stands in instructions; truth values need a register.
@@ -124,6 +126,7 @@ impl Emitter<'_> {
         match op {
             ScalarOp::Cast(to) => return self.cast(&x, from, to),
             ScalarOp::Bitcast(to) => return self.make(Class::of(to), "mov.b32", &[&x]),
+            ScalarOp::Lookup(table) => return self.lookup(&x, &table),
             // A count that is known needs no reduction.
             ScalarOp::Shl | ScalarOp::Shr if x.parse::<i64>().is_ok() => {
                 let count = x.parse::<i64>().map_or(0, |count| count & 31).to_string();
@@ -157,6 +160,18 @@ impl Emitter<'_> {
             self.line(instruction.trim());
         }
         result
+    }
+
+    /// The bytes of a table that the low halves of a word's bytes number: those of either half of the table by the lowest
+    /// three bits, and of both the one that the fourth bit says.
+    fn lookup(&mut self, x: &str, table: &Table) -> String {
+        let [first, second, third, fourth] = words_of(table);
+        let text = format!(
+            "and.b32 $a, $0, 0x07070707; shr.u32 $b, $a, 4; or.b32 $a, $a, $b; prmt.b32 $a, $a, 0, 0x4420; \
+             prmt.b32 $b, {first}, {second}, $a; prmt.b32 $c, {third}, {fourth}, $a; xor.b32 $c, $c, $b; \
+             shl.b32 $a, $0, 4; prmt.b32 $a, $a, 0, 0xBA98; and.b32 $c, $c, $a; xor.b32 $d, $b, $c;"
+        );
+        self.spell(&text, &[x], Class::Word, "u32")
     }
 
     /// The value of `x`, of type `from`, as type `to`, as both are carried.

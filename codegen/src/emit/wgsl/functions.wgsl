@@ -19,6 +19,15 @@ fn dot_of_bytes(x: u32, y: u32, sum: i32) -> i32 {
   return sum + dot4I8Packed(x ^ 0x80808080u, y) + 128 * dot4I8Packed(0x01010101u, y);
 }
 
+fn bytes_of_table(x: u32, table: vec4<u32>) -> u32 {
+  var bytes = 0u;
+  for (var at = 0u; at < 32u; at += 8u) {
+    let place = extractBits(x, at, 4u);
+    bytes |= ((table[place >> 2u] >> ((place & 3u) * 8u)) & 255u) << at;
+  }
+  return bytes;
+}
+
 fn float_to_i32(x: f32) -> i32 {
   if (x >= 2147483648.0) { return 2147483647; }
   if (x < -2147483648.0) { return -2147483647 - 1; }

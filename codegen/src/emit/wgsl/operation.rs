@@ -1,5 +1,6 @@
 //! Scalar operations as text: one row each, beside conversions.
 
+use jtllm_ir::scalar::words_of;
 use jtllm_ir::{DType, Scalar, ScalarOp};
 
 use super::function::carried;
@@ -35,7 +36,7 @@ const SPELLINGS: &[(ScalarOp, &str, &str)] = &[
 
 /// Whether the target has the operation; the others are made of simpler ones before.
 pub(super) fn is_supported(op: ScalarOp) -> bool {
-    let made = matches!(op, ScalarOp::Rem | ScalarOp::Cast(_) | ScalarOp::Bitcast(_));
+    let made = matches!(op, ScalarOp::Rem | ScalarOp::Cast(_) | ScalarOp::Bitcast(_) | ScalarOp::Lookup(_));
     made || SPELLINGS.iter().any(|(known, _, _)| *known == op)
 }
 
@@ -45,6 +46,10 @@ pub(super) fn scalar(op: ScalarOp, operands: &[(String, DType)]) -> String {
     match (op, dtype) {
         (ScalarOp::Cast(to), from) => return cast(name, *from, to),
         (ScalarOp::Bitcast(to), _) => return format!("bitcast<{}>({name})", carried(to)),
+        (ScalarOp::Lookup(table), _) => {
+            let words = words_of(&table).map(|word| format!("{word}u")).join(", ");
+            return format!("bytes_of_table({name}, vec4<u32>({words}))");
+        }
         (ScalarOp::Neg, DType::U32) => return format!("(0u - {name})"),
         (ScalarOp::Neg, DType::I32) => return format!("(0 - {name})"),
         (ScalarOp::Div | ScalarOp::Rem, DType::I32 | DType::U32) => {

@@ -1,5 +1,6 @@
 //! Scalar operations on vectors.
 
+use jtllm_ir::scalar::{Table, words_of};
 use jtllm_ir::{DType, ScalarOp};
 
 use super::isa::{Level, Op};
@@ -49,6 +50,7 @@ impl Selector<'_> {
                 let (x, y) = if self.is_later(x) && !self.is_later(y) { (y, x) } else { (x, y) };
                 return self.dot(Op::Dot2, &[x, y, sum], target);
             }
+            ScalarOp::Lookup(table) => self.lookup(operands[0], &table),
             ScalarOp::Select => {
                 let xs: Vec<Reg> = operands.iter().map(|x| self.lanes_of(*x)).collect();
                 let to = target.unwrap_or_else(|| self.code.new_reg(self.code.class(xs[1])));
@@ -333,6 +335,27 @@ impl Selector<'_> {
         let places = self.constant(&places);
         let word = self.lanes_of(word);
         self.binary(Op::Bytes, word, places)
+    }
+
+    /// The bytes of a table that the low halves of a word's bytes number.
+    fn lookup(&mut self, word: ValueId, table: &Table) -> Reg {
+        const LOW: u32 = 0x0F0F_0F0F;
+        // An index with its highest bit set would give a zero byte.
+        let is_low = match &self.kernel.record(word).value {
+            Value::Scalar(ScalarOp::And, operands) => operands
+                .get(1)
+                .and_then(|mask| self.constant_of(*mask))
+                .is_some_and(|mask| mask & i64::from(!LOW) == 0),
+            _ => false,
+        };
+        let mut places = self.lanes_of(word);
+        if !is_low {
+            let low = self.word(LOW);
+            places = self.binary(Op::And, places, low);
+        }
+        let words: Vec<u32> = words_of(table).into_iter().cycle().take(self.level.lanes()).collect();
+        let table = self.constant(&words);
+        self.binary(Op::Bytes, table, places)
     }
 
     /// An unsigned number below 2^31 as a float: the signed conversion, which every level has.

@@ -3,7 +3,7 @@
 //! A register holds a float of any type as the bits of the equal `f32`, an integer as its low 32 bits,
 //! sign-extended where its type is signed.
 
-use jtllm_ir::scalar::{dot2, dot4};
+use jtllm_ir::scalar::{dot2, dot4, lookup};
 use jtllm_ir::{DType, Scalar, ScalarOp};
 
 /// A scalar as a register holds it.
@@ -97,6 +97,7 @@ fn fast_other(op: ScalarOp, types: Types, xs: &[&[u32]], out: &mut [u32]) -> boo
                 *o = dot4(*x, *y, *z as i32) as u32;
             }
         }
+        (ScalarOp::Lookup(table), [x]) => unary(x, out, |x| lookup(x, &table)),
         (ScalarOp::Dot2, [x, y, z]) => {
             for (o, ((x, y), z)) in out.iter_mut().zip(x.iter().zip(*y).zip(*z)) {
                 *o = dot2(*x, *y, f32::from_bits(*z)).to_bits();

@@ -159,7 +159,7 @@ pub(in crate::format) static IQ4_XS: Format = Format {
     planes: &[QUANTS_4, SIGNED_32, SCALE],
     decode: |graph, planes, shape| {
         let number = codebook(graph, planes[0], shape);
-        scaled_twice(graph, number, (planes[1], 32), planes[2], 0, shape)
+        scaled_twice(graph, number, (planes[1], 32), planes[2], 24, shape)
     },
     unpack: |block, planes| {
         planes[2].copy_from_slice(&block[..2]);
