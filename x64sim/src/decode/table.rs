@@ -367,6 +367,7 @@ static ALONE: &[(Code, Row)] = &[
     (VEX_Vpsignb_ymm_ymm_ymmm256, binary(each!(|x, y| with_signs(x, y))).on(8)),
     (VEX_Vpackusdw_xmm_xmm_xmmm128, binary(across::words_of_both).on(4)),
     (VEX_Vpackuswb_xmm_xmm_xmmm128, binary(across::bytes_of_both).on(4)),
+    (VEX_Vbroadcasti128_ymm_m128, unary(across::same_sixteen_bytes).of(2).on(8)),
     (VEX_Vbroadcastss_ymm_xmm, unary(across::first).spread().on(8)),
     (VEX_Vbroadcastss_ymm_m32, unary(across::first).spread().on(8)),
     (EVEX_Vbroadcastss_zmm_k1z_xmmm32, unary(across::first).spread()),
