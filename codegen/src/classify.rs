@@ -61,8 +61,10 @@ pub fn contraction(graph: &Graph, node: Node, stop: &dyn Fn(Node) -> bool) -> Op
     let (a, b, product) = match operands(graph, terms, ScalarOp::Mul) {
         Some(&[a, b]) => (a, b, Product::Floats),
         _ => {
-            let &[b, a, zero] = operands(graph, terms, ScalarOp::Dot4)? else { return None };
-            (constant(graph, zero) == Some(0.0)).then_some((a, b, Product::Bytes))?
+            let of = |(op, product)| operands(graph, terms, op).map(|xs| (xs, product));
+            let bytes = [(ScalarOp::Dot4, Product::Bytes), (ScalarOp::Dot4Signed, Product::SignedBytes)];
+            let (&[b, a, zero], product) = bytes.into_iter().find_map(of)? else { return None };
+            (constant(graph, zero) == Some(0.0)).then_some((a, b, product))?
         }
     };
     let (in_a, in_b) = (depends_on(graph, a, stop), depends_on(graph, b, stop));
@@ -86,8 +88,8 @@ pub fn contraction(graph: &Graph, node: Node, stop: &dyn Fn(Node) -> bool) -> Op
     if right_axes.is_empty() || right_axes.iter().any(|axis| space[*axis].as_int().is_none()) {
         return None;
     }
-    // Which operand's bytes are unsigned is no choice.
-    if product == Product::Bytes && left != a {
+    // Which operand's bytes are unsigned, or may be anything, is no choice.
+    if product.is_of_bytes() && left != a {
         return None;
     }
     let sum = Sum { root: node, left, right, product, blocks, depth };

@@ -25,7 +25,7 @@ pub enum Count {
 /// What the products of a sum multiply.
 pub(crate) fn multiplied(graph: &Graph, sum: &Sum) -> Compute {
     match (sum.product, narrow_type(graph, sum.left), narrow_type(graph, sum.right)) {
-        (Product::Bytes, ..) => Compute::Int8,
+        (Product::Bytes | Product::SignedBytes, ..) => Compute::Int8,
         (_, Some(DType::BF16), Some(DType::BF16)) => Compute::Bf16,
         (_, Some(DType::F16), Some(DType::F16)) => Compute::F16,
         _ => Compute::F32,
@@ -42,7 +42,7 @@ impl Compilation {
                 for sum in &contraction.sums {
                     let depth = sum.depth * sum.blocks.as_ref().map_or(1, |blocks| blocks.count);
                     // A depth of bytes is one of words.
-                    let products = if sum.product == Product::Bytes { 4 * depth } else { depth };
+                    let products = if sum.product.is_of_bytes() { 4 * depth } else { depth };
                     let all = element_count(graph.shape(sum.root)) * (2 * products);
                     let count = counts.entry(multiplied(graph, sum)).or_insert_with(|| Expr::int(0));
                     *count = count.clone() + all;

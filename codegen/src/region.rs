@@ -68,6 +68,15 @@ pub enum Product {
     Floats,
     /// Four unsigned bytes of the right operand and four signed ones of the left, as [`jtllm_ir::ScalarOp::Dot4`] does.
     Bytes,
+    /// Four signed bytes of each, as [`jtllm_ir::ScalarOp::Dot4Signed`] does.
+    SignedBytes,
+}
+
+impl Product {
+    /// Whether operands are words of four bytes.
+    pub fn is_of_bytes(self) -> bool {
+        self != Product::Floats
+    }
 }
 
 /// `sum_u left[u] * right[u]`; or with blocks `sum_b each(b)`, where `each` is made of such a sum inside the block.

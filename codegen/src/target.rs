@@ -64,6 +64,8 @@ pub struct Caps {
     pub vector_bytes: u32,
     /// Whether packed weights are multiplied as bytes unless the user says otherwise.
     pub bytes: bool,
+    /// Whether there is `dot4_signed`: numbers that take all bits of their bytes are then multiplied with their sign.
+    pub signed_bytes: bool,
     /// Whether there is `dot2`: numbers of `bf16` that lie side by side are then multiplied two at a time.
     pub dot2: bool,
     /// Whether weights of `bf16` are multiplied so unless the user says otherwise: not where it takes as long as doing
@@ -96,6 +98,7 @@ impl Caps {
             attend_groups: 0,
             vector_bytes: 0,
             bytes: false,
+            signed_bytes: false,
             dot2: false,
             pairs: false,
             decompose: true,
@@ -119,6 +122,7 @@ impl Caps {
             attend_groups: 1024,
             vector_bytes: 0,
             bytes: false,
+            signed_bytes: false,
             dot2: false,
             pairs: false,
             decompose: false,

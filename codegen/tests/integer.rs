@@ -27,7 +27,8 @@ const FLOATS: [&str; 3] = ["f32", "f16", "bf16"];
 
 fn products(compilation: &Compilation) -> usize {
     let dots = compilation.kernels.iter().flat_map(|kernel| &kernel.values);
-    dots.filter(|record| matches!(record.value, Value::Scalar(ScalarOp::Dot4, _))).count()
+    let is_dot = |value: &Value| matches!(value, Value::Scalar(ScalarOp::Dot4 | ScalarOp::Dot4Signed, _));
+    dots.filter(|record| is_dot(&record.value)).count()
 }
 
 /// The operations of all contractions, by the type of what is multiplied.
@@ -63,6 +64,19 @@ fn numbers_are_as_small_as_their_bits_allow() {
         let text = check(&case, &Caps::vector(8)).graph.to_string();
         let constant = format!("const {} :", 0x0101_0101_u32 * half);
         assert!(text.contains(&constant), "{name} without {constant}\n{text}");
+    }
+}
+
+/// Where there are products of signed bytes, numbers that take all bits are multiplied as they are; smaller ones, which
+/// are multiplied faster, not.
+#[test]
+fn numbers_of_eight_bits_keep_their_sign() {
+    let caps = Caps { signed_bytes: true, ..Caps::vector(8) };
+    for (name, signed) in [("q4_0", false), ("q6_k", false), ("q8_0", true)] {
+        let format = Format::find(name).unwrap();
+        let case = linear_case(format, [1, 16, 64 * (format.block / 32).max(1)]);
+        let text = check(&case, &caps).graph.to_string();
+        assert_eq!(text.contains("dot4_signed"), signed, "{name}\n{text}");
     }
 }
 

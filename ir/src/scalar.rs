@@ -27,6 +27,9 @@ pub enum ScalarOp {
     /// Four products added to the third operand: the bytes of the first are unsigned, those of the second signed.
     /// Wraps, so the order does not matter.
     Dot4,
+    /// The same with signed bytes on both sides, where those of the second are at least -127: the second takes the sign
+    /// of the first, which -128 has no opposite for; it stays what it is.
+    Dot4Signed,
     /// Two products added to the third operand: the upper halves of two words, then the lower halves, each half a `bf16`.
     /// Each step is rounded once, to nearest even; numbers below the least normal one are 0, operands and results alike.
     Dot2,
@@ -144,6 +147,7 @@ pub const TABLE: &[Row] = &[
     row(S::Rem, "rem", 2, G::Integer, 4),
     row(S::Fma, "fma", 3, G::Float, 1),
     row(S::Dot4, "dot4", 3, G::Bytes, 1),
+    row(S::Dot4Signed, "dot4_signed", 3, G::Bytes, 1),
     row(S::Dot2, "dot2", 3, G::Pairs, 1),
     row(S::Lookup(ANY), "lookup", 1, G::Word, 4),
     row(S::Neg, "neg", 1, G::Arithmetic, 1),
@@ -381,7 +385,16 @@ impl ScalarOp {
             S::Le => return truth(x <= y),
             S::Eq => return truth(x == y),
             S::Ne => return truth(x != y),
-            S::Rem | S::Dot4 | S::Dot2 | S::Lookup(_) | S::And | S::Or | S::Xor | S::Shl | S::Shr => f32::NAN,
+            S::Rem
+            | S::Dot4
+            | S::Dot4Signed
+            | S::Dot2
+            | S::Lookup(_)
+            | S::And
+            | S::Or
+            | S::Xor
+            | S::Shl
+            | S::Shr => f32::NAN,
             S::Select | S::Cast(_) | S::Bitcast(_) => x,
         })
     }
@@ -399,6 +412,7 @@ impl ScalarOp {
             S::Rem if y == 0 => 0,
             S::Rem => x - y * (x.wrapping_div(y) - i64::from(x % y != 0 && (x < 0) != (y < 0))),
             S::Dot4 => i64::from(dot4(x as u32, y as u32, xs[2].int() as i32)),
+            S::Dot4Signed => i64::from(dot4_signed(x as u32, y as u32, xs[2].int() as i32)),
             S::Lookup(table) => i64::from(lookup(x as u32, &table)),
             S::Neg => -x,
             S::Abs => x.abs(),
@@ -433,6 +447,15 @@ pub fn lookup(word: u32, table: &Table) -> u32 {
 /// A table as four words, the first byte lowest.
 pub fn words_of(table: &Table) -> [u32; 4] {
     std::array::from_fn(|at| u32::from_le_bytes([0, 1, 2, 3].map(|byte| table[4 * at + byte])))
+}
+
+/// What [`ScalarOp::Dot4Signed`] gives.
+pub fn dot4_signed(x: u32, y: u32, sum: i32) -> i32 {
+    let bytes = |word: u32| word.to_le_bytes().map(|byte| byte as i8);
+    bytes(x).into_iter().zip(bytes(y)).fold(sum, |sum, (x, y)| {
+        let turned = if x < 0 { y.wrapping_neg() } else { y };
+        sum.wrapping_add(i32::from(x.unsigned_abs()) * i32::from(turned))
+    })
 }
 
 /// What [`ScalarOp::Dot2`] gives.

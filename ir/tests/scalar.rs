@@ -54,7 +54,7 @@ fn each_operation_accepts_just_the_types_of_its_signature() {
             "and" | "or" | "xor" => "i32 u32 bool",
             "lt" | "le" | "eq" | "ne" => "f32 i32 u32 bool",
             "select" => "f32 i32 u32 bool",
-            "dot4" => "i32",
+            "dot4" | "dot4_signed" => "i32",
             "lookup" => "u32",
             "dot2" => "f32",
             "cast" => "f32 f16 bf16 i32 u32 i8 u8 bool",
@@ -143,6 +143,17 @@ fn products_of_bytes_are_unsigned_times_signed() {
     assert_eq!(dot(0xFFFF_FFFF, 0x8080_8080, 0), -4 * 255 * 128);
     assert_eq!(dot(0xFFFF_FFFF, 0x7F7F_7F7F, 0), 4 * 255 * 127);
     assert_eq!(dot(0x0000_0080, 0x0000_00FF, 0), -128, "the first is unsigned, the second signed");
+    assert_eq!(dot(1, 1, i64::from(i32::MAX)), i64::from(i32::MIN), "sums wrap");
+}
+
+#[test]
+fn products_of_signed_bytes_take_the_sign_of_the_first() {
+    let dot = |x: u32, y: u32, sum: i64| int("dot4_signed", DType::I32, &[i64::from(x), i64::from(y), sum]);
+    assert_eq!(dot(0x0403_0201, 0x0101_0101, 5), 15);
+    assert_eq!(dot(0xFFFF_FFFF, 0x0403_0201, 0), -10);
+    assert_eq!(dot(0x8080_8080, 0x8181_8181, 0), 4 * 128 * 127);
+    assert_eq!(dot(0x0000_007F, 0x0000_0080, 0), -127 * 128);
+    assert_eq!(dot(0x0000_00FF, 0x0000_0080, 0), -128, "-128 has no opposite");
     assert_eq!(dot(1, 1, i64::from(i32::MAX)), i64::from(i32::MIN), "sums wrap");
 }
 

@@ -23,9 +23,11 @@ impl Target for Interp {
     }
 
     fn variant(&self) -> String {
-        let matrix = if self.caps.matrix.is_some() { " matrix" } else { "" };
-        let dot2 = if self.caps.dot2 { " dot2" } else { "" };
-        format!("{} {}{matrix}{dot2}", self.caps.lanes, if self.caps.threads { "threads" } else { "vector" })
+        let Caps { lanes, threads, matrix, dot2, signed_bytes, .. } = self.caps;
+        let kind = if threads { "threads" } else { "vector" };
+        let beside = [(matrix.is_some(), " matrix"), (dot2, " dot2"), (signed_bytes, " signed bytes")];
+        let beside: String = beside.into_iter().filter(|has| has.0).map(|has| has.1).collect();
+        format!("{lanes} {kind}{beside}")
     }
 
     fn caps(&self) -> &Caps {

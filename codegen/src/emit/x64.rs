@@ -78,7 +78,8 @@ impl X64 {
     /// used where this processor has it.
     pub fn level(level: Level) -> X64 {
         let (beside, caps) = (Beside::here(level), caps(level));
-        X64 { level, beside, caps, limits: Limits::of(level) }.with_slow_dot2(beside.slow_dot2)
+        let here = X64 { level, beside, caps, limits: Limits::of(level) }.with_slow_dot2(beside.slow_dot2);
+        if beside.dot { here } else { here.without_dot() }
     }
 
     /// A level with all that processors may have beside it, whether this one has it or not.
@@ -97,7 +98,9 @@ impl X64 {
 
     /// The same for processors without an instruction for products of bytes.
     pub fn without_dot(self) -> X64 {
-        X64 { beside: Beside { dot: false, ..self.beside }, ..self }
+        // AVX-512 has no instruction that gives bytes signs.
+        let caps = Caps { signed_bytes: self.level == Level::Avx2, ..self.caps };
+        X64 { beside: Beside { dot: false, ..self.beside }, caps, ..self }
     }
 
     /// The same for processors without an instruction that puts bytes anywhere.
@@ -138,7 +141,11 @@ impl X64 {
         limit("bytes of shared memory", shared.sum(), u64::from(self.caps.shared_bytes))?;
         for record in &kernel.values {
             if let Value::Scalar(op, operands) = &record.value
-                && !(is_supported(*op) || *op == ScalarOp::Dot2 && self.caps.dot2)
+                && !match op {
+                    ScalarOp::Dot2 => self.caps.dot2,
+                    ScalarOp::Dot4Signed => self.caps.signed_bytes,
+                    op => is_supported(*op),
+                }
             {
                 let dtype = operands.first().map_or(DType::F32, |x| kernel.record(*x).dtype);
                 return Err(EmitError::Unsupported { op: *op, dtype, target: self.name() });
@@ -148,11 +155,11 @@ impl X64 {
     }
 }
 
-/// Whether the emitter has code for an operation on every processor; the others have to be decomposed, but for `dot2`,
-/// which only kernels for processors that have it contain.
+/// Whether the emitter has code for an operation on every processor; the others have to be decomposed, but for `dot2`
+/// and `dot4_signed`, which only kernels for processors that have them contain.
 fn is_supported(op: ScalarOp) -> bool {
     use ScalarOp as S;
-    !matches!(op, S::Exp | S::Log | S::Rsqrt | S::Sin | S::Cos | S::Tanh | S::Erf | S::Dot2)
+    !matches!(op, S::Exp | S::Log | S::Rsqrt | S::Sin | S::Cos | S::Tanh | S::Erf | S::Dot2 | S::Dot4Signed)
 }
 
 fn caps(level: Level) -> Caps {

@@ -18,7 +18,7 @@ use std::fmt;
 use jtllm_ir::print::line;
 use jtllm_ir::{Graph, Node, Op};
 
-use super::{Contraction, Partition, Product, Region, Work};
+use super::{Contraction, Partition, Region, Work};
 
 impl Partition {
     /// The text form of a partition of `graph`.
@@ -67,7 +67,7 @@ fn sums(contraction: &Contraction, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             write!(f, "{}x", blocks.count)?;
         }
         write!(f, "{}", sum.depth)?;
-        if sum.product == Product::Bytes {
+        if sum.product.is_of_bytes() {
             f.write_str("x4 bytes'")?;
         }
     }

@@ -66,7 +66,7 @@ pub(super) fn contraction(graph: &mut Graph, node: Node, caps: &Caps, compute: C
     let (Some(number), None) = (numbers.next(), numbers.next()) else { return None };
     let depth = Depth::choose(graph, &terms, number, space.len(), sum.depth)?;
     let bytes = Bytes::of(graph, sum.left, &found.left_axes, &depth)?;
-    Some(assemble(graph, &space, &terms, &bytes, &depth))
+    Some(assemble(graph, &space, &terms, (&bytes, &depth), caps))
 }
 
 /// Takes a weight's decoding apart; `None` if it is no such sum.
@@ -279,7 +279,13 @@ fn quantise(graph: &mut Graph, x: &Factor, space: &[Expr], depth: &Depth, left_a
 }
 
 /// The sum over blocks of each block's terms.
-fn assemble(graph: &mut Graph, space: &[Expr], terms: &[Term], bytes: &Bytes, depth: &Depth) -> Node {
+fn assemble(
+    graph: &mut Graph,
+    space: &[Expr],
+    terms: &[Term],
+    (bytes, depth): (&Bytes, &Depth),
+    caps: &Caps,
+) -> Node {
     let rank = space.len();
     let blocks = depth.shape(space, None);
     let scale = bytes.spread(graph, bytes.scale, &blocks, rank);
@@ -296,7 +302,7 @@ fn assemble(graph: &mut Graph, space: &[Expr], terms: &[Term], bytes: &Bytes, de
         let factor = factor.expect("a term without factors has a constant");
         all.push(match &term.number {
             Some(number) => {
-                let products = products(graph, space, number, bytes, depth);
+                let products = products(graph, space, number, (bytes, depth), caps);
                 let products = graph.map(ScalarOp::Cast(DType::F32), &[products]);
                 let factor = graph.map(ScalarOp::Mul, &[factor, scale]);
                 graph.map(ScalarOp::Mul, &[products, factor])
@@ -314,7 +320,13 @@ fn assemble(graph: &mut Graph, space: &[Expr], terms: &[Term], bytes: &Bytes, de
 }
 
 /// The sum of products inside each block, as `i32`.
-fn products(graph: &mut Graph, space: &[Expr], number: &Number, bytes: &Bytes, depth: &Depth) -> Node {
+fn products(
+    graph: &mut Graph,
+    space: &[Expr],
+    number: &Number,
+    (bytes, depth): (&Bytes, &Depth),
+    caps: &Caps,
+) -> Node {
     let rank = space.len();
     let (blocks, full) = (depth.shape(space, None), depth.shape(space, Some(depth.words())));
     let word = Expr::axis(rank as u16 + 1, &full[rank + 1]);
@@ -323,16 +335,21 @@ fn products(graph: &mut Graph, space: &[Expr], number: &Number, bytes: &Bytes, d
     let words = Factor { node, ..number.words.clone() };
     let mut words = depth.view(graph, &words, &full, word * BYTES);
     let half = 128 >> number.spare;
-    if number.signed {
+    let op = match number.signed && number.spare == 0 && caps.signed_bytes {
+        true => ScalarOp::Dot4Signed,
+        false => ScalarOp::Dot4,
+    };
+    let is_moved = number.signed && op == ScalarOp::Dot4;
+    if is_moved {
         // Signed numbers become unsigned ones that are larger by half of what there is.
         let top = splat_scalar(graph, DType::U32, Scalar::Int(0x0101_0101 * half), &full);
         words = graph.map(ScalarOp::Xor, &[words, top]);
     }
     let left = bytes.spread(graph, bytes.words, &full, rank);
     let zero = splat_scalar(graph, DType::I32, Scalar::Int(0), &full);
-    let products = graph.map(ScalarOp::Dot4, &[words, left, zero]);
+    let products = graph.map(op, &[words, left, zero]);
     let products = graph.reduce(Monoid::Add, products, &[rank + 1]);
-    if !number.signed {
+    if !is_moved {
         return products;
     }
     let shape = graph.shape(bytes.sum).to_vec();

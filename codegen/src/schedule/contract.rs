@@ -453,6 +453,7 @@ pub(super) fn product(sum: &Sum, paired: bool) -> ScalarOp {
         Product::Floats if paired => ScalarOp::Dot2,
         Product::Floats => ScalarOp::Fma,
         Product::Bytes => ScalarOp::Dot4,
+        Product::SignedBytes => ScalarOp::Dot4Signed,
     }
 }
 
@@ -485,7 +486,7 @@ fn multiply_one(
 fn parts(lower: &mut Lower<'_>, sum: &Sum, cells: &[Vec<CellId>]) -> Vec<Vec<CellId>> {
     let zero = match sum.product {
         Product::Floats => lower.b.float(0.0),
-        Product::Bytes => lower.b.constant(DType::I32, Scalar::Int(0)),
+        Product::Bytes | Product::SignedBytes => lower.b.constant(DType::I32, Scalar::Int(0)),
     };
     cells.iter().map(|row| row.iter().map(|_| lower.b.cell(zero)).collect()).collect()
 }

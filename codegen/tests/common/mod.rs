@@ -229,6 +229,7 @@ pub(crate) fn all_caps() -> Vec<(&'static str, Caps)> {
     vec![
         ("vector 4", Caps::vector(4)),
         ("vector 8", Caps::vector(8)),
+        ("vector 8, signed bytes", Caps { signed_bytes: true, ..Caps::vector(8) }),
         ("vector 16", Caps::vector(16)),
         ("threads 32", Caps::threads(32)),
         ("threads 128", Caps::threads(128)),

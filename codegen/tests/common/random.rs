@@ -5,7 +5,7 @@ use jtllm_codegen::kernel::build::Builder;
 use jtllm_codegen::kernel::decompose::decompose;
 use jtllm_codegen::kernel::interp::{Buffer, Memories, Options, run};
 use jtllm_codegen::kernel::{Access, CellId, Kernel, Memory, ValueId};
-use jtllm_codegen::target::Target;
+use jtllm_codegen::target::{Caps, Target};
 use jtllm_ir::{DType, Expr, Monoid, Scalar, ScalarOp, Symbol};
 
 use crate::native::{Noise, bits, groups, same};
@@ -28,6 +28,8 @@ struct Maker {
     /// The next free slot of the group in the memories that are written.
     slot: i64,
     flat: Expr,
+    /// Whether the target has products of signed bytes.
+    signed_bytes: bool,
 }
 
 impl Maker {
@@ -179,9 +181,11 @@ impl Maker {
             let mask = self.pick(&[0x0f0f_0f0f, 0x0f0f_0f0f, 0x1f1f_1f1f, 0x3f3f_3f3f, 0x7f7f_7f7f, -1]);
             let mask = self.b.constant(DType::U32, Scalar::Int(DType::U32.wrap(mask)));
             let (x, signed) = (self.of_type(DType::U32), self.of_type(DType::U32));
-            let unsigned = self.b.scalar(ScalarOp::And, &[x, mask]);
+            let masked = self.b.scalar(ScalarOp::And, &[x, mask]);
             let so_far = self.b.get(cell);
-            let sum = self.b.scalar(ScalarOp::Dot4, &[unsigned, signed, so_far]);
+            let is_signed = self.signed_bytes && self.chance(20);
+            let op = if is_signed { ScalarOp::Dot4Signed } else { ScalarOp::Dot4 };
+            let sum = self.b.scalar(op, &[if is_signed { x } else { masked }, signed, so_far]);
             self.b.set(cell, sum);
             match self.noise.below(12) {
                 0 => self.values.push(sum),
@@ -309,12 +313,12 @@ const READ: [DType; 7] = [DType::F32, DType::I32, DType::U32, DType::F16, DType:
 const WRITTEN: [DType; 8] = DType::ALL;
 
 /// A random kernel with a grid of several directions, and its symbols' order.
-fn make(seed: u64, lanes: u32) -> (Kernel, Vec<Symbol>) {
+fn make(seed: u64, caps: &Caps) -> (Kernel, Vec<Symbol>) {
     let mut noise = Noise(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1));
     let (n, m) = (Symbol::new("n", 0, 9, 1), Symbol::new("m", 1, 6, 1));
     let extents = [Expr::int(3), Expr::int(1), Expr::symbol(&n), Expr::int(2)];
     let grid: [Expr; 3] = std::array::from_fn(|_| extents[noise.below(4) as usize].clone());
-    let mut b = Builder::new("random", lanes, grid.clone());
+    let mut b = Builder::new("random", caps.lanes, grid.clone());
     let groups = grid.iter().fold(Expr::int(1), |product, x| product * x.clone());
     let reads: Vec<Memory> =
         READ.iter().map(|dtype| b.param(*dtype, Access::Read, Expr::int(LEN), false)).collect();
@@ -328,8 +332,19 @@ fn make(seed: u64, lanes: u32) -> (Kernel, Vec<Symbol>) {
     }
     let leaves =
         vec![b.grid(0), b.grid(1), b.grid(2), b.lane(), b.lane(), Expr::symbol(&n), Expr::symbol(&m)];
-    let mut maker =
-        Maker { b, noise, reads, writes, shared: None, cells, values: Vec::new(), leaves, slot: 0, flat };
+    let mut maker = Maker {
+        b,
+        noise,
+        reads,
+        writes,
+        shared: None,
+        cells,
+        values: Vec::new(),
+        leaves,
+        slot: 0,
+        flat,
+        signed_bytes: caps.signed_bytes,
+    };
     if maker.chance(50) {
         let shared = maker.b.shared(DType::F32, LEN as u32);
         let lane = maker.b.lane();
@@ -354,7 +369,7 @@ pub(crate) fn check<Code: Fn(&mut [Vec<u8>], &[i32])>(
     compile: impl Fn(&Kernel) -> Code,
     seed: u64,
 ) {
-    let (kernel, _) = make(seed, target.caps().lanes);
+    let (kernel, _) = make(seed, target.caps());
     let kernel = decompose(&kernel, target.caps());
     let code = compile(&kernel);
     let mut noise = Noise(seed);

@@ -131,10 +131,11 @@ pub(crate) fn samples(operands: &[DType]) -> Vec<Vec<u32>> {
 
 /// The operations of the table that emitters for such targets are asked for, conversions aside.
 pub(crate) fn operations(caps: &Caps) -> impl Iterator<Item = ScalarOp> {
-    let dot2 = caps.dot2;
+    let (dot2, signed_bytes) = (caps.dot2, caps.signed_bytes);
     TABLE
         .iter()
         .filter(move |row| dot2 || row.op != ScalarOp::Dot2)
+        .filter(move |row| signed_bytes || row.op != ScalarOp::Dot4Signed)
         .filter(|row| row.cost < 8 && !matches!(row.op, ScalarOp::Cast(_) | ScalarOp::Bitcast(_)))
         .map(|row| row.op)
 }

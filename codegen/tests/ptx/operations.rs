@@ -12,10 +12,11 @@ use crate::assembler::{assemble, find};
 use crate::common::ptx::{LEVELS, both, device};
 use crate::common::{Launch, noise};
 
-/// The operations of the table on all types, with the conversions written out; `dot2` is for others.
+/// The operations of the table on all types, with the conversions written out; `dot2` and `dot4_signed` are for
+/// others.
 fn all() -> Vec<(ScalarOp, Vec<DType>)> {
     let mut found = Vec::new();
-    for row in TABLE.iter().filter(|row| row.op != ScalarOp::Dot2) {
+    for row in TABLE.iter().filter(|row| !matches!(row.op, ScalarOp::Dot2 | ScalarOp::Dot4Signed)) {
         let ops: Vec<ScalarOp> = match row.op {
             ScalarOp::Cast(_) => DType::ALL.map(ScalarOp::Cast).to_vec(),
             ScalarOp::Bitcast(_) => DType::ALL.map(ScalarOp::Bitcast).to_vec(),

@@ -20,6 +20,11 @@ pub(super) fn first_word([x, ..]: &[Lanes; 3], _: u8) -> Lanes {
     [(x[0] & 0xffff) * 0x1_0001; 16]
 }
 
+/// Eight words of memory, two to a lane, in the lower and in the upper half.
+pub(super) fn same_sixteen_bytes([x, ..]: &[Lanes; 3], _: u8) -> Lanes {
+    std::array::from_fn(|lane| x[lane % 4 * 2] | x[lane % 4 * 2 + 1] << 16)
+}
+
 /// Bytes of each four lanes by indices; 0 where an index has its highest bit set.
 pub(super) fn bytes_of_fours([x, places, _]: &[Lanes; 3], _: u8) -> Lanes {
     let (x, places) = (bytes(x), bytes(places));

@@ -150,6 +150,17 @@ fn words_of_products(x: u32, y: u32) -> u32 {
     u32::from(word(0)) | u32::from(word(2)) << 16
 }
 
+/// Four bytes as signed ones.
+fn signed_bytes(word: u32) -> [i8; 4] {
+    word.to_le_bytes().map(|byte| byte as i8)
+}
+
+/// The bytes of one word with the signs of the other's.
+fn with_signs(x: u32, y: u32) -> u32 {
+    let (x, y) = (signed_bytes(x), signed_bytes(y));
+    u32::from_le_bytes(std::array::from_fn(|at| x[at].wrapping_mul(y[at].signum()) as u8))
+}
+
 fn sums_of_words(x: u32, y: u32) -> u32 {
     let sum = |x: u32, y: u32| u32::from((x as u16).wrapping_add(y as u16));
     sum(x, y) | sum(x >> 16, y >> 16) << 16
@@ -349,8 +360,14 @@ static ALONE: &[(Code, Row)] = &[
     ),
     (VEX_Vperm2f128_ymm_ymm_ymmm256_imm8, binary(across::halves).by(0x33).on(8)),
     (VEX_Vextracti128_xmmm128_ymm_imm8, unary(across::upper_or_lower).by(1).on(4)),
+    (
+        VEX_Vpabsb_ymm_ymmm256,
+        unary(each!(|x| u32::from_le_bytes(signed_bytes(x).map(i8::unsigned_abs)))).on(8),
+    ),
+    (VEX_Vpsignb_ymm_ymm_ymmm256, binary(each!(|x, y| with_signs(x, y))).on(8)),
     (VEX_Vpackusdw_xmm_xmm_xmmm128, binary(across::words_of_both).on(4)),
     (VEX_Vpackuswb_xmm_xmm_xmmm128, binary(across::bytes_of_both).on(4)),
+    (VEX_Vbroadcasti128_ymm_m128, unary(across::same_sixteen_bytes).of(2).on(8)),
     (VEX_Vbroadcastss_ymm_xmm, unary(across::first).spread().on(8)),
     (VEX_Vbroadcastss_ymm_m32, unary(across::first).spread().on(8)),
     (EVEX_Vbroadcastss_zmm_k1z_xmmm32, unary(across::first).spread()),

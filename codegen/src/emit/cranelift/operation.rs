@@ -10,11 +10,11 @@ use super::LANES;
 use super::function::{Emitter, Register, carrier};
 use crate::kernel::ValueId;
 
-/// Whether the emitter has code for an operation; the others have to be decomposed, but for `dot2`, which only kernels
-/// for targets that have it contain.
+/// Whether the emitter has code for an operation; the others have to be decomposed, but for `dot2` and `dot4_signed`,
+/// which only kernels for targets that have them contain.
 pub(super) fn is_supported(op: ScalarOp) -> bool {
     use ScalarOp as S;
-    !matches!(op, S::Exp | S::Log | S::Rsqrt | S::Sin | S::Cos | S::Tanh | S::Erf | S::Dot2)
+    !matches!(op, S::Exp | S::Log | S::Rsqrt | S::Sin | S::Cos | S::Tanh | S::Erf | S::Dot2 | S::Dot4Signed)
 }
 
 impl Emitter<'_, '_> {

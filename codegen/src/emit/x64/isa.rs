@@ -141,6 +141,10 @@ pub(super) enum Op {
     MulWords,
     /// Two products of bytes, those of the second signed, added to a signed word.
     MulBytes,
+    /// The magnitudes of signed bytes.
+    AbsBytes,
+    /// The bytes of the first with the signs of the second: as they are, their opposites, or 0.
+    SignBytes,
     AddWords,
     ShlWord,
     ShrWord,
@@ -215,6 +219,8 @@ const TABLE: &[Row] = &[
     Row(Op::Dot2, INVALID, EVEX_Vdpbf16ps_zmm_k1z_zmm_zmmm512b32, Element),
     Row(Op::MulWords, VEX_Vpmaddwd_ymm_ymm_ymmm256, EVEX_Vpmaddwd_zmm_k1z_zmm_zmmm512, Whole),
     Row(Op::MulBytes, VEX_Vpmaddubsw_ymm_ymm_ymmm256, EVEX_Vpmaddubsw_zmm_k1z_zmm_zmmm512, Whole),
+    Row(Op::AbsBytes, VEX_Vpabsb_ymm_ymmm256, INVALID, Whole),
+    Row(Op::SignBytes, VEX_Vpsignb_ymm_ymm_ymmm256, INVALID, Whole),
     Row(Op::AddWords, VEX_Vpaddw_ymm_ymm_ymmm256, EVEX_Vpaddw_zmm_k1z_zmm_zmmm512, Whole),
     Row(Op::ShlWord, VEX_Vpsllw_ymm_ymm_imm8, EVEX_Vpsllw_zmm_k1z_zmmm512_imm8, No),
     Row(Op::ShrWord, VEX_Vpsrlw_ymm_ymm_imm8, EVEX_Vpsrlw_zmm_k1z_zmmm512_imm8, No),

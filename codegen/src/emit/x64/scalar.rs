@@ -41,6 +41,7 @@ impl Selector<'_> {
             ScalarOp::Fma => return self.fma(operands, target),
             ScalarOp::Dot4 if self.beside.dot => return self.dot(Op::Dot4, operands, target),
             ScalarOp::Dot4 => return self.dot_of_words(operands, target),
+            ScalarOp::Dot4Signed => return self.dot_of_signed(operands, target),
             ScalarOp::Dot2 if self.scopes[self.depth()].by_halves => {
                 return self.dot_of_halves(operands, target);
             }

@@ -43,6 +43,8 @@ pub(super) struct Scope {
     pub(super) by_halves: bool,
     /// Bytes of words as words of 16 bits, signed or not: the even ones, the odd ones.
     pub(super) bytes: HashMap<(ValueId, bool), [Reg; 2]>,
+    /// The magnitudes of words' bytes.
+    pub(super) magnitudes: HashMap<ValueId, Reg>,
     code: Vec<Item>,
     /// What comes before the block, once.
     pub(super) before: Vec<Item>,
@@ -60,6 +62,7 @@ impl Scope {
             halves: HashMap::new(),
             by_halves: false,
             bytes: HashMap::new(),
+            magnitudes: HashMap::new(),
             code: Vec::new(),
             before: Vec::new(),
             steps: Vec::new(),

@@ -28,8 +28,12 @@ pub(super) struct Link {
     run: ValueId,
     /// Whether it is the last one.
     ends: bool,
-    /// Whether there was nothing in the cell, so that its own register can hold the words.
+    /// Whether there was nothing in the cell before its first run, so that its own register can hold the words.
     alone: bool,
+    /// The run before this one in a cell that is alone: its sum waits elsewhere.
+    before: Option<ValueId>,
+    /// Whether this run's sum waits so, for another run of the cell.
+    waits: bool,
 }
 
 /// Runs of products, by the content of the cell that each product adds to.
@@ -39,7 +43,6 @@ pub(super) struct Runs(HashMap<ValueId, Link>);
 /// A run that may go on.
 #[derive(Clone, Copy)]
 struct Open {
-    run: ValueId,
     last: ValueId,
     /// What its words reach at most.
     most: u32,
@@ -119,13 +122,20 @@ impl Runs {
             Some(open) => {
                 let before = self.0.get_mut(&open.last).expect("a run has its last product");
                 before.ends = false;
-                let alone = before.alone;
-                self.0.insert(content, Link { run: open.run, ends: true, alone });
-                Open { last: content, most: open.most + most, ..open }
+                let link = *before;
+                self.0.insert(content, Link { ends: true, ..link });
+                Open { last: content, most: open.most + most }
             }
             None => {
-                self.0.insert(content, Link { run: content, ends: true, alone: known.is_zero });
-                Open { run: content, last: content, most }
+                let last = known.open.and_then(|open| self.0.get_mut(&open.last)).filter(|last| last.alone);
+                let before = last.map(|last| {
+                    last.waits = true;
+                    last.run
+                });
+                let alone = known.is_zero || before.is_some();
+                let link = Link { run: content, ends: true, alone, before, waits: false };
+                self.0.insert(content, link);
+                Open { last: content, most }
             }
         };
         Known { open: Some(open), ..Known::default() }
@@ -183,6 +193,28 @@ impl Selector<'_> {
         self.add_to(target, sum, products)
     }
 
+    /// `Dot4Signed`: the magnitudes of the first operand's bytes, once for all products that share them, times the bytes of
+    /// the second with the signs of the first. Two products fit a signed word: 128 times 127 is less than half of one.
+    pub(super) fn dot_of_signed(&mut self, xs: &[ValueId], target: Option<Reg>) -> Reg {
+        let sum = self.lanes_of(xs[2]);
+        let [x, y] = [xs[0], xs[1]].map(|word| self.lanes_of(word));
+        let depth = self.depth();
+        let magnitudes = match self.scopes[depth].magnitudes.get(&xs[0]) {
+            Some(known) => *known,
+            None => {
+                let magnitudes = self.new_vector();
+                let operand = self.whole(x);
+                self.vector_to(magnitudes, Op::AbsBytes, &[operand]);
+                self.scopes[depth].magnitudes.insert(xs[0], magnitudes);
+                magnitudes
+            }
+        };
+        let turned = self.binary(Op::SignBytes, y, x);
+        let words = self.binary(Op::MulBytes, magnitudes, turned);
+        let products = self.sums_of_words(words);
+        self.add_to(target, sum, products)
+    }
+
     /// A product of a run: words are added until the last one.
     fn dot_of_run(&mut self, xs: &[ValueId], link: Link, cell: Reg) {
         let words = match (xs[2] == link.run, link.alone) {
@@ -197,11 +229,7 @@ impl Selector<'_> {
             }
         };
         match (link.ends, link.alone) {
-            (true, true) => {
-                let ones = self.word(0x0001_0001);
-                let operands = [self.whole(words), self.whole(ones)];
-                self.vector_to(cell, Op::MulWords, &operands);
-            }
+            (true, true) => self.end_alone(words, link, cell),
             (true, false) => {
                 let products = self.sums_of_words(words);
                 self.words.remove(&link.run);
@@ -211,6 +239,20 @@ impl Selector<'_> {
             (false, false) => {
                 self.words.insert(link.run, words);
             }
+        }
+    }
+
+    /// Ends a run whose words are in the register of its cell. While several runs of a cell follow each other, that
+    /// register always holds words, and what has been summed waits elsewhere: where there are few registers, in memory.
+    fn end_alone(&mut self, words: Reg, link: Link, cell: Reg) {
+        let before = link.before.and_then(|run| self.words.remove(&run));
+        let to = if link.waits { self.new_vector() } else { cell };
+        let ones = self.word(0x0001_0001);
+        let operands = [self.whole(words), self.whole(ones)];
+        self.vector_to(to, Op::MulWords, &operands);
+        let sum = before.map_or(to, |before| self.add_to((!link.waits).then_some(cell), before, to));
+        if link.waits {
+            self.words.insert(link.run, sum);
         }
     }
 

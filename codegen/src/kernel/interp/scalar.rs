@@ -3,7 +3,7 @@
 //! A register holds a float of any type as the bits of the equal `f32`, an integer as its low 32 bits,
 //! sign-extended where its type is signed.
 
-use jtllm_ir::scalar::{dot2, dot4, lookup};
+use jtllm_ir::scalar::{dot2, dot4, dot4_signed, lookup};
 use jtllm_ir::{DType, Scalar, ScalarOp};
 
 /// A scalar as a register holds it.
@@ -95,6 +95,11 @@ fn fast_other(op: ScalarOp, types: Types, xs: &[&[u32]], out: &mut [u32]) -> boo
         (ScalarOp::Dot4, [x, y, z]) => {
             for (o, ((x, y), z)) in out.iter_mut().zip(x.iter().zip(*y).zip(*z)) {
                 *o = dot4(*x, *y, *z as i32) as u32;
+            }
+        }
+        (ScalarOp::Dot4Signed, [x, y, z]) => {
+            for (o, ((x, y), z)) in out.iter_mut().zip(x.iter().zip(*y).zip(*z)) {
+                *o = dot4_signed(*x, *y, *z as i32) as u32;
             }
         }
         (ScalarOp::Lookup(table), [x]) => unary(x, out, |x| lookup(x, &table)),
