@@ -1,5 +1,6 @@
 //! How fast a file is read past the page cache, as weights are.
 
+use std::hint::black_box;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use jtllm_swap::reader::Requests;
 use jtllm_swap::store::{BLOCK_BYTES, FileStore, Store, read_all};
+use xxhash_rust::xxh3::xxh3_64;
 
-/// Bytes a second that as many requests at a time as weights are read with get of a file in about `time`; the file is
-/// read from its beginning, and again if it is short.
+/// Bytes a second that as many requests at a time as weights are read with get of a file in about `time`, a hash of each
+/// taken as weights' are compared; the file is read from its beginning, and again if it is short.
 ///
 /// # Errors
 /// The file cannot be read, or is shorter than a request.
@@ -28,6 +30,7 @@ pub fn disk_bandwidth(path: &Path, time: Duration) -> io::Result<f64> {
         while begin.elapsed() < time {
             let piece = next.fetch_add(1, Ordering::Relaxed) % pieces;
             read_all(&store, piece * bytes, &mut memory[skip..skip + bytes as usize])?;
+            black_box(xxh3_64(&memory[skip..skip + bytes as usize]));
             read += bytes;
         }
         Ok(read)
