@@ -163,16 +163,16 @@ fn s13_the_peak_is_kept_for_every_part_of_the_weights() {
     let first = within(1_000_000_000, None);
     let [all, rest] = ["weights", "rest"].map(|key| first["memory"][key].as_u64().unwrap());
     for part in [1, 2, 4, 8] {
-        let weights = (all / part).max(STEP);
-        let limit = rest + weights;
+        // What the program itself takes differs a little from run to run.
+        let limit = rest + if part == 1 { all + BESIDE / 4 } else { (all / part).max(STEP) };
         let group = Group::new(&format!("part{part}"), limit + BESIDE);
         let found = within(limit, group.as_ref());
         assert_eq!(found["ids"], free["ids"], "a part of {part}");
         let memory = &found["memory"];
         let number = |key: &str| memory[key].as_u64().unwrap();
         assert!(number("rest") + number("weights_stay") <= limit, "{memory}");
-        let is_whole = number("weights_stay") == number("weights");
-        assert_eq!(is_whole, part == 1, "{memory}");
+        let is_read_once = number("bytes_read") <= number("weights");
+        assert_eq!(is_read_once, part == 1, "{memory}");
         if let Some(peak) = group.as_ref().and_then(Group::peak) {
             println!("a part of {part}: peak {peak} of {limit}");
             assert!(peak < limit + BESIDE, "{peak} above {limit}");

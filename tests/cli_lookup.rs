@@ -61,8 +61,10 @@ fn a_paragraph_repeated_within_a_limit_reads_the_weights_a_fraction_as_often() {
     let more = ["-n", "70", "--temp", "0", "-c", "512"];
     let limited = [&more[..], &["--mem-limit", "220MB"]].concat();
     let [plain, _] = answers(model, &prompt, &more, ["none", "none"]);
-    let [one, guessed] = answers(model, &prompt, &limited, ["none", "auto"]);
-    for found in [&one, &guessed] {
+    let [one, guessed] = answers(model, &prompt, &limited, ["none", "ngram-simple"]);
+    // How often that guesses depends on what passes are seen to take.
+    let [weighed, _] = answers(model, &prompt, &limited, ["auto", "none"]);
+    for found in [&one, &guessed, &weighed] {
         assert_eq!(found["ids"], plain["ids"]);
     }
     let number = |report: &Value, name: &str| report["memory"][name].as_f64().unwrap();
