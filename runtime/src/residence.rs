@@ -283,6 +283,11 @@ impl Residence {
         }
     }
 
+    /// Counts what the process holds, if nobody has: what a rehearsal touches would be in it, and is counted by itself.
+    pub(crate) fn count_held(&self) {
+        self.lock().base.get_or_insert_with(held);
+    }
+
     /// Runs a step of a plan on bytes that stand for its weights.
     pub(crate) fn rehearse(
         &self,

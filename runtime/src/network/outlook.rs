@@ -39,6 +39,7 @@ impl Network {
         let Some(residence) = self.residence().filter(|residence| !residence.is_apart()) else {
             return Ok(None);
         };
+        residence.count_held();
         let plans = self.decoding();
         let ids: Vec<PlanId> = plans.iter().copied().filter_map(Plan::id).collect();
         let [all, step] = residence.bytes_of(&ids);
