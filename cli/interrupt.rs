@@ -1,6 +1,7 @@
 //! Ctrl-C: the first stops the answer, the second the program.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use anyhow::Context;
 
@@ -10,7 +11,7 @@ use crate::failure::INTERRUPTED;
 static ANSWERING: AtomicBool = AtomicBool::new(false);
 
 /// Whether that answer is to stop.
-static STOP: AtomicBool = AtomicBool::new(false);
+static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// From now on Ctrl-C ends the program with its own exit status, or, inside of [`answering`], the answer.
 pub(crate) fn listen() -> anyhow::Result<()> {
@@ -29,6 +30,11 @@ pub(crate) fn answering<T>(work: impl FnOnce() -> T) -> T {
     let result = work();
     ANSWERING.store(false, Ordering::SeqCst);
     result
+}
+
+/// What [`stopped`] looks at, for whoever waits for a disk meanwhile.
+pub(crate) fn flag() -> Arc<AtomicBool> {
+    STOP.clone()
 }
 
 /// Whether Ctrl-C came since the answer began.

@@ -9,10 +9,9 @@ use jtllm_serve::Model;
 use serde_json::{Value, json};
 
 use crate::args::MemoryArgs;
-use crate::environment;
 use crate::failure::Usage;
-use crate::size;
 use crate::terminal::{Style, bytes, say};
+use crate::{environment, interrupt, size};
 
 /// What a model takes beside its weights, at the least.
 const SPARE: u64 = 64 << 20;
@@ -24,16 +23,21 @@ const LEFT: u64 = 16;
 /// which a part is missing has the system read again and again what is wanted next.
 pub(crate) fn limit(flags: &MemoryArgs, checkpoint: &Checkpoint) -> Result<Limit, Usage> {
     match environment::host(flags.mem_limit)? {
-        Some(size::Limit::Bytes(most)) => return Ok(Limit::of(Most::Process(most))),
+        Some(size::Limit::Bytes(most)) => return Ok(within(most)),
         Some(size::Limit::None) => return Ok(Limit::default()),
         None => {}
     }
     let weights = checkpoint.total_bytes();
     let room = Machine::probe().memory.available_bytes;
     match room.filter(|room| weights + SPARE > room - room / LEFT) {
-        Some(room) => Ok(Limit::of(Most::Process(room - room / LEFT + resident_bytes().unwrap_or(0)))),
+        Some(room) => Ok(within(room - room / LEFT + resident_bytes().unwrap_or(0))),
         None => Ok(Limit::default()),
     }
+}
+
+/// So many bytes for the process; Ctrl-C is heard while it waits for weights.
+fn within(most: u64) -> Limit {
+    Limit { cancel: interrupt::flag(), ..Limit::of(Most::Process(most)) }
 }
 
 /// Those that hold weights within a limit.

@@ -5,9 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use jtllm_models::Checkpoint;
-use jtllm_runtime::device::threads::{Pool, Threads};
 use jtllm_runtime::machine::{Machine, resident_bytes};
-use jtllm_runtime::probe::{bandwidth, bandwidth_bytes, disk_bandwidth};
+use jtllm_runtime::probe::disk_bandwidth;
 use jtllm_runtime::residence::outlook::{Change, Outlook, Rates};
 use jtllm_runtime::residence::{Limit, Most};
 use jtllm_serve::Model;
@@ -20,13 +19,8 @@ use crate::models::table;
 use crate::terminal::{Style, bytes, print, print_json, say};
 use crate::{load, memory};
 
-/// How long the disk is measured, and how long memory.
+/// How long the disk is measured.
 const DISK: Duration = Duration::from_millis(700);
-const MEMORY: Duration = Duration::from_millis(200);
-
-/// Kernels that decode read weights at this part of the speed at which memory can be read (benches/RESULTS.md: 0.80 to
-/// 0.85 for models larger than caches).
-const REACHED: f64 = 0.83;
 
 /// Bits of a weight in Q4_0.
 const FOUR_BITS: f64 = 4.5;
@@ -52,9 +46,11 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<()> {
         // All that there is: then it is known how much is taken of it.
         _ => Limit::of(Most::Process(available())),
     };
-    let rates = rates(&checkpoint, load::threads(args.machine.threads))?;
+    let disk = disk(&checkpoint);
     let mut model = load::unread(checkpoint, &args.machine, limit)?;
     model.prepare()?;
+    let steps = model.rehearse()?.unwrap_or_default();
+    let rates = Rates { disk: disk.unwrap_or(f64::INFINITY), steps };
     let Some(outlook) = model.outlook(&rates, &Change::NONE)? else {
         let what = format!("the model would be {}: what that costs is not foreseen", model.placement());
         return Err(Usage(what).into());
@@ -72,22 +68,17 @@ fn available() -> u64 {
     room.saturating_add(resident_bytes().unwrap_or(0))
 }
 
-/// The speeds of this machine: of the disk where the largest of the model's files is, of its memory for kernels.
-fn rates(checkpoint: &Checkpoint, threads: usize) -> anyhow::Result<Rates> {
-    let pool = Pool::new(Threads { count: threads, pin: true });
-    let memory = 1e9 * bandwidth(&pool, bandwidth_bytes(&Machine::probe()), MEMORY)? * REACHED;
+/// The speed of the disk where the largest of the model's files is, if it has files and they can be read.
+fn disk(checkpoint: &Checkpoint) -> Option<f64> {
     let files = checkpoint.storages().filter(|storage| storage.identity().is_some());
-    let disk = match files.max_by_key(|storage| storage.len()) {
-        Some(largest) => disk_bandwidth(largest.path(), DISK).unwrap_or_else(|error| {
-            say(
-                Style::Plain,
-                format_args!("{}: {error}; taken to be as fast as memory", largest.path().display()),
-            );
-            memory
-        }),
-        None => memory,
-    };
-    Ok(Rates { disk, memory })
+    let largest = files.max_by_key(|storage| storage.len())?;
+    let measured = disk_bandwidth(largest.path(), DISK);
+    measured
+        .inspect_err(|error| {
+            let path = largest.path().display();
+            say(Style::Plain, format_args!("{path}: {error}; taken to come at once"));
+        })
+        .ok()
 }
 
 /// What other limits, fewer bits and a shorter context buy.
@@ -127,6 +118,11 @@ fn bottleneck(outlook: &Outlook) -> &'static str {
     }
 }
 
+/// Bytes of a second; of a disk that was not measured nothing is known.
+fn rate(bytes_per_s: f64) -> String {
+    if bytes_per_s.is_finite() { bytes(bytes_per_s as u64) } else { "?".to_owned() }
+}
+
 fn text(rates: &Rates, outlook: &Outlook, knobs: &[Knob]) -> anyhow::Result<String> {
     let Outlook { counted, forecast, used, peak } = outlook;
     let own = counted.own;
@@ -157,8 +153,8 @@ fn text(rates: &Rates, outlook: &Outlook, knobs: &[Knob]) -> anyhow::Result<Stri
     text += &format!(
         "machine     disk {}/s, weights in memory {}/s\nspeed       {:.2} tokens/s: {each:.3} s a token, {:.3} s of them \
          waiting for the disk\nbottleneck  {}\n",
-        bytes(rates.disk as u64),
-        bytes(rates.memory as u64),
+        rate(rates.disk),
+        bytes((*used as f64 / rates.computing()) as u64),
         forecast.passes_per_s(),
         forecast.stall_seconds,
         bottleneck(outlook),
@@ -184,7 +180,7 @@ fn report(rates: &Rates, outlook: &Outlook, knobs: &[Knob]) -> Value {
         "buffers": counted.own.buffers,
         "base": counted.base,
         "disk_bytes_per_s": rates.disk,
-        "memory_bytes_per_s": rates.memory,
+        "memory_bytes_per_s": *used as f64 / rates.computing(),
         "seconds": forecast.seconds,
         "stall_seconds": forecast.stall_seconds,
         "tokens_per_s": forecast.passes_per_s(),

@@ -22,6 +22,9 @@ const READ_AHEAD: u64 = 16 << 20;
 /// Bytes of what is written all the same: kernels that were compiled, the entry for `jtllm ps`.
 const WRITTEN: u64 = 1 << 20;
 
+/// More than what one step reads.
+const STEP: u64 = 40 << 20;
+
 const TOKENS: &str = "6";
 
 /// A model of some 200 MB.
@@ -88,7 +91,8 @@ fn answer(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Generates within a limit that lets a part of the weights stay.
+/// Generates within a limit that lets a part of the weights stay: the same tokens, within the limit, and of weights nothing
+/// is written.
 fn check(name: &str, encoding: &str, layers: u64, limit: u64) {
     let folder = TempDir::new().unwrap();
     let (file, all) = model(folder.path(), encoding, layers);
@@ -128,12 +132,12 @@ fn check(name: &str, encoding: &str, layers: u64, limit: u64) {
 }
 
 #[test]
-fn weights_of_a_file_stream_within_a_limit() {
+fn s11_weights_of_a_file_stream_within_a_limit_and_are_not_written() {
     check("bf16", "bf16", 2, 350_000_000);
 }
 
 #[test]
-fn packed_weights_stream_within_a_limit() {
+fn s11_packed_weights_stream_within_a_limit_and_are_not_written() {
     check("q4", "q4_0", 6, 250_000_000);
 }
 
@@ -141,6 +145,70 @@ fn packed_weights_stream_within_a_limit() {
 #[test]
 fn a_head_that_is_larger_than_the_memory_for_weights_streams_in_ranges() {
     check("head", "bf16", 1, 150_000_000);
+}
+
+/// What is left for weights: all of them, a half, a quarter, an eighth (but for what one step reads).
+#[test]
+fn s13_the_peak_is_kept_for_every_part_of_the_weights() {
+    let folder = TempDir::new().unwrap();
+    let (file, _) = model(folder.path(), "bf16", 2);
+    let model = file.to_str().unwrap();
+    let own = ["run", model, "--raw", "-p", "Memory is", "-n", TOKENS, "--temp", "0", "-c", "128", "-t", "1"];
+    let json = ["--json", "--ignore-eos"];
+    let free = answer(&run(None, folder.path(), &[&own[..], &json].concat()));
+    let within = |limit: u64, group: Option<&Group>| {
+        let text = limit.to_string();
+        answer(&run(group, folder.path(), &[&own[..], &json, &["--mem-limit", &text]].concat()))
+    };
+    let first = within(1_000_000_000, None);
+    let [all, rest] = ["weights", "rest"].map(|key| first["memory"][key].as_u64().unwrap());
+    for part in [1, 2, 4, 8] {
+        // What the program itself takes differs a little from run to run.
+        let limit = rest + if part == 1 { all + BESIDE / 4 } else { (all / part).max(STEP) };
+        let group = Group::new(&format!("part{part}"), limit + BESIDE);
+        let found = within(limit, group.as_ref());
+        assert_eq!(found["ids"], free["ids"], "a part of {part}");
+        let memory = &found["memory"];
+        let number = |key: &str| memory[key].as_u64().unwrap();
+        assert!(number("rest") + number("weights_stay") <= limit, "{memory}");
+        let is_read_once = number("bytes_read") <= number("weights");
+        assert_eq!(is_read_once, part == 1, "{memory}");
+        if let Some(peak) = group.as_ref().and_then(Group::peak) {
+            println!("a part of {part}: peak {peak} of {limit}");
+            assert!(peak < limit + BESIDE, "{peak} above {limit}");
+        }
+    }
+}
+
+/// In the middle of its passes, several times, for longer than a pass takes.
+#[cfg(unix)]
+#[test]
+fn s17_a_process_that_is_stopped_goes_on_where_it_was() {
+    use std::time::Duration;
+    let folder = TempDir::new().unwrap();
+    let (file, _) = model(folder.path(), "bf16", 2);
+    let model = file.to_str().unwrap();
+    let own = ["run", model, "--raw", "-p", "Memory is", "-n", "24", "--temp", "0", "-c", "128", "-t", "1"];
+    let more = ["--json", "--ignore-eos"];
+    let free = answer(&run(None, folder.path(), &[&own[..], &more].concat()));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jtllm"));
+    command.args(own).args(more).args(["--mem-limit", "350000000"]);
+    isolate(&mut command);
+    let child = command.env("JTLLM_CACHE", folder.path()).stdout(std::process::Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    let mut stops = 0;
+    while child.try_wait().unwrap().is_none() && stops < 8 {
+        std::thread::sleep(Duration::from_millis(300));
+        for signal in ["-STOP", "-CONT"] {
+            let status = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+            stops += usize::from(status.success() && signal == "-STOP");
+            std::thread::sleep(Duration::from_millis(if signal == "-STOP" { 500 } else { 0 }));
+        }
+    }
+    let found = answer(&child.wait_with_output().unwrap());
+    println!("stopped {stops} times, {}", found["memory"]);
+    assert!(stops > 1);
+    assert_eq!(found["ids"], free["ids"]);
 }
 
 #[test]

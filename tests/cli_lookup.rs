@@ -48,6 +48,35 @@ fn a_paragraph_repeated_word_for_word_takes_a_fraction_of_the_passes() {
     }
 }
 
+/// Where weights come from disk a pass of many rows costs what one of a single row costs.
+#[test]
+fn a_paragraph_repeated_within_a_limit_reads_the_weights_a_fraction_as_often() {
+    let Some(assets) = std::env::var_os("JTLLM_TEST_ASSETS") else {
+        println!("skipped: SmolLM2: JTLLM_TEST_ASSETS is not set (tests/fetch-assets.sh DIR fetches it)");
+        return;
+    };
+    let model = Path::new(&assets).join("smollm2/SmolLM2-135M-Instruct.Q4_1.gguf");
+    let prompt = format!("Repeat this paragraph word for word: {PARAGRAPH}");
+    let model = model.to_str().unwrap();
+    let more = ["-n", "70", "--temp", "0", "-c", "512"];
+    let limited = [&more[..], &["--mem-limit", "220MB"]].concat();
+    let [plain, _] = answers(model, &prompt, &more, ["none", "none"]);
+    let [one, guessed] = answers(model, &prompt, &limited, ["none", "ngram-simple"]);
+    // How often that guesses depends on what passes are seen to take.
+    let [weighed, _] = answers(model, &prompt, &limited, ["auto", "none"]);
+    for found in [&one, &guessed, &weighed] {
+        assert_eq!(found["ids"], plain["ids"]);
+    }
+    let number = |report: &Value, name: &str| report["memory"][name].as_f64().unwrap();
+    assert!(number(&one, "weights_stay") < number(&one, "weights"), "{}", one["memory"]);
+    let rate = tokens_a_pass(&guessed);
+    println!("{rate:.2} tokens a pass of {}, {}", guessed["timings"], guessed["memory"]);
+    assert!(rate >= 2.0, "{rate} tokens a pass: {}", guessed["timings"]);
+    assert!(number(&guessed, "bytes_read") < number(&one, "bytes_read") / 2.0);
+    // No plan is made for a guess: what is counted is the same with and without.
+    assert_eq!(number(&guessed, "buffers"), number(&one, "buffers"));
+}
+
 /// The demo model repeats itself after its answer.
 const LOOP: &[&str] = &["--ignore-eos", "-n", "60", "--temp", "0"];
 

@@ -1,6 +1,7 @@
 //! A model on a device: weights, states, and the plans that passes run.
 
 mod inputs;
+mod outlook;
 mod own;
 
 use std::collections::{HashMap, HashSet};
@@ -22,7 +23,6 @@ use crate::error::{DeviceError, Error};
 use crate::packed::Keeping;
 use crate::plan::{Bindings, Plan, Sizes, bytes_of, positions};
 use crate::program::artifact;
-use crate::residence::outlook::{Change, Outlook, Rates};
 use crate::residence::{Limit, PlanId, Residence, held};
 use crate::trace::{Extent, Trace};
 use crate::weights::{Locate, Wanted, Weights};
@@ -331,20 +331,6 @@ impl Network {
         self.prepare_all(parts, locate)
     }
 
-    /// What decoding is going to cost within the host's limit, by plans that are there; nothing without one, or where
-    /// weights go on to a device's own memory: nobody has measured how fast it computes and copies.
-    ///
-    /// # Errors
-    /// The limit is too low.
-    pub fn outlook(&self, rates: &Rates, change: &Change) -> Result<Option<Outlook>, Error> {
-        let Some(residence) = self.residence().filter(|residence| !residence.is_apart()) else {
-            return Ok(None);
-        };
-        let parts = [Part::Body, Part::Head].map(|part| self.plans.get(&(part, Bucket::Fixed(1))));
-        let plans: Vec<PlanId> = parts.into_iter().flatten().filter_map(Plan::id).collect();
-        residence.outlook(&plans, rates, change).map(Some)
-    }
-
     /// Has the plans that one sequence needs, and begins to read.
     pub fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
         self.prepare_first(locate)?;
@@ -565,6 +551,7 @@ impl Network {
         self.gather(plan, &inputs)?;
         let sizes = self.sizes(&[("T", count)]);
         plan.run(&*self.device, &sizes, trace)?;
+        self.weights.check_whole()?;
         self.last = Some((Part::Body, bucket, count));
         if !batch.chunk {
             self.decoded += 1;
@@ -621,6 +608,7 @@ impl Network {
             plan.input("pixels").ok_or_else(|| Error::Pass { why: "there are no pixels".to_owned() })?;
         write_floats(&*self.device, span, pixels)?;
         plan.run(&*self.device, &self.sizes(&[("T", count)]), None)?;
+        self.weights.check_whole()?;
         self.last = Some((Part::Image, Bucket::Many, count));
         Ok(())
     }
@@ -691,6 +679,7 @@ impl Network {
             self.upload(plan, "out_rows", &rows)?;
             let sizes = self.sizes(&[("R", count), ("T", tokens)]);
             plan.run(&*self.device, &sizes, trace.as_deref_mut())?;
+            self.weights.check_whole()?;
             let mut all = plan.read(&*self.device, "logits", &sizes)?;
             all.truncate(all.len() / count * wanted.len());
             logits.extend(all);

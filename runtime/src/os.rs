@@ -4,6 +4,8 @@
 //! hold the real ones; `portable` does without, so that other systems build and run, slower or with a typed refusal
 //! (only executable memory is refused). `portable` is compiled everywhere, so that its tests run everywhere.
 
+#[cfg(unix)]
+pub mod fault;
 #[cfg(target_os = "linux")]
 pub mod linux;
 pub mod portable;
@@ -15,10 +17,12 @@ pub use linux::{allowed_cpus, current_cpu, may_have_graphics, pin, wait, wake_al
 #[cfg(not(target_os = "linux"))]
 pub use portable::{allowed_cpus, current_cpu, may_have_graphics, pin, wait, wake_all, yield_to_others};
 
+#[cfg(unix)]
+pub use fault::{Watched, is_lost};
 #[cfg(not(unix))]
 pub use portable::{
-    Mapping, bytes_of_path, check_private, create_private_file, create_private_folder, free_bytes, is_at,
-    open_private_file, page_size, path_of_bytes, release,
+    Mapping, Watched, bytes_of_path, check_private, create_private_file, create_private_folder, free_bytes,
+    is_at, is_lost, open_private_file, page_size, path_of_bytes, release,
 };
 #[cfg(unix)]
 pub use unix::{

@@ -1,6 +1,7 @@
 //! A compiled graph bound to memory: what to launch, in which order, on which buffers.
 
 mod cost;
+mod rehearsal;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -22,6 +23,7 @@ use crate::residence::{Places, PlanId, Residence};
 use crate::trace::Trace;
 use crate::weights::{Given, Weights};
 use cost::Cost;
+pub(crate) use rehearsal::StandIn;
 
 /// Every buffer begins at a multiple of this.
 const ALIGNMENT: u64 = 256;

@@ -13,6 +13,7 @@ pub mod outlook;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use jtllm_swap::{Agenda, BlobId, Options, Origin, Policy, Residency, SwapError, 
 use crate::device::{Device, Mem, lent};
 use crate::error::Error;
 use crate::packed::damaged;
+use crate::plan::StandIn;
 pub(crate) use count::held;
 pub use count::{Counted, Own, TooLow};
 use device::Apart;
@@ -50,6 +52,9 @@ pub type Open = dyn Fn(&Path) -> std::io::Result<Arc<dyn Store>> + Send + Sync;
 /// read at its full speed, and little beside what a model's cache and buffers take.
 pub const RANGE_BYTES: u64 = 32 << 20;
 
+/// What one hash covers of a run of bytes of which nobody keeps hashes.
+const CHUNK_BYTES: u64 = 1 << 20;
+
 /// A limit, and how files are opened that are read under it.
 #[derive(Clone)]
 pub struct Limit {
@@ -59,6 +64,8 @@ pub struct Limit {
     pub range_bytes: u64,
     /// Opens files.
     pub open: Arc<Open>,
+    /// Once this is set passes that wait for weights end with [`SwapError::Cancelled`], until it is taken back.
+    pub cancel: Arc<AtomicBool>,
 }
 
 impl Default for Limit {
@@ -71,7 +78,13 @@ impl Limit {
     /// The limit, for the files of this machine.
     pub fn of(most: Most) -> Limit {
         let open = Arc::new(|path: &Path| Ok(Arc::new(FileStore::open(path)?) as Arc<dyn Store>));
-        Limit { most, range_bytes: RANGE_BYTES, open }
+        Limit { most, range_bytes: RANGE_BYTES, open, cancel: Arc::default() }
+    }
+}
+
+impl Limit {
+    fn options(&self, left: u64) -> Options {
+        Options { wait_max: WAIT_MAX, cancel: self.cancel.clone(), ..Options::new(left) }
     }
 }
 
@@ -90,7 +103,7 @@ struct Kept {
     file: usize,
     at: u64,
     len: u64,
-    sums: Option<Sums>,
+    sums: Sums,
     /// What kernels are given; it has an address while the blob is pinned.
     mem: Mem,
 }
@@ -230,6 +243,8 @@ impl Residence {
         // A residency numbers blobs in the order in which they are added, and so do we.
         let blob = BlobId(u32::try_from(blobs.len()).map_err(|_| Error::Swap(SwapError::Exhausted))?);
         let mem = lent(len);
+        // Nobody keeps hashes of models' own files: what is read first must come again.
+        let sums = sums.unwrap_or_else(|| Sums::unknown(len, CHUNK_BYTES));
         blobs.push(Kept { file, at, len, sums, mem: mem.clone() });
         known.insert((file, at, len), blob);
         state.retire();
@@ -268,6 +283,39 @@ impl Residence {
         }
     }
 
+    /// Counts what the process holds, if nobody has: what a rehearsal touches would be in it, and is counted by itself.
+    pub(crate) fn count_held(&self) {
+        self.lock().base.get_or_insert_with(held);
+    }
+
+    /// Runs a step of a plan on bytes that stand for its weights.
+    pub(crate) fn rehearse(
+        &self,
+        plan: PlanId,
+        number: usize,
+        weights: &mut StandIn,
+        run: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let state = self.lock();
+        let read: Vec<&Kept> =
+            state.plans[plan.0][number].iter().map(|blob| &state.blobs[blob.0 as usize]).collect();
+        for kept in &read {
+            let skew = (kept.at % BLOCK_BYTES) as usize;
+            kept.mem.lend(weights.next(kept.taken() as usize).wrapping_add(skew));
+        }
+        let outcome = run();
+        read.iter().for_each(|kept| kept.mem.lend(std::ptr::null_mut()));
+        outcome
+    }
+
+    /// Bytes of weights that a pass of these plans reads, and the most that one step of any plan does.
+    pub(crate) fn bytes_of(&self, plans: &[PlanId]) -> [u64; 2] {
+        let state = self.lock();
+        let bytes = |blobs: &Vec<BlobId>| blobs.iter().map(|blob| state.blobs[blob.0 as usize].taken()).sum();
+        let all = plans.iter().flat_map(|plan| &state.plans[plan.0]).map(bytes).sum();
+        [all, state.plans.iter().flatten().map(bytes).max().unwrap_or(0)]
+    }
+
     /// Says which plans a pass consists of, and begins to read what they need first.
     ///
     /// # Errors
@@ -300,6 +348,13 @@ impl Residence {
             state.before.passes += 1;
         }
         Ok(Turn { state, plan })
+    }
+
+    /// The files that are read by way of the system's page cache, since their file systems refuse to read past it.
+    pub fn cached_files(&self) -> Vec<Arc<Path>> {
+        let state = self.lock();
+        let cached = state.files.iter().filter(|(_, store)| !store.is_direct());
+        cached.map(|(path, _)| path.clone()).collect()
     }
 
     /// What was counted against the host's limit, if a pass has begun.
@@ -378,7 +433,7 @@ impl State {
         let mut residency = match &mut self.apart {
             None => {
                 let left = counted.left().map_err(Error::Limit)?;
-                let options = Options { policy: ring(left), wait_max: WAIT_MAX, ..Options::new(left) };
+                let options = Options { policy: ring(left), ..limit.options(left) };
                 Residency::new(&options).map_err(Error::Swap)?
             }
             Some(apart) => {
@@ -387,7 +442,7 @@ impl State {
                 counted.step = self.blobs.iter().map(Kept::taken).max().unwrap_or(0);
                 let left = counted.left().map_err(Error::Limit)?.min(room.beside());
                 let (policy, device_policy) = (ring(left), room.policy);
-                let options = Options { policy, device_policy, wait_max: WAIT_MAX, ..Options::new(left) };
+                let options = Options { policy, device_policy, ..limit.options(left) };
                 Residency::with(&options, None, Some(apart.begin(room.bytes)?)).map_err(Error::Swap)?
             }
         };
@@ -395,7 +450,7 @@ impl State {
         let files: Vec<FileId> =
             self.files.iter().map(add_file).collect::<Result<_, _>>().map_err(Error::Swap)?;
         for Kept { file, at, len, sums, .. } in &self.blobs {
-            let origin = Origin { file: files[*file], at: *at, len: *len, sums: sums.clone() };
+            let origin = Origin { file: files[*file], at: *at, len: *len, sums: Some(sums.clone()) };
             residency.add("weights", origin).map_err(Error::Swap)?;
         }
         self.residency = Some(residency);

@@ -6,6 +6,7 @@ pub(crate) mod pack;
 mod settle;
 mod stock;
 mod stream;
+mod whole;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -27,6 +28,7 @@ use pack::{Buffers, Packing};
 use settle::Settling;
 use stock::{Job, Place, Stock};
 use stream::Streamed;
+use whole::{RowSums, Watching};
 
 /// Where memory of a device's own begins, and planes of packed files do.
 const ADOPTED_ALIGNMENT: u64 = 256;
@@ -162,6 +164,8 @@ pub struct Weights {
     /// Planes that come and go.
     streamed: HashMap<String, Streamed>,
     sources: HashMap<String, Source>,
+    watched: Vec<Watching>,
+    rows: RowSums,
     keeping: Option<Keeping>,
     stock: Stock,
     /// What lies in the model's files; packed files have large pages, where there are any.
@@ -260,6 +264,9 @@ impl Weights {
             Kept::Absent(draft) => (None, Some(draft)),
             Kept::Never => (None, None),
         };
+        if let Some(file) = &file {
+            self.watch_one(file.bytes(), &file.path().into());
+        }
         if let Some(residence) = self.residence.as_ref().filter(|residence| residence.is_apart()) {
             let planes = packings.iter().flat_map(|packing| &packing.planes);
             residence.admit(self.copied_bytes + planes.map(|plane| plane.len).sum::<u64>())?;
@@ -352,6 +359,7 @@ impl Weights {
                     format!("rows of {} numbers do not divide into blocks of {block}", source.matrix().1);
                 return Err(Error::Weight { name: weight.to_owned(), why });
             }
+            self.watch(&source);
             self.sources.insert(weight.to_owned(), source);
         }
         Ok(&self.sources[weight])
@@ -371,7 +379,7 @@ impl Weights {
             let row = u64::from(*row);
             let section = match &self.residence {
                 Some(residence) if residence.limits_host() && row < source.matrix().0 => {
-                    Some(source.section(row..row + 1, residence.files())?)
+                    Some(self.rows.read(weight, source, row, residence.files())?)
                 }
                 _ => None,
             };

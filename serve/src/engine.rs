@@ -13,6 +13,7 @@ use jtllm_models::sample::{SampleError, Sampler};
 use jtllm_models::tokenizer::{Stops, Stream, Tokenizer, TokenizerError};
 use jtllm_runtime::network::{Batch, Row, Shown};
 use jtllm_runtime::pages::PageTable;
+use jtllm_runtime::swap::SwapError;
 use jtllm_runtime::trace::Trace;
 
 use crate::lookup::{Guesser, Lookup, Rows, Speculation};
@@ -96,6 +97,13 @@ impl fmt::Display for EngineError {
                 write!(f, "token {id} does not exist: the vocabulary has {vocabulary}")
             }
         }
+    }
+}
+
+impl EngineError {
+    /// Whether a pass ended because nobody wanted to wait for its weights any longer.
+    fn is_cancelled(&self) -> bool {
+        matches!(self, EngineError::Runtime(jtllm_runtime::Error::Swap(SwapError::Cancelled)))
     }
 }
 
@@ -510,7 +518,12 @@ impl Engine {
             facts: self.facts.iter().map(|(name, value)| (*name, vec![*value])).collect(),
             shown,
         };
-        let logits = self.model.pass(&batch, self.trace.as_mut())?;
+        let logits = self.model.pass(&batch, self.trace.as_mut());
+        if let Err(EngineError::Load(_)) = logits {
+            // The model is no longer what computed the cache.
+            self.clear();
+        }
+        let logits = logits?;
         self.held.extend_from_slice(tokens);
         Ok(logits)
     }
@@ -532,7 +545,13 @@ impl Engine {
         let facts = self.model.architecture().facts(&request.prompt);
         let reused = if request.prompt.is_empty() { 0 } else { self.reusable(&request.prompt, &facts) };
         let device = self.model.device_name();
-        let logits = self.feed(&request.prompt, false)?;
+        let logits = match self.feed(&request.prompt, false) {
+            Err(error) if error.is_cancelled() => {
+                let (ids, text, finish) = (Vec::new(), String::new(), Finish::Cancelled);
+                return Ok(Answer { ids, text, finish, timings });
+            }
+            fed => fed?,
+        };
         // Who leaves a device leaves what it held.
         timings.cached_tokens = if device == self.model.device_name() { reused } else { 0 };
         timings.prompt_tokens = request.prompt.len() - timings.cached_tokens;
@@ -542,7 +561,10 @@ impl Engine {
         request.prompt.iter().for_each(|id| sampler.accept(*id));
 
         let begin = Instant::now();
-        let finish = self.answer(logits, request, sampler, &mut voice, &mut timings);
+        let finish = match self.answer(logits, request, sampler, &mut voice, &mut timings) {
+            Err(error) if error.is_cancelled() => Ok(Finish::Cancelled),
+            ended => ended,
+        };
         // Room for guesses that did not come.
         self.pages.truncate(0, self.held.len());
         if !matches!(finish, Ok(Finish::Stop(_))) {

@@ -91,6 +91,8 @@ pub struct Model {
     tell: Option<Box<Tell>>,
     /// Whether it was told that launches are not recorded.
     told_refusal: bool,
+    /// Whether it was told which files are read by way of the page cache.
+    told_cached_files: bool,
     /// How it was loaded.
     pub options: LoadOptions,
 }
@@ -281,7 +283,17 @@ impl Model {
         let keeping = Keeping { folder: Arc::new(packed), origins: origins(&checkpoint) };
         let parts = Parts { graphs, cache: Arc::new(kernels), keeping, options: options.clone() };
         let seat = parts.seat(ways)?;
-        Ok(Model { checkpoint, architecture, parts, seat, tell: None, told_refusal: false, options })
+        let (told_refusal, told_cached_files) = (false, false);
+        Ok(Model {
+            checkpoint,
+            architecture,
+            parts,
+            seat,
+            tell: None,
+            told_refusal,
+            told_cached_files,
+            options,
+        })
     }
 
     /// Where it is.
@@ -374,7 +386,8 @@ impl Model {
             let checkpoint = self.checkpoint.clone();
             let locate = move |name: &str| checkpoint.tensor(name).and_then(source);
             match self.seat.runner.ready(&locate) {
-                Ok(()) => return Ok(()),
+                // Files that are streamed are opened anew: then they must be those of which the header was read.
+                Ok(()) => return Ok(self.checkpoint.verify_unchanged()?),
                 Err(error) => self.seat = self.parts.retreat(&self.seat, error, true)?,
             }
         }
@@ -390,6 +403,18 @@ impl Model {
         let checkpoint = self.checkpoint.clone();
         let locate = move |name: &str| checkpoint.tensor(name).and_then(source);
         Ok(self.seat.runner.prepare(&locate)?)
+    }
+
+    /// The seconds of each step of a decoded token when its weights are in memory: measured, see [`Network::rehearse`].
+    /// Nothing where [`Model::outlook`] gives nothing.
+    ///
+    /// # Errors
+    /// There is no memory for it, or a kernel fails.
+    pub fn rehearse(&self) -> Result<Option<Vec<f64>>, EngineError> {
+        match self.networks().as_slice() {
+            [one] => Ok(one.rehearse()?),
+            _ => Ok(None),
+        }
     }
 
     /// What decoding is going to cost within the limit; nothing without one, or where kernels run elsewhere.
@@ -408,6 +433,9 @@ impl Model {
         let checkpoint = self.checkpoint.clone();
         let locate = move |name: &str| checkpoint.tensor(name).and_then(source);
         let logits = self.seat.runner.pass(batch, &locate, trace)?;
+        // Whoever writes to a file that is in use changes numbers under us: then nobody is to see what was made of them.
+        self.checkpoint.storages().try_for_each(Storage::verify_held)?;
+        self.tell_cached_files();
         // Each plan is refused by itself, for the same reason.
         if let Some(why) = self.networks().iter().find_map(|network| network.refusal())
             && !std::mem::replace(&mut self.told_refusal, true)
@@ -415,6 +443,18 @@ impl Model {
             self.say(&format!("{why}; its kernels are launched one by one"));
         }
         Ok(logits)
+    }
+
+    /// Says once which files take memory of the system's beside that of the limit, when all were read from.
+    fn tell_cached_files(&mut self) {
+        if std::mem::replace(&mut self.told_cached_files, true) {
+            return;
+        }
+        let residences = self.networks().into_iter().filter_map(Network::residence);
+        for path in residences.flat_map(|residence| residence.cached_files()).collect::<BTreeSet<_>>() {
+            let what = "its file system has no direct reads; they go by way of the page cache";
+            self.say(&format!("{}: {what}", path.display()));
+        }
     }
 
     pub(crate) fn shared_architecture(&self) -> Arc<dyn Architecture> {
@@ -425,7 +465,8 @@ impl Model {
     pub fn look_at(&mut self, tokens: usize, pixels: &[f32]) -> Result<(), EngineError> {
         let checkpoint = self.checkpoint.clone();
         let locate = move |name: &str| checkpoint.tensor(name).and_then(source);
-        Ok(self.seat.runner.image(tokens, pixels, &locate)?)
+        self.seat.runner.image(tokens, pixels, &locate)?;
+        Ok(self.checkpoint.storages().try_for_each(Storage::verify_held)?)
     }
 
     /// The named output of the last pass (with [`LoadOptions::taps`]), for its first `rows` rows.

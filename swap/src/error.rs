@@ -68,7 +68,7 @@ pub enum SwapError {
         /// How it failed.
         why: String,
     },
-    /// Bytes are not those that were written, read twice.
+    /// Bytes are not those that were written, or read before, and were read twice.
     Corrupt {
         /// The file.
         path: Arc<Path>,
@@ -98,6 +98,8 @@ pub enum SwapError {
         /// That time.
         waited_ms: u64,
     },
+    /// Somebody who waited for bytes wants them no more.
+    Cancelled,
 }
 
 impl fmt::Display for SwapError {
@@ -120,12 +122,17 @@ impl fmt::Display for SwapError {
                 write!(f, "{}: not used any more since it failed: {why}", path.display())
             }
             SwapError::Corrupt { path, at, len } => {
-                write!(f, "{}: the {len} bytes at byte {at} are not what was written", path.display())
+                write!(
+                    f,
+                    "{}: the {len} bytes at byte {at} are not what they were, read twice",
+                    path.display()
+                )
             }
             SwapError::Folder { path, why } => {
                 write!(f, "{}: no place for swap files: {why}", path.display())
             }
             SwapError::Memory { len, why } => write!(f, "no {len} bytes of memory: {why}"),
+            SwapError::Cancelled => f.write_str("nobody waits for it any more"),
             SwapError::Late { blob, waited_ms } => {
                 write!(f, "{blob} has not come after {waited_ms} ms")
             }

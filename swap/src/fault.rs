@@ -118,4 +118,8 @@ impl Store for FaultStore {
         self.enter(Action::Sync, 0, 0)?;
         self.inner.sync()
     }
+
+    fn is_direct(&self) -> bool {
+        self.inner.is_direct()
+    }
 }

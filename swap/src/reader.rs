@@ -10,6 +10,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -43,11 +44,11 @@ pub struct FileId(u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
-/// The xxh3-64 of each chunk of a run of bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The xxh3-64 of each chunk of a run of bytes. A hash may be [unknown](Sums::unknown) before the chunk is first read.
+#[derive(Clone, Debug)]
 pub struct Sums {
-    /// Hashes, one after another; those of several runs may stand in one slice.
-    pub all: Arc<[u64]>,
+    /// Hashes, one after another; those of several runs may stand in one slice. 0: not known yet.
+    pub all: Arc<[AtomicU64]>,
     /// Which is the hash of this run's first chunk.
     pub first: usize,
     /// Bytes of each chunk but the last, which may have fewer.
@@ -58,7 +59,31 @@ impl Sums {
     /// The hashes of a run.
     pub fn of(bytes: &[u8], chunk_bytes: u64) -> Sums {
         let chunks = bytes.chunks(usize::try_from(chunk_bytes).unwrap_or(usize::MAX).max(1));
-        Sums { all: chunks.map(xxh3_64).collect(), first: 0, chunk_bytes }
+        Sums::known(chunks.map(xxh3_64), chunk_bytes)
+    }
+
+    /// These hashes, which somebody has kept.
+    pub fn known(hashes: impl IntoIterator<Item = u64>, chunk_bytes: u64) -> Sums {
+        Sums { all: hashes.into_iter().map(AtomicU64::new).collect(), first: 0, chunk_bytes }
+    }
+
+    /// Hashes of `len` bytes of which nobody has kept any: the first reading of each chunk is believed, and every later
+    /// one must be the same.
+    pub fn unknown(len: u64, chunk_bytes: u64) -> Sums {
+        Sums::known((0..len.div_ceil(chunk_bytes.max(1))).map(|_| 0), chunk_bytes)
+    }
+
+    /// Whether a chunk is what it should be; of one that is not known these are its bytes from now on.
+    fn agree(&self, chunk: usize, bytes: &[u8]) -> bool {
+        let Some(known) = self.all.get(self.first + chunk) else { return false };
+        let found = xxh3_64(bytes);
+        match known.load(Ordering::Relaxed) {
+            0 => {
+                known.store(found, Ordering::Relaxed);
+                true
+            }
+            known => known == found,
+        }
     }
 }
 
@@ -235,13 +260,12 @@ fn verify(check: &Piece) -> Result<(), SwapError> {
         let part = check.span.part(start, step.min(len - start));
         // SAFETY: whoever asked for the job left these bytes to it, and all its requests are over.
         let bytes = unsafe { part.bytes_mut() };
-        let wanted = sums.all.get(sums.first + chunk).copied();
-        if Some(xxh3_64(bytes)) == wanted {
+        if sums.agree(chunk, bytes) {
             continue;
         }
         let at = check.at + start as u64;
         read_all(&*check.store, at, bytes).map_err(|error| io_error(check, at, &error))?;
-        if Some(xxh3_64(bytes)) != wanted {
+        if !sums.agree(chunk, bytes) {
             let (path, len) = (check.path.clone(), bytes.len() as u64);
             return Err(SwapError::Corrupt { path, at, len });
         }

@@ -10,6 +10,7 @@ pub use device::{Copied, Mover};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::file::SwapFile;
@@ -36,6 +37,8 @@ pub struct Options {
     pub swap_bytes: u64,
     /// How long a pin waits for one move to end.
     pub wait_max: Duration,
+    /// Pins that wait give up once this is set, until it is taken back.
+    pub cancel: Arc<AtomicBool>,
 }
 
 impl Options {
@@ -51,6 +54,7 @@ impl Options {
             swap_folder: None,
             swap_bytes: 0,
             wait_max: Duration::from_secs(60),
+            cancel: Arc::default(),
         }
     }
 }
@@ -130,7 +134,7 @@ impl Residency {
         if let Some(mover) = &mover {
             traffic.divide(mover.piece_bytes());
         }
-        let road = Road::new(Reader::new(options.requests), memory, swap, mover, options.wait_max)?;
+        let road = Road::new(Reader::new(options.requests), memory, swap, mover, options)?;
         Ok(Residency { traffic, road })
     }
 
@@ -188,7 +192,7 @@ impl Residency {
     /// blob may be pinned for several ticks at once.
     ///
     /// # Errors
-    /// What hinders one from coming: `Io`, `PreviousIo`, `Corrupt`, `Late`; `Full` if they do not fit beside what else
+    /// What hinders one from coming: `Io`, `PreviousIo`, `Corrupt`, `Late`, `Cancelled`; `Full` if they do not fit beside what else
     /// is pinned, or what must leave for them cannot be written.
     pub fn pin(&mut self, tick: Tick, blobs: &[BlobId]) -> Result<(), SwapError> {
         self.traffic.pin(tick, blobs, &mut self.road)

@@ -72,6 +72,11 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// What the system says.
     fn sync(&self) -> io::Result<()>;
+
+    /// Whether what is read leaves nothing in the system's page cache, as far as that is known so far.
+    fn is_direct(&self) -> bool {
+        true
+    }
 }
 
 /// Fills `out` from `at` on, however often the store must be asked.
@@ -276,6 +281,10 @@ impl Store for FileStore {
 
     fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
+    }
+
+    fn is_direct(&self) -> bool {
+        FileStore::is_direct(self)
     }
 }
 

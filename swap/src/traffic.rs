@@ -374,8 +374,10 @@ impl Traffic {
     /// The same for bytes that are out of date when they arrive: whether they do is nobody's concern.
     fn wait_whatever_comes(&mut self, blob: BlobId, carrier: &mut dyn Carrier) -> Result<(), SwapError> {
         while self.stand(blob).moving.is_some() {
-            if let Err(late @ SwapError::Late { .. }) = self.wait_for(blob, carrier) {
-                return Err(late);
+            if let Err(given_up @ (SwapError::Late { .. } | SwapError::Cancelled)) =
+                self.wait_for(blob, carrier)
+            {
+                return Err(given_up);
             }
         }
         Ok(())

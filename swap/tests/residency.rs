@@ -38,6 +38,7 @@ fn swap_over(store: Arc<dyn Store>, limit: u64) -> SwapFile {
 /// Weights of `lens` bytes one after another from an odd place on, one a tick.
 struct Weights {
     residency: Residency,
+    cancel: Arc<AtomicBool>,
     blobs: Vec<BlobId>,
     bytes: Vec<Vec<u8>>,
 }
@@ -58,7 +59,7 @@ impl Weights {
             bytes.push(mine);
             at += len;
         }
-        Weights { residency, blobs, bytes }
+        Weights { residency, cancel: options.cancel.clone(), blobs, bytes }
     }
 
     fn arrange(&mut self) -> Result<(), SwapError> {
@@ -437,4 +438,75 @@ impl Random {
             assert!(!begun || copies.contains(&(true, true)), "{blob} is lost: {copies:?}");
         }
     }
+}
+
+/// Set where this binary is started again, to be a process that somebody stops.
+#[cfg(unix)]
+const STOPPED: &str = "JTLLM_TEST_STOPPED";
+
+/// The other process: each of its reads takes a third of the time for which it waits.
+#[cfg(unix)]
+#[test]
+fn s17_other_process() {
+    if std::env::var_os(STOPPED).is_none() {
+        return;
+    }
+    let options = Options {
+        wait_max: Duration::from_millis(1500),
+        requests: Requests { in_flight: 1, bytes: 32 * KB },
+        ..options(3 * 24 * KB)
+    };
+    let mut weights = Weights::new(&options, &[20_000; 8], |all| {
+        let slow = |_| Some(Fault::Slow(Duration::from_millis(500)));
+        Arc::new(FaultStore::new(MemoryStore::new(all), slow))
+    });
+    weights.arrange().unwrap();
+    println!("\nready");
+    weights.pass(0).unwrap();
+    println!("\ndone");
+}
+
+#[cfg(unix)]
+#[test]
+fn s17_the_time_for_which_a_process_is_stopped_is_none_that_its_disk_took() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "s17_other_process", "--nocapture"])
+        .env(STOPPED, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line == "ready"));
+    let signal = |name: &str| {
+        assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+    };
+    std::thread::sleep(Duration::from_millis(700));
+    signal("-STOP");
+    std::thread::sleep(Duration::from_millis(2500));
+    signal("-CONT");
+    assert!(lines.any(|line| line == "done"));
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn s19_who_waits_for_a_read_that_hangs_can_be_called_off() {
+    let mut weights = Weights::new(&options(4 * 24 * KB), &[20_000; 8], |all| {
+        Arc::new(FaultStore::new(MemoryStore::new(all), |call| {
+            (call.number == 0).then_some(Fault::Slow(Duration::from_secs(3)))
+        }))
+    });
+    weights.arrange().unwrap();
+    let cancel = weights.cancel.clone();
+    let begin = std::time::Instant::now();
+    let canceller = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        cancel.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(weights.pass(0), Err(SwapError::Cancelled));
+    assert!(begin.elapsed() < Duration::from_secs(2));
+    canceller.join().unwrap();
+    weights.cancel.store(false, Ordering::Relaxed);
+    weights.pass(0).unwrap();
 }

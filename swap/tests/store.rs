@@ -171,3 +171,14 @@ fn faults_are_what_was_asked_for() {
     store.set_len(3).unwrap();
     assert_eq!(store.size().unwrap(), 3);
 }
+
+/// Files of `/proc` are regular, and their file system knows nothing of direct reads.
+#[cfg(target_os = "linux")]
+#[test]
+fn s06_a_file_system_without_direct_reads_is_read_all_the_same() {
+    let store = FileStore::open(std::path::Path::new("/proc/self/status")).unwrap();
+    assert!(!Store::is_direct(&store));
+    let mut found = [0; 5];
+    read_all(&store, 0, &mut found).unwrap();
+    assert_eq!(&found, b"Name:");
+}

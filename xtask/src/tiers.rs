@@ -124,10 +124,11 @@ fn measure(options: &Options, file: &Path, limit: u64) -> Result<Vec<Row>, Strin
     // What is made once is made before: packed weights, kernels.
     once(&decoders[0], limit, 1)?;
     let mut all: Vec<Rounds> = decoders.iter().map(|_| Rounds::default()).collect();
-    let mut dd = Vec::new();
+    let (mut dd, mut foreseen) = (Vec::new(), Vec::new());
     for round in 0..options.rounds.max(1) {
         chill(options, file);
         dd.push(read_by_dd(file)?);
+        foreseen.push(plan(options, file, limit)?);
         for turn in 0..decoders.len() {
             let which = (turn + round) % decoders.len();
             let (decoder, rounds) = (&decoders[which], &mut all[which]);
@@ -150,6 +151,7 @@ fn measure(options: &Options, file: &Path, limit: u64) -> Result<Vec<Row>, Strin
         }
     }
     let llama = (all.len() > 1).then(|| median(all[1].speeds.clone()));
+    let mut foreseen = Some([0, 1].map(|at| median(foreseen.iter().map(|one: &[f64; 2]| one[at]).collect())));
     let row = |(decoder, rounds): (&Decoder, Rounds)| Row {
         file: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         program: decoder.name.to_owned(),
@@ -159,6 +161,7 @@ fn measure(options: &Options, file: &Path, limit: u64) -> Result<Vec<Row>, Strin
         read_per_token: median(rounds.reads),
         written: rounds.written,
         dd_bytes_per_s: median(dd.clone()),
+        foreseen: foreseen.take(),
         llama_tokens_per_s: llama,
     };
     Ok(decoders.iter().zip(all).map(row).collect())
@@ -186,6 +189,9 @@ fn decoders(options: &Options, file: &Path, limit: u64) -> Vec<Decoder> {
             "--temp",
             "0",
             "--ignore-eos",
+            // A token a pass, as llama-bench has it and `jtllm plan` foresees it.
+            "--spec-type",
+            "none",
             "--json",
         ]),
         variables: vec![("JTLLM_CACHE", cache(options).display().to_string())],
@@ -205,6 +211,20 @@ fn decoders(options: &Options, file: &Path, limit: u64) -> Vec<Decoder> {
         });
     }
     all
+}
+
+/// What `jtllm plan` foresees: tokens a second, and the most bytes of memory.
+fn plan(options: &Options, file: &Path, limit: u64) -> Result<[f64; 2], String> {
+    let mut plan = Command::new(&options.jtllm);
+    plan.arg("plan").arg(file).args(["--backend", "cpu", "--json"]);
+    plan.args(["--mem-limit", &limit.to_string(), "-t", &options.threads.to_string()]);
+    let output = plan.env("JTLLM_CACHE", cache(options)).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("jtllm plan: {error}"))?;
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    match [&told["tokens_per_s"], &told["peak"]].map(Value::as_f64) {
+        [Some(speed), Some(peak)] => Ok([speed, peak]),
+        _ => Err(format!("jtllm plan: {}", String::from_utf8_lossy(&output.stderr))),
+    }
 }
 
 fn cache(options: &Options) -> PathBuf {

@@ -23,19 +23,24 @@ fn a_row_has_its_ratios() {
         read_per_token: 150e6,
         written: 4096,
         dd_bytes_per_s: 1e9,
+        foreseen: Some([6.5, 500e6]),
         llama_tokens_per_s: Some(1.5),
     };
     let failed = Row {
         program: "llama.cpp".to_owned(),
         peak: None,
         tokens_per_s: f64::NAN,
+        foreseen: None,
         llama_tokens_per_s: None,
         ..row.clone()
     };
     let text = table(&[row, failed]);
     let lines: Vec<&str> = text.lines().skip(2).collect();
-    assert_eq!(lines[0], "| m.gguf | 500.0 | jtllm | 512.3 | 6.00 | 150.0 | 0.0 | 0.90 | 4.00 |");
-    assert_eq!(lines[1], "| m.gguf | 500.0 | llama.cpp | unknown | - | 150.0 | 0.0 | - | - |");
+    assert_eq!(
+        lines[0],
+        "| m.gguf | 500.0 | jtllm | 512.3 | 6.00 | 150.0 | 0.0 | 0.90 | 4.00 | 6.50 | 500.0 |"
+    );
+    assert_eq!(lines[1], "| m.gguf | 500.0 | llama.cpp | unknown | - | 150.0 | 0.0 | - | - | - | - |");
 }
 
 #[test]
@@ -57,7 +62,7 @@ fn programs_run_within_their_limit_or_it_is_said_why_not() {
     Synthetic::of("chatglm2-100m", "q8_0", Some(2)).unwrap().write(&model, &mut |_| {}).unwrap();
     let told = folder.path().join("told");
     let script = format!(
-        "#!/bin/sh\nfor last; do :; done\necho \"$last $6\" >> {}\ncat /proc/self/cgroup >> {}\n\
+        "#!/bin/sh\n[ \"$1\" = plan ] && echo '{{ \"tokens_per_s\": 2, \"peak\": 3e8 }}' && exit\nfor last; do :; done\necho \"$last $6\" >> {}\ncat /proc/self/cgroup >> {}\n\
          i=0; while [ $i -lt \"$last\" ]; do cat \"$2\" > /dev/null; i=$((i + 1)); done\n\
          echo '{{ \"timings\": {{ \"predicted_per_second\": 2.5 }} }}'\n",
         told.display(),

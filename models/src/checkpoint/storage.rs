@@ -99,6 +99,18 @@ impl Storage {
     /// Fails with [`LoadError::Changed`] when the file was written to, shortened, extended, or replaced by
     /// another under the same path. A file that was deleted is still held whole and counts as unchanged.
     pub fn verify_unchanged(&self) -> Result<(), LoadError> {
+        self.verify_held()?;
+        match (&self.bytes, std::fs::metadata(&self.path)) {
+            (Bytes::Mapped { identity, .. }, Ok(other)) if Identity::of(&other).node != identity.node => {
+                let (file, why) = (self.path.clone(), "another file took its place".to_owned());
+                Err(LoadError::Changed { file, why })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same for the file that is held, whatever has become of its path: one system call.
+    pub fn verify_held(&self) -> Result<(), LoadError> {
         let Bytes::Mapped { file, identity, .. } = &self.bytes else {
             return Ok(());
         };
@@ -111,12 +123,7 @@ impl Storage {
         if now.modified != identity.modified {
             return changed("it was written to".to_owned());
         }
-        match std::fs::metadata(&self.path) {
-            Ok(other) if Identity::of(&other).node != identity.node => {
-                changed("another file took its place".to_owned())
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// Fills `buffer` with the bytes from `offset` on by a read of the file, not through the mapping: bytes

@@ -51,6 +51,22 @@ pub fn pin(_cpus: &[usize]) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "threads cannot be bound to cores on this system"))
 }
 
+/// What is said of a mapping whose file is shortened is the system's own affair here.
+#[derive(Debug)]
+pub struct Watched;
+
+impl Watched {
+    /// Nothing is watched.
+    pub fn new(_bytes: &[u8]) -> Watched {
+        Watched
+    }
+}
+
+/// Whether a page was missing: nobody knows.
+pub fn is_lost(_bytes: &[u8]) -> bool {
+    false
+}
+
 /// Pages stay.
 pub fn release(_map: &memmap2::Mmap, _range: std::ops::Range<usize>) {}
 

@@ -8,13 +8,20 @@ use super::{Kept, PlanId, Residence, ring};
 use crate::error::Error;
 use crate::residence::Most;
 
-/// The speeds of a machine, in bytes a second.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// How fast a machine is at what a pass does.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rates {
-    /// Of reading model files past the page cache.
+    /// Bytes a second of reading model files past the page cache, compared with their hashes.
     pub disk: f64,
-    /// Of kernels that read weights in memory.
-    pub memory: f64,
+    /// Seconds of each step of a pass when its weights are in memory.
+    pub steps: Vec<f64>,
+}
+
+impl Rates {
+    /// Seconds of a pass when all weights are in memory.
+    pub fn computing(&self) -> f64 {
+        self.steps.iter().sum()
+    }
 }
 
 /// What may be asked for instead of what there is.
@@ -65,12 +72,14 @@ impl Residence {
         let len = |kept: &Kept| scaled(kept.taken(), change.weights).max(1);
         let blobs: Vec<Blob> =
             state.blobs.iter().map(|kept| Blob::new(len(kept), "weights", Source::File)).collect();
-        let step = |uses: &Vec<jtllm_swap::BlobId>| {
+        let step = |(uses, seconds): (&Vec<jtllm_swap::BlobId>, &f64)| {
             let uses: Vec<usize> = uses.iter().map(|blob| blob.0 as usize).collect();
-            let bytes: u64 = uses.iter().map(|blob| blobs[*blob].len).sum();
-            Step { uses, changes: Vec::new(), seconds: bytes as f64 / rates.memory }
+            // Weights of another length are taken to be computed with as fast a byte.
+            let seconds = if uses.is_empty() { *seconds } else { seconds * change.weights };
+            Step { uses, changes: Vec::new(), seconds }
         };
-        let steps: Vec<Step> = plans.iter().flat_map(|plan| state.plans[plan.0].iter().map(step)).collect();
+        let uses = plans.iter().flat_map(|plan| &state.plans[plan.0]);
+        let steps: Vec<Step> = uses.zip(&rates.steps).map(step).collect();
         let used = steps.iter().flat_map(|step| &step.uses).map(|blob| blobs[*blob].len).sum();
         // A blob that is rounded up may take a byte more than its part of the sum.
         let room = left.max(counted.step) + blobs.len() as u64;
@@ -82,7 +91,8 @@ impl Residence {
             speeds: Speeds {
                 disk_bytes_per_s: rates.disk,
                 disk_latency_s: 0.0,
-                bus_bytes_per_s: rates.memory,
+                // Nothing goes on to a device.
+                bus_bytes_per_s: f64::INFINITY,
             },
         };
         let forecast = sim::run(&scenario, PASSES).map_err(Error::Swap)?;

@@ -65,7 +65,8 @@ impl Job {
     fn run(&self, device: &dyn Device) -> Result<(), Error> {
         let chunks = self.packing.chunks();
         if device.is_host() {
-            return (0..chunks).into_par_iter().try_for_each(|chunk| self.fill(device, chunk));
+            (0..chunks).into_par_iter().try_for_each(|chunk| self.fill(device, chunk))?;
+            return self.packing.source.check_whole();
         }
         // Copies to a device go one after another, from one thread; what they copy is made side by side.
         let step = rayon::current_num_threads() * 2;
@@ -76,7 +77,7 @@ impl Job {
                 self.put(device, chunk, planes?)?;
             }
         }
-        Ok(())
+        self.packing.source.check_whole()
     }
 
     /// A chunk of a plane for the packed file: from memory where that is the host's, else packed once more, so that a

@@ -146,7 +146,7 @@ impl Weights {
         residence.is_packed(path);
         for plane in packings.iter().flat_map(|packing| &packing.planes) {
             let entry = found.plane(&plane.name);
-            let sums = Sums { all: entry.sums.as_slice().into(), first: 0, chunk_bytes: entry.chunk_bytes };
+            let sums = Sums::known(entry.sums.iter().copied(), entry.chunk_bytes);
             let (file, at, len) = (file.clone(), entry.offset, entry.len);
             self.stream_one(&plane.name, Streamed { file, at, len, sums: Some(sums) });
         }

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Origin;
 use super::device::{Copied, Device, Mover};
+use super::{Options, Origin};
 use crate::file::SwapFile;
 use crate::memory::Memory;
 use crate::reader::{FileId, Job, Outcome, Reader, Ticket};
@@ -20,6 +21,10 @@ pub(super) struct Kept {
     pub(super) len: usize,
     pub(super) origin: Option<Origin>,
 }
+
+/// How long is waited at a time. A process that is stopped meanwhile has not waited for longer: nobody knows what its disk
+/// would have done.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How long is waited for copies before files are looked at, where both are in flight.
 const TURN: Duration = Duration::from_millis(1);
@@ -36,6 +41,7 @@ pub(super) struct Road {
     moved: Vec<(Ticket, BlobId)>,
     reports: Vec<Outcome>,
     wait_max: Duration,
+    cancel: Arc<AtomicBool>,
     pub(super) stalls: u64,
     pub(super) stall: Duration,
     /// Bytes between the memories of host and device.
@@ -48,7 +54,7 @@ impl Road {
         memory: Memory,
         swap: Option<SwapFile>,
         mover: Option<Box<dyn Mover>>,
-        wait_max: Duration,
+        options: &Options,
     ) -> Result<Road, SwapError> {
         let mut road = Road {
             reader,
@@ -58,7 +64,8 @@ impl Road {
             blobs: Vec::new(),
             moved: Vec::new(),
             reports: Vec::new(),
-            wait_max,
+            wait_max: options.wait_max,
+            cancel: options.cancel.clone(),
             stalls: 0,
             stall: Duration::ZERO,
             copied: 0,
@@ -129,15 +136,23 @@ impl Road {
             return Ok(Some(ended));
         }
         let Some(blob) = waiting else { return Ok(None) };
-        let start = Instant::now();
+        let mut waited = Duration::ZERO;
         self.stalls += 1;
         loop {
-            let left = self.wait_max.saturating_sub(start.elapsed());
-            let ended = if left.is_zero() { None } else { self.poll(left) };
-            if ended.is_some() || left.is_zero() {
-                self.stall += start.elapsed();
+            if self.cancel.load(Ordering::Relaxed) {
+                return Err(SwapError::Cancelled);
+            }
+            let turn = self.wait_max.saturating_sub(waited).min(PATIENCE);
+            if turn.is_zero() {
                 let waited_ms = u64::try_from(self.wait_max.as_millis()).unwrap_or(u64::MAX);
-                return ended.map(Some).ok_or(SwapError::Late { blob, waited_ms });
+                return Err(SwapError::Late { blob, waited_ms });
+            }
+            let start = Instant::now();
+            let ended = self.poll(turn);
+            waited += start.elapsed().min(turn);
+            self.stall += start.elapsed();
+            if ended.is_some() {
+                return Ok(ended);
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::file::SwapFile;
 use crate::memory::Memory;
 use crate::reader::{Job, Reader, Requests, Sums};
 use crate::store::{Action, MemoryStore, Store};
-use crate::sync::thread;
+use crate::sync::{Mutex, lock, thread};
 use crate::{Agenda, BlobId, Options, Origin, Policy, Residency, SwapError, Tick};
 
 const BLOCK: usize = 4096;
@@ -176,4 +176,108 @@ fn s20_a_failed_file_answers_every_job() {
 fn s20_passes_under_any_schedule() {
     shuttle::check_random(passes, 500);
     shuttle::check_pct(passes, 500, 3);
+}
+
+/// What `runtime::residence` does with a residency: one lock over it and its books, held by who runs the steps of a plan
+/// until the last of them; by others, who count, or give the memory up so that a new plan can be measured.
+struct Shared {
+    all: Vec<u8>,
+    sums: Sums,
+    lens: usize,
+    state: Mutex<Option<(Residency, Vec<BlobId>, Tick)>>,
+}
+
+impl Shared {
+    /// Memory for blobs, if there is none, and files forgiven, as at the beginning of each plan.
+    fn settle(&self, state: &mut Option<(Residency, Vec<BlobId>, Tick)>) {
+        if let Some((residency, ..)) = state {
+            residency.forgive();
+            return;
+        }
+        let options = Options {
+            policy: Policy::Stream { ring_bytes: 0 },
+            requests: REQUESTS,
+            wait_max: Duration::from_secs(600),
+            ..Options::new(3 * self.lens as u64)
+        };
+        let mut residency = Residency::with(&options, None, None).unwrap();
+        let store = FaultStore::new(Yielding(MemoryStore::new(self.all.clone())), |call| {
+            // One that fails, and one that is read wrongly when all were read once.
+            match call.number {
+                3 => Some(Fault::Error(ErrorKind::Other)),
+                // A request takes 13 reads, each of a half of what is left.
+                150 => Some(Fault::Flip(5)),
+                _ => None,
+            }
+        });
+        let file = residency.add_file(Path::new("weights"), Arc::new(store)).unwrap();
+        let chunks = self.lens / 4096;
+        let add = |at: usize| {
+            // Hashes that the first reading gives outlive the memory.
+            let sums = Some(Sums { first: at / self.lens * chunks, ..self.sums.clone() });
+            let origin = Origin { file, at: at as u64, len: self.lens as u64, sums };
+            residency.add("weights", origin).unwrap()
+        };
+        let blobs: Vec<BlobId> = (0..self.all.len()).step_by(self.lens).map(add).collect();
+        let uses = blobs.iter().copied().zip(0..);
+        residency.arrange(Agenda::new(blobs.len() as Tick, uses)).unwrap();
+        residency.prefetch(0).unwrap();
+        *state = Some((residency, blobs, 0));
+    }
+
+    /// The steps of one plan, whose lock nobody takes between them. A worker reads each step's bytes, as a kernel does.
+    fn pass(&self) -> Result<(), SwapError> {
+        let mut state = lock(&self.state);
+        self.settle(&mut state);
+        let (residency, blobs, now) = state.as_mut().unwrap();
+        for (at, blob) in blobs.iter().enumerate() {
+            let tick = *now;
+            *now += 1;
+            if let Err(error) = residency.pin(tick, &[*blob]) {
+                // As the runtime does: the pass that comes next begins at the plan's first step.
+                *now += (blobs.len() - 1 - at) as Tick;
+                return Err(error);
+            }
+            let span = residency.span(*blob).unwrap();
+            let worker = thread::spawn(move || {
+                // SAFETY: the blob is pinned until this thread has ended.
+                unsafe { span.bytes() }.to_vec()
+            });
+            assert_eq!(worker.join().unwrap(), &self.all[at * self.lens..][..self.lens]);
+            residency.unpin(tick, &[*blob]).unwrap();
+        }
+        Ok(())
+    }
+}
+
+fn executor_and_others_share_a_residence() {
+    let (all, lens) = (content(8), 2 * BLOCK);
+    let sums = Sums::unknown(all.len() as u64, 4096);
+    let shared = Arc::new(Shared { all, sums, lens, state: Mutex::new(None) });
+    let other = {
+        let shared = shared.clone();
+        thread::spawn(move || {
+            for round in 0..3 {
+                let mut state = lock(&shared.state);
+                if let Some((residency, ..)) = &*state {
+                    assert!(residency.counts().peak_bytes <= 3 * shared.lens as u64);
+                }
+                if round == 1 {
+                    // What is in flight ends first: its memory goes with it.
+                    *state = None;
+                }
+            }
+        })
+    };
+    let failed = (0..3).filter(|_| shared.pass().is_err()).count();
+    // A memory that is made anew begins its faults anew.
+    assert!(failed <= 2, "{failed}");
+    other.join().unwrap();
+    shared.pass().or_else(|_| shared.pass()).unwrap();
+}
+
+#[test]
+fn s20_executor_and_others_share_a_residence() {
+    shuttle::check_random(executor_and_others_share_a_residence, 500);
+    shuttle::check_pct(executor_and_others_share_a_residence, 500, 3);
 }

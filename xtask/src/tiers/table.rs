@@ -21,6 +21,8 @@ pub struct Row {
     pub written: u64,
     /// What `dd` reads of the same file past the page cache, in bytes a second, the median of the rounds.
     pub dd_bytes_per_s: f64,
+    /// What `jtllm plan` foresees of the speed and of the peak, the median of the rounds; of our own program alone.
+    pub foreseen: Option<[f64; 2]>,
     /// The speed of llama.cpp with the same file and limit, where it was measured.
     pub llama_tokens_per_s: Option<f64>,
 }
@@ -40,17 +42,20 @@ impl Row {
 /// Rows as a table for RESULTS.md.
 pub fn table(rows: &[Row]) -> String {
     let mut text = String::from(
-        "| file | limit MB | program | peak MB | tokens/s | read MB a token | written MB | of dd | of llama.cpp |\n\
-         |---|---:|---|---:|---:|---:|---:|---:|---:|\n",
+        "| file | limit MB | program | peak MB | tokens/s | read MB a token | written MB | of dd | of llama.cpp \
+         | foreseen tokens/s | foreseen peak MB |\n\
+         |---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );
     let megabytes = |bytes: f64| format!("{:.1}", bytes / 1e6);
     for row in rows {
         let number = |value: f64| if value.is_finite() { format!("{value:.2}") } else { "-".to_owned() };
         let peak = row.peak.map_or("unknown".to_owned(), |peak| megabytes(peak as f64));
+        let none = || [(); 2].map(|()| "-".to_owned());
+        let [speed, most] = row.foreseen.map_or_else(none, |[speed, peak]| [number(speed), megabytes(peak)]);
         let llama = row.of_llama().map_or("-".to_owned(), number);
         let _infallible = writeln!(
             text,
-            "| {} | {} | {} | {peak} | {} | {} | {} | {} | {llama} |",
+            "| {} | {} | {} | {peak} | {} | {} | {} | {} | {llama} | {speed} | {most} |",
             row.file,
             megabytes(row.limit as f64),
             row.program,
