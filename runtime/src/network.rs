@@ -4,6 +4,7 @@ mod inputs;
 mod own;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use jtllm_codegen::kernel::Kernel;
@@ -12,8 +13,10 @@ use jtllm_codegen::schedule::Argument;
 use jtllm_codegen::target::Artifact;
 use jtllm_codegen::{Compilation, compile};
 use jtllm_ir::cut::CARRIED;
+use jtllm_ir::expr::Kind;
 use jtllm_ir::graph::element_count;
-use jtllm_ir::{Graph, Node, Op};
+use jtllm_ir::{Expr, Graph, Node, Op};
+use jtllm_swap::BlobId;
 use rayon::prelude::*;
 
 use crate::cache::KernelCache;
@@ -119,6 +122,13 @@ impl Batch {
         }
     }
 
+    /// The pages from the first one to the last one that it writes to.
+    fn written(&self) -> Range<u64> {
+        let pages =
+            || self.rows.iter().filter_map(|row| u64::try_from(row.slot).ok()).map(|slot| slot / TILE as u64);
+        pages().min().unwrap_or(0)..pages().max().map_or(0, |last| last + 1)
+    }
+
     /// The pass of a tile of an image that has so many rows: by itself, in a cache of its own.
     pub(crate) fn of_tile(tokens: usize) -> Batch {
         let row = |at: usize| Row { id: 0, position: at, sequence: 0, slot: at as i32 };
@@ -171,6 +181,8 @@ pub struct Network {
     cache: Arc<KernelCache>,
     weights: Weights,
     states: HashMap<String, Mem>,
+    /// Those of them that come and go.
+    paged: HashMap<String, BlobId>,
     programs: HashMap<u128, Program>,
     plans: HashMap<(Part, Bucket), Plan>,
     hidden: Option<Span>,
@@ -201,6 +213,7 @@ impl Network {
             cache: cache.into(),
             weights: Weights::default(),
             states: HashMap::new(),
+            paged: HashMap::new(),
             programs: HashMap::new(),
             plans: HashMap::new(),
             hidden: None,
@@ -217,12 +230,18 @@ impl Network {
         self
     }
 
-    /// Keeps weights within a limit where the device's memory is the host's.
-    pub fn within(mut self, limit: &Limit) -> Network {
-        if let Some(residence) = Residence::new(limit).filter(|_| self.device.is_host()) {
+    /// Keeps weights within a limit where the device's memory is the host's, and keys and values if the limit says where
+    /// they may go.
+    ///
+    /// # Errors
+    /// They may not go there.
+    pub fn within(mut self, limit: &Limit) -> Result<Network, Error> {
+        if self.device.is_host()
+            && let Some(residence) = Residence::new(limit)?
+        {
             self.weights.within(residence);
         }
-        self
+        Ok(self)
     }
 
     /// Keeps all of the model within so many bytes of the device's own memory: weights come and go there, out of what the
@@ -312,8 +331,9 @@ impl Network {
         self.make_states(&compilation)?;
         let shared = self.shared(part, &compilation)?;
         let limits = self.limits(part, bucket);
-        let (weights, states, fixed) = (&self.weights, &self.states, &self.sizes(&[]));
-        let bindings = Bindings { weights, states, limits: &limits, fixed, shared: &shared };
+        let (weights, states, paged) = (&self.weights, &self.states, &self.paged);
+        let fixed = &self.sizes(&[]);
+        let bindings = Bindings { weights, states, paged, limits: &limits, fixed, shared: &shared };
         let plan = Plan::build(&*self.device, compilation, &programs, &bindings)?;
         self.plans.insert((part, bucket), plan);
         Ok(())
@@ -366,7 +386,7 @@ impl Network {
             return Ok(());
         }
         if let Some(residence) = self.residence() {
-            residence.retire();
+            residence.retire()?;
         }
         let before = held();
         let begin = std::time::Instant::now();
@@ -378,8 +398,7 @@ impl Network {
         for ((part, bucket), compilation) in parts.into_iter().zip(compiled) {
             self.install(part, bucket, compilation)?;
         }
-        self.tell_own(held().saturating_sub(before));
-        Ok(())
+        self.tell_own(held().saturating_sub(before))
     }
 
     /// The head reads its rows where the last body left them: in one buffer, copied there after each body.
@@ -461,15 +480,27 @@ impl Network {
             if self.states.contains_key(name) {
                 continue;
             }
-            let pages = self.pages as i64;
-            let count = element_count(graph.shape(node)).substitute(&mut |leaf| match leaf.kind() {
-                jtllm_ir::expr::Kind::Sym(symbol) if symbol.name() == "pages" => Some(pages.into()),
-                _ => None,
+            let [page, all] = [1, self.pages as i64].map(|pages| {
+                let known = |leaf: &Expr| match leaf.kind() {
+                    Kind::Sym(symbol) if symbol.name() == "pages" => Some(pages.into()),
+                    _ => None,
+                };
+                let count = element_count(graph.shape(node)).substitute(&mut { known }).as_int();
+                count.map(|count| count as u64 * graph.dtype(node).size() as u64)
             });
             let fixed =
                 || Error::Pass { why: format!("the size of state {name} depends on more than pages") };
-            let count = count.as_int().ok_or_else(fixed)?;
-            let mem = self.device.alloc(count as u64 * graph.dtype(node).size() as u64)?;
+            let (page, all) = (page.ok_or_else(fixed)?, all.ok_or_else(fixed)?);
+            let pages = self.pages as u64;
+            // What has another length than so many pages is small, and stays.
+            let mem = match self.residence().filter(|residence| residence.spills() && page * pages == all) {
+                Some(residence) => {
+                    let (blob, mem) = residence.add_pages(page, pages)?;
+                    self.paged.insert(name.clone(), blob);
+                    mem
+                }
+                None => self.device.alloc(all)?,
+            };
             self.states.insert(name.clone(), mem);
         }
         Ok(())
@@ -532,7 +563,19 @@ impl Network {
         }
         self.prepare_all(parts.clone(), locate)?;
         let plans: Vec<PlanId> = parts.iter().filter_map(|key| self.plans[key].id()).collect();
-        self.residence().map_or(Ok(()), |residence| residence.arrange(&plans))
+        let Some(residence) = self.residence() else { return Ok(()) };
+        if residence.spills() {
+            let used = batch.tables.iter().flat_map(|table| table.iter()).max();
+            residence.use_pages(used.map_or(0, |last| u64::from(*last) + 1), batch.written())?;
+        }
+        residence.arrange(&plans)
+    }
+
+    /// Says that nobody wants what the cache holds.
+    pub(crate) fn forget(&self) {
+        if let Some(residence) = self.residence() {
+            residence.forget_pages();
+        }
     }
 
     /// Runs the body, which takes `carried` from another part of it.

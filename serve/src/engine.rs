@@ -305,6 +305,9 @@ impl Engine {
     fn truncate(&mut self, len: usize) {
         self.held.truncate(len);
         self.pages.truncate(0, len);
+        if len == 0 {
+            self.model.forget();
+        }
     }
 
     /// Makes the cache hold exactly `tokens` and gives the logits of the last one (or of each, if `all`).

@@ -116,7 +116,7 @@ impl Parts {
         let (device, on) = self.processor()?;
         let (graphs, cache) = (Box::new(self.graphs.clone()), self.cache.clone());
         let network = Network::new(device, graphs, self.choices(), cache, self.positions());
-        let runner = Box::new(network.keeping(self.keeping.clone()).within(&self.options.memory));
+        let runner = Box::new(network.keeping(self.keeping.clone()).within(&self.options.memory)?);
         Ok(Seat {
             runner,
             placement: Placement { backend: "cpu", device: None, processor: Some(on), reasons },
@@ -131,7 +131,7 @@ impl Parts {
         let info = device.info();
         let limit = self.options.place.memory;
         if info.memory.is_none() && limit.is_none() && !matches!(layers, Layers::Count(_)) {
-            return Ok(self.whole(backend, device, None));
+            return self.whole(backend, device, None);
         }
         let need = self.need(&*device)?;
         let all = need.layers.len() + 1;
@@ -171,19 +171,24 @@ impl Parts {
     }
 
     /// All of the model on a device, whose weights come and go within so many bytes of its memory if any are said.
-    fn whole(&self, backend: &'static str, device: Arc<dyn Device>, within: Option<u64>) -> Seat {
+    fn whole(
+        &self,
+        backend: &'static str,
+        device: Arc<dyn Device>,
+        within: Option<u64>,
+    ) -> Result<Seat, EngineError> {
         let (graphs, cache) = (Box::new(self.graphs.clone()), self.cache.clone());
         let network = Network::new(device.clone(), graphs, self.choices(), cache, self.positions());
         let network = network.keeping(self.keeping.clone());
         let host = &self.options.memory;
         let runner = Box::new(match within {
             Some(bytes) => network.apart(host, bytes),
-            None => network.within(host),
+            None => network.within(host)?,
         });
         let on = OnDevice { info: device.info(), layers: None, within };
         let reasons = on.info.without.iter().cloned().collect();
         let placement = Placement { backend, device: Some(on), processor: None, reasons };
-        Seat { runner, placement, device: Some(device) }
+        Ok(Seat { runner, placement, device: Some(device) })
     }
 
     /// The head and the last `count - 1` of `layers` layers on a device, as [`Parts::whole`] has them all.
@@ -195,7 +200,7 @@ impl Parts {
         within: Option<u64>,
     ) -> Result<Seat, EngineError> {
         if count > layers {
-            return Ok(self.whole(backend, device, within));
+            return self.whole(backend, device, within);
         }
         let (processor, on_processor) = self.processor()?;
         let both = [processor, device.clone()];
@@ -204,8 +209,8 @@ impl Parts {
         let split = split.keeping(&self.keeping);
         let host = &self.options.memory;
         let runner = Box::new(match within {
-            Some(bytes) => split.apart(host, bytes),
-            None => split.within(host),
+            Some(bytes) => split.apart(host, bytes)?,
+            None => split.within(host)?,
         });
         let on = OnDevice { info: device.info(), layers: Some([layers, count - 1]), within };
         let reasons = on.info.without.iter().cloned().collect();

@@ -66,7 +66,8 @@ fn s10_a_swap_file_has_no_name_and_is_this_users_alone() {
     #[repr(align(4096))]
     struct Block([u8; 8192]);
     let block = Block([7; 8192]);
-    let extent = swap.admit(BlobId(3), &block.0).unwrap();
+    let (extent, part) = swap.admit(BlobId(3), &block.0).unwrap();
+    assert_eq!(part, 0..extent.len);
     write_all(&*swap.store(), extent.offset, &block.0).unwrap();
     let mut back = Block([0; 8192]);
     read_all(&*swap.store(), extent.offset, &mut back.0).unwrap();

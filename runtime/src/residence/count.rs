@@ -34,7 +34,9 @@ pub struct Counted {
     pub own: Own,
     /// Bytes of weights that come and go or stay.
     pub all: u64,
-    /// Bytes of weights that one step reads, at most.
+    /// Bytes of keys and values that come and go or stay, when the context is full.
+    pub paged: u64,
+    /// Bytes of both that one step uses, at most.
     pub step: u64,
 }
 
@@ -57,15 +59,15 @@ impl Counted {
         }
     }
 
-    /// Bytes that weights may take.
+    /// Bytes that weights may take, and keys and values that come and go.
     ///
     /// # Errors
     /// One step needs more.
     pub fn left(&self) -> Result<u64, TooLow> {
         let most = match self.limit {
-            Most::Unlimited => self.all,
+            Most::Unlimited => self.all + self.paged,
             Most::Process(limit) | Most::Weights(limit) | Most::Device(limit) => {
-                limit.saturating_sub(self.rest()).min(self.all)
+                limit.saturating_sub(self.rest()).min(self.all + self.paged)
             }
         };
         if most < self.step { Err(TooLow(self.clone())) } else { Ok(most) }
