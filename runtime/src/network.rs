@@ -2,9 +2,9 @@
 
 mod inputs;
 mod own;
+mod states;
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 use std::sync::Arc;
 
 use jtllm_codegen::kernel::Kernel;
@@ -13,9 +13,7 @@ use jtllm_codegen::schedule::Argument;
 use jtllm_codegen::target::Artifact;
 use jtllm_codegen::{Compilation, compile};
 use jtllm_ir::cut::CARRIED;
-use jtllm_ir::expr::Kind;
-use jtllm_ir::graph::element_count;
-use jtllm_ir::{Expr, Graph, Node, Op};
+use jtllm_ir::{Graph, Node, Op};
 use jtllm_swap::BlobId;
 use rayon::prelude::*;
 
@@ -30,6 +28,7 @@ use crate::residence::{Limit, PlanId, Residence, held};
 use crate::trace::{Extent, Trace};
 use crate::weights::{Locate, Wanted, Weights};
 pub(crate) use inputs::Inputs;
+use states::say_pages;
 
 /// How many rows a plan is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -122,13 +121,6 @@ impl Batch {
         }
     }
 
-    /// The pages from the first one to the last one that it writes to.
-    fn written(&self) -> Range<u64> {
-        let pages =
-            || self.rows.iter().filter_map(|row| u64::try_from(row.slot).ok()).map(|slot| slot / TILE as u64);
-        pages().min().unwrap_or(0)..pages().max().map_or(0, |last| last + 1)
-    }
-
     /// The pass of a tile of an image that has so many rows: by itself, in a cache of its own.
     pub(crate) fn of_tile(tokens: usize) -> Batch {
         let row = |at: usize| Row { id: 0, position: at, sequence: 0, slot: at as i32 };
@@ -183,6 +175,8 @@ pub struct Network {
     states: HashMap<String, Mem>,
     /// Those of them that come and go.
     paged: HashMap<String, BlobId>,
+    /// Bytes of those that could, on a host.
+    in_pages: Vec<u64>,
     programs: HashMap<u128, Program>,
     plans: HashMap<(Part, Bucket), Plan>,
     hidden: Option<Span>,
@@ -214,6 +208,7 @@ impl Network {
             weights: Weights::default(),
             states: HashMap::new(),
             paged: HashMap::new(),
+            in_pages: Vec::new(),
             programs: HashMap::new(),
             plans: HashMap::new(),
             hidden: None,
@@ -473,39 +468,6 @@ impl Network {
         Err(DeviceError::TooSmall { device, need, free, total: self.device.info().memory }.into())
     }
 
-    fn make_states(&mut self, compilation: &Compilation) -> Result<(), Error> {
-        let graph = &compilation.graph;
-        for node in graph.nodes() {
-            let Op::State { name } = graph.op(node) else { continue };
-            if self.states.contains_key(name) {
-                continue;
-            }
-            let [page, all] = [1, self.pages as i64].map(|pages| {
-                let known = |leaf: &Expr| match leaf.kind() {
-                    Kind::Sym(symbol) if symbol.name() == "pages" => Some(pages.into()),
-                    _ => None,
-                };
-                let count = element_count(graph.shape(node)).substitute(&mut { known }).as_int();
-                count.map(|count| count as u64 * graph.dtype(node).size() as u64)
-            });
-            let fixed =
-                || Error::Pass { why: format!("the size of state {name} depends on more than pages") };
-            let (page, all) = (page.ok_or_else(fixed)?, all.ok_or_else(fixed)?);
-            let pages = self.pages as u64;
-            // What has another length than so many pages is small, and stays.
-            let mem = match self.residence().filter(|residence| residence.spills() && page * pages == all) {
-                Some(residence) => {
-                    let (blob, mem) = residence.add_pages(page, pages)?;
-                    self.paged.insert(name.clone(), blob);
-                    mem
-                }
-                None => self.device.alloc(all)?,
-            };
-            self.states.insert(name.clone(), mem);
-        }
-        Ok(())
-    }
-
     /// Finds places for the weights that these parts read, in the order in which their launches do.
     fn bind_weights(&mut self, parts: &[Compilation], locate: &Locate<'_>) -> Result<(), Error> {
         let mut wanted: Vec<Wanted> = Vec::new();
@@ -564,18 +526,8 @@ impl Network {
         self.prepare_all(parts.clone(), locate)?;
         let plans: Vec<PlanId> = parts.iter().filter_map(|key| self.plans[key].id()).collect();
         let Some(residence) = self.residence() else { return Ok(()) };
-        if residence.spills() {
-            let used = batch.tables.iter().flat_map(|table| table.iter()).max();
-            residence.use_pages(used.map_or(0, |last| u64::from(*last) + 1), batch.written())?;
-        }
+        say_pages(residence, batch)?;
         residence.arrange(&plans)
-    }
-
-    /// Says that nobody wants what the cache holds.
-    pub(crate) fn forget(&self) {
-        if let Some(residence) = self.residence() {
-            residence.forget_pages();
-        }
     }
 
     /// Runs the body, which takes `carried` from another part of it.

@@ -95,8 +95,8 @@ pub(crate) struct PlanId(usize);
 enum Lies {
     /// A run of bytes of a file.
     File { file: usize, at: u64, sums: Option<Sums> },
-    /// A state of pages, so many of so many bytes: nowhere, or in the swap file.
-    Paged { page_bytes: u64, pages: u64 },
+    /// A state of pages of so many bytes: nowhere, or in the swap file.
+    Paged { page_bytes: u64 },
 }
 
 /// A blob.
@@ -187,6 +187,8 @@ pub struct Traffic {
     pub bytes_read: u64,
     /// Bytes of keys and values that were written to the swap file.
     pub bytes_written: u64,
+    /// How long the swap file is now.
+    pub swap_bytes: u64,
     /// Bytes of weights that were copied to a device's own memory.
     pub bytes_copied: u64,
     /// How often a step waited for weights.
@@ -387,7 +389,8 @@ impl Residence {
     /// What it has cost so far.
     pub fn traffic(&self) -> Traffic {
         let state = self.lock();
-        state.before.and(state.residency.as_ref())
+        let swap_bytes = state.swap.as_ref().map_or(0, SwapFile::bytes);
+        Traffic { swap_bytes, ..state.before }.and(state.residency.as_ref())
     }
 }
 
@@ -396,6 +399,7 @@ impl Traffic {
         if let Some(counts) = residency.map(Residency::counts) {
             self.bytes_read += counts.bytes_read;
             self.bytes_written += counts.bytes_written;
+            self.swap_bytes = counts.swap_bytes;
             self.bytes_copied += counts.bytes_copied;
             self.stalls += counts.stalls;
             self.stall += counts.stall;
@@ -471,7 +475,8 @@ impl State {
                 let left = left.min(taken);
                 let (policy, swap_bytes) = (ring(left), pages::SWAP_MAX);
                 let options = Options { policy, swap_bytes, wait_max: WAIT_MAX, ..Options::new(left) };
-                Residency::with(&options, self.swap.take(), None).map_err(Error::Swap)?
+                let swap = self.swap_file(limit)?;
+                Residency::with(&options, swap, None).map_err(Error::Swap)?
             }
             Some(apart) => {
                 let room = apart.count(&counted).map_err(Error::Limit)?;

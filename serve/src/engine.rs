@@ -49,6 +49,8 @@ pub enum EngineError {
     EmptyPrompt,
     /// There is no such device as was asked for, or none at all; why.
     NoDevice(String),
+    /// Keys and values cannot go to a swap file where the model is; where.
+    CannotSpill(String),
     /// The model does not fit into the device that was asked for.
     TooLarge(TooLarge),
     /// An image, for a model that sees none.
@@ -78,6 +80,11 @@ impl fmt::Display for EngineError {
             EngineError::Runtime(error) => error.fmt(f),
             EngineError::Sample(error) => error.fmt(f),
             EngineError::NoDevice(why) => f.write_str(why),
+            EngineError::CannotSpill(place) => write!(
+                f,
+                "--kv-spill: keys and values go to a swap file from the processor's memory alone, and the model would be \
+                 on {place}: --backend cpu"
+            ),
             EngineError::TooLarge(error) => error.fmt(f),
             EngineError::Stop(error) => error.fmt(f),
             EngineError::ContextFull { context, need } => {

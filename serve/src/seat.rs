@@ -56,6 +56,7 @@ impl Parts {
         match &self.options.backend {
             Backend::Cpu => self.on_processor(Vec::new()),
             Backend::Graph => {
+                self.check_spill("the interpreter of graphs", false)?;
                 let runner =
                     Box::new(Reference::new(Box::new(self.graphs.clone()), self.choices(), self.positions()));
                 let placement =
@@ -129,6 +130,7 @@ impl Parts {
     fn on_device(&self, backend: &'static str, device: Arc<dyn Device>) -> Result<Seat, EngineError> {
         let layers = self.options.place.layers;
         let info = device.info();
+        self.check_spill(&info.name, device.is_host())?;
         let limit = self.options.place.memory;
         if info.memory.is_none() && limit.is_none() && !matches!(layers, Layers::Count(_)) {
             return self.whole(backend, device, None);
@@ -164,6 +166,15 @@ impl Parts {
             seat.placement.reasons.push(format!("{} {has} {have}, and all take {all}", info.name));
         }
         Ok(seat)
+    }
+
+    /// Fails if keys and values are to go to a swap file and cannot.
+    fn check_spill(&self, place: &str, is_host: bool) -> Result<(), EngineError> {
+        let required = self.options.memory.spill.as_ref().is_some_and(|spill| spill.required);
+        match required && !is_host {
+            true => Err(EngineError::CannotSpill(place.to_owned())),
+            false => Ok(()),
+        }
     }
 
     fn need(&self, device: &dyn Device) -> Result<Need, EngineError> {

@@ -164,7 +164,8 @@ impl Residency {
     }
 
     /// Takes a blob in that no file of others has. It begins with zeros when it is first pinned; or goes on, if a residency
-    /// before this one has left bytes of the blob of that number in the swap file, with those, and zeros behind them.
+    /// before this one has left bytes of the blob of that number in the swap file, with those, and zeros behind them. One that is shorter than
+    /// it was is so by whole chunks of [`SUM_BYTES`](crate::file::SUM_BYTES).
     ///
     /// # Errors
     /// There are no more names.

@@ -31,8 +31,11 @@ impl Network {
         let hidden = self.hidden.as_ref().map_or(0, |span| span.len);
         let stays = |(name, _): &(&String, &Mem)| !self.paged.contains_key(*name);
         let cache = self.states.iter().filter(stays).map(|(_, mem)| mem.len()).sum();
+        // A step uses the keys and the values of one layer.
+        let largest = self.in_pages.iter().max().copied().unwrap_or(0);
+        let spillable = self.in_pages.iter().sum::<u64>().saturating_sub(2 * largest);
         let copied = self.weights.copied_bytes;
-        Own { cache, buffers: self.buffer_bytes() + hidden, copied }
+        Own { cache, spillable, buffers: self.buffer_bytes() + hidden, copied }
     }
 
     /// Bytes of the host's memory through which logits go out.

@@ -17,6 +17,8 @@ const MARGIN_BYTES: u64 = 16 << 20;
 pub struct Own {
     /// Bytes of keys, values and states.
     pub cache: u64,
+    /// How many of them need not be in memory at once if keys and values may go to a swap file.
+    pub spillable: u64,
     /// Bytes of plans' buffers, and of logits on their way out.
     pub buffers: u64,
     /// Bytes of weights that lie in memory of their own.
@@ -43,7 +45,7 @@ pub struct Counted {
 impl Counted {
     /// Bytes for all but weights within the limit.
     pub fn rest(&self) -> u64 {
-        let Own { cache, buffers, copied } = self.own;
+        let Own { cache, buffers, copied, .. } = self.own;
         match self.limit {
             Most::Process(_) => self.base + cache + buffers + copied + READING_BYTES + self.margin(),
             Most::Device(_) => cache + buffers + copied,
@@ -112,7 +114,14 @@ impl fmt::Display for TooLow {
                 if own.copied > 0 {
                     write!(f, "weights that cannot be read from a file {}, ", Mb(own.copied))?;
                 }
-                write!(f, "and weights of one step {}", Mb(*step))
+                match self.0.paged {
+                    0 => write!(f, "and weights of one step {}", Mb(*step))?,
+                    _ => write!(f, "and weights, keys and values of one step {}", Mb(*step))?,
+                }
+                match self.missing() <= own.spillable {
+                    true => write!(f, "; with --kv-spill keys and values may go to disk, and it would fit"),
+                    false => Ok(()),
+                }
             }
             Most::Device(limit) => {
                 write!(f, "{missing} are missing on the device: its limit is {}, ", Mb(*limit))?;

@@ -76,7 +76,9 @@ impl Residence {
             Step { uses, changes, seconds: bytes as f64 / rates.memory }
         };
         let steps: Vec<Step> = plans.iter().flat_map(|plan| state.plans[plan.0].iter().map(step)).collect();
-        let used = steps.iter().flat_map(|step| &step.uses).map(|blob| blobs[*blob].len).sum();
+        let weights = |blob: &&usize| !state.blobs[**blob].is_paged();
+        let used =
+            steps.iter().flat_map(|step| &step.uses).filter(weights).map(|blob| blobs[*blob].len).sum();
         // A blob that is rounded up may take a byte more than its part of the sum.
         let room = left.max(counted.step) + blobs.len() as u64;
         let scenario = Scenario {

@@ -9,10 +9,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jtllm_swap::file::SwapFile;
+use jtllm_swap::file::{SUM_BYTES, SwapFile};
 use jtllm_swap::{BlobId, Residency, SwapError};
 
-use super::{Kept, Lies, Residence, State};
+use super::{Kept, Lies, Limit, Residence, State};
 use crate::device::{Mem, lent};
 use crate::error::Error;
 
@@ -48,7 +48,7 @@ pub(super) const SWAP_MAX: u64 = 1 << 60;
 /// States grow by so many pages at a time, and an eighth of what they have.
 const STEP_PAGES: u64 = 32;
 
-/// Who has conversations of so much less than there is room for has the states shortened when one begins.
+/// Where so much less is used than there is room for, states get shorter.
 const SHRINK: u64 = 4;
 
 /// Which pages are used.
@@ -58,21 +58,19 @@ pub(super) struct Use {
     used: u64,
     /// Those that the pass writes to.
     written: Range<u64>,
-    /// As many as states have in memory or in the swap file.
-    pub(super) room: u64,
-    /// Nothing of what states hold is wanted any more.
-    forgotten: bool,
+    /// As many as states have in memory or in the swap file; none if they have all there are.
+    room: Option<u64>,
 }
 
 impl Use {
     /// Pages that states had better have.
-    pub(super) fn wanted(&self) -> u64 {
+    fn wanted(&self) -> u64 {
         (self.used + self.used / 8).next_multiple_of(STEP_PAGES).max(STEP_PAGES)
     }
 
     /// Whether states had better have more or fewer pages than they have.
     fn is_wrong(&self) -> bool {
-        self.used > self.room || (self.forgotten && self.wanted() < self.room / SHRINK)
+        self.room.is_some_and(|room| self.used > room || self.wanted() < room / SHRINK)
     }
 }
 
@@ -82,12 +80,23 @@ pub(super) fn spilled(error: SwapError) -> Error {
 }
 
 impl State {
+    /// The swap file, if there is to be one: another one where a residency could not begin and took it along.
+    pub(super) fn swap_file(&mut self, limit: &Limit) -> Result<Option<SwapFile>, Error> {
+        match (self.swap.take(), &limit.spill) {
+            (None, Some(spill)) => (spill.open)().map(Some).map_err(Error::Swap),
+            (swap, _) => Ok(swap),
+        }
+    }
+
     /// Has states be as long as they can get, or else as is wanted now; gives the bytes that all blobs take then.
     pub(super) fn lengthen(&mut self, to_the_most: bool) -> u64 {
-        self.pages.room = if to_the_most { u64::MAX } else { self.pages.wanted() };
+        let room = Some(self.pages.wanted()).filter(|_| !to_the_most);
+        self.pages.room = room;
         for kept in &mut self.blobs {
-            if let Lies::Paged { page_bytes, pages } = kept.lies {
-                kept.len = page_bytes * self.pages.room.min(pages);
+            if let Lies::Paged { page_bytes } = kept.lies {
+                // Whole chunks, so that what the swap file has of a longer one can be read in a part.
+                let bytes = room.map(|pages| (page_bytes * pages).next_multiple_of(SUM_BYTES));
+                kept.len = bytes.unwrap_or(u64::MAX).min(kept.mem.len());
             }
         }
         self.blobs.iter().map(Kept::taken).sum()
@@ -95,8 +104,8 @@ impl State {
 }
 
 impl Residence {
-    /// Whether keys and values come and go.
-    pub(crate) fn spills(&self) -> bool {
+    /// Whether keys and values may leave memory for a swap file.
+    pub fn spills(&self) -> bool {
         self.spills
     }
 
@@ -104,7 +113,7 @@ impl Residence {
     pub(crate) fn add_pages(&self, page_bytes: u64, pages: u64) -> Result<(BlobId, Mem), Error> {
         let mut state = self.lock();
         let mem = lent(page_bytes * pages);
-        let lies = Lies::Paged { page_bytes, pages };
+        let lies = Lies::Paged { page_bytes };
         let blob = state.take_in(Kept { lies, len: 0, mem: mem.clone() })?;
         Ok((blob, mem))
     }
@@ -112,23 +121,21 @@ impl Residence {
     /// Says which pages sequences have, and to which of them the next pass writes.
     ///
     /// # Errors
-    /// States must grow, and what they hold cannot be written to the swap file.
+    /// States must have another length, and what they hold cannot be written to the swap file.
     pub(crate) fn use_pages(&self, used: u64, written: Range<u64>) -> Result<(), Error> {
         let mut state = self.lock();
         state.pages.used = used;
         state.pages.written = written;
-        if state.residency.is_some() && state.pages.is_wrong() {
-            state.retire()?;
+        match state.residency.is_some() && state.pages.is_wrong() {
+            true => state.retire(),
+            false => Ok(()),
         }
-        state.pages.forgotten = false;
-        Ok(())
     }
 
     /// Gives up what states hold, in memory and in the swap file: nobody wants it any more.
     pub(crate) fn forget_pages(&self) {
         let mut state = self.lock();
-        let State { residency, blobs, pages, swap, .. } = &mut *state;
-        pages.forgotten = true;
+        let State { residency, blobs, swap, .. } = &mut *state;
         for (_, number) in blobs.iter().zip(0..).filter(|(kept, _)| kept.is_paged()) {
             if let Some(residency) = residency {
                 // What does not end to move keeps its bytes, which nobody reads.
@@ -149,7 +156,7 @@ pub(super) fn change(
     states: &[BlobId],
 ) -> Result<(), SwapError> {
     for state in states {
-        let Lies::Paged { page_bytes, .. } = blobs[state.0 as usize].lies else { continue };
+        let Lies::Paged { page_bytes } = blobs[state.0 as usize].lies else { continue };
         residency.change_part(*state, pages.written.start * page_bytes..pages.written.end * page_bytes)?;
     }
     Ok(())
