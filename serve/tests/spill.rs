@@ -1,11 +1,13 @@
 //! Keys and values that leave memory for a swap file and come back: the same bits as without a limit, whatever the limit.
 #![allow(clippy::unwrap_used)]
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use jtllm_models::Checkpoint;
+use jtllm_models::sample::{Sampler, Sampling};
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Caps;
@@ -16,7 +18,9 @@ use jtllm_runtime::swap::fault::{Call, Fault, FaultStore};
 use jtllm_runtime::swap::file::{SUM_BYTES, SwapFile};
 use jtllm_runtime::swap::store::{Action, MemoryStore, Store};
 use jtllm_runtime::{Error, residence};
-use jtllm_serve::{Backend, Engine, EngineError, LoadOptions, Model, Place, Together};
+use jtllm_serve::{
+    Backend, Engine, EngineError, LoadOptions, Lookup, Model, Place, Request, Speculation, Together,
+};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
@@ -280,6 +284,35 @@ fn sequences_side_by_side_spill_together() {
     let (found, traffic) = answers(of_bytes(counted.step));
     assert!(found == expected);
     assert!(traffic.unwrap().bytes_written > 0, "{traffic:?}");
+}
+
+#[test]
+fn guessed_tokens_that_are_wrong_leave_nothing_behind() {
+    let (name, context) = ("llama2-gqa-tiny", 1024);
+    let most = counted(name, context, 1).step;
+    let answer = |memory, speculation| {
+        let mut engine = engine(name, context, memory);
+        engine.speculate(speculation);
+        let prompt = [5, 17, 42, 99, 7, 5, 17, 42, 99, 8, 21, 5, 17, 42].to_vec();
+        let (images, end_ids, stops) = (Vec::new(), Vec::new(), Vec::new());
+        let request = Request { prompt, images, max_tokens: Some(120), end_ids, stops, shift_keep: None };
+        let vocabulary = engine.model().architecture().vocabulary();
+        let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+        let mut sampler = Sampler::new(sampling, vocabulary).unwrap();
+        let mut hear = |_: &str, _| ControlFlow::Continue(());
+        let answer = engine.generate(&request, &mut sampler, &mut hear).unwrap();
+        // What the cache holds then, too.
+        let last = engine.append(3).unwrap();
+        let written =
+            engine.model().networks()[0].residence().map(|residence| residence.traffic().bytes_written);
+        (answer.ids, last, answer.timings.drafted_tokens, written)
+    };
+    let (ids, last, none, _) = answer(Limit::default(), Speculation::Off);
+    let (found, found_last, drafted, written) =
+        answer(of_bytes(most), Speculation::Always(Lookup::default()));
+    assert!(none == 0 && drafted > 0 && written > Some(0), "{drafted} {written:?}");
+    assert_eq!(found, ids);
+    assert!(found_last == last);
 }
 
 /// Lets one call of a kind fail: the one before which a counter, which is none below 0, has come to 0.
