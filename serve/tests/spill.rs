@@ -359,7 +359,9 @@ fn a_flipped_bit_of_the_swap_file_is_never_read_as_a_key() {
     let expected = bits(&mut engine(name, context, Limit::default()), &prompt(100), 4).unwrap();
     let most = counted(name, context, 1).step;
     // On its way: what is read once more is right.
-    let once = |call: Call| (call.action == Action::Read && call.number % 2 == 0).then_some(Fault::Flip(77));
+    let once = |call: Call| {
+        (call.action == Action::Read && call.number.is_multiple_of(2)).then_some(Fault::Flip(77))
+    };
     assert!(bits(&mut engine(name, context, faulty(most, once)), &prompt(100), 4).unwrap() == expected);
     let always = |call: Call| (call.action == Action::Read).then_some(Fault::Flip(77));
     let error = bits(&mut engine(name, context, faulty(most, always)), &prompt(100), 4).unwrap_err();
