@@ -119,13 +119,20 @@ pub(crate) struct PlaceArgs {
 }
 
 /// How much of the host's memory a model may take.
-#[derive(Args, Clone, Copy, Debug, Default)]
+#[derive(Args, Clone, Debug, Default)]
 pub(crate) struct MemoryArgs {
     /// The most memory of the machine that the program takes: as 2GB (2*10^9), 2GiB (2^31) or bytes; weights that do
     /// not fit are read from disk when they are needed; -1: no limit [default: cpu_mem_limit of the environment, else
     /// what there is if the model does not fit into it]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub(crate) mem_limit: Option<Limit>,
+    /// Let keys and values that do not fit into --mem-limit go to a swap file and come back when they are needed; without a
+    /// limit into what memory there is. On the processor [default: JT_SAVE_MEM of the environment]
+    #[arg(long)]
+    pub(crate) kv_spill: bool,
+    /// The folder of the swap file; it must exist and be yours alone to write to [default: swap below jtllm's caches]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) swap_dir: Option<PathBuf>,
 }
 
 fn layers(text: &str) -> Result<Layers, String> {

@@ -22,7 +22,7 @@ pub(crate) fn embed(args: &EmbedArgs) -> anyhow::Result<()> {
         ctx_size: Some(0),
         threads: args.threads,
         place: args.place.clone(),
-        memory: args.memory,
+        memory: args.memory.clone(),
         compute: ComputeName::F32,
         cache_type_k: CacheType::F32,
         cache_type_v: CacheType::F32,

@@ -9,7 +9,8 @@ use crate::failure::Usage;
 use crate::size::Limit;
 use crate::terminal::{self, Style, say};
 
-/// Turns the limits off where it is 0, as they had no effect without it there.
+/// Turns the limits off where it is 0, as they had no effect without it there; where it is 1 variables leave memory for
+/// files, as there.
 const SAVE: &str = "JT_SAVE_MEM";
 const HOST: &str = "cpu_mem_limit";
 const DEVICE: &str = "device_mem_limit";
@@ -48,6 +49,22 @@ fn saves() -> Result<bool, Usage> {
         Some("0") => Ok(false),
         Some(other) => Err(Usage(format!("{SAVE}={other}: expected 0 or 1"))),
     }
+}
+
+/// Whether keys and values may go to a swap file, by a flag or else by `JT_SAVE_MEM`; if so, whether that is required of
+/// whatever computes. The variable asks for it where it can be.
+pub(crate) fn spill(flag: bool) -> Result<Option<bool>, Usage> {
+    if flag {
+        return Ok(Some(true));
+    }
+    if value(SAVE)?.is_none() || !saves()? {
+        return Ok(None);
+    }
+    say(
+        Style::Plain,
+        format_args!("{SAVE}=1: --kv-spill: on the processor what does not fit into memory goes to disk"),
+    );
+    Ok(Some(false))
 }
 
 /// Looks at the variables that every command obeys: a folder that is not there would have gigabytes land elsewhere.

@@ -75,7 +75,7 @@ pub(crate) fn exit_status(error: &anyhow::Error) -> i32 {
         }
         match cause.downcast_ref::<EngineError>() {
             Some(EngineError::Load(error)) => return error.exit_code(),
-            Some(EngineError::Stop(_)) => return 2,
+            Some(EngineError::Stop(_) | EngineError::CannotSpill(_)) => return 2,
             Some(EngineError::TooLarge(_)) => return 5,
             Some(EngineError::Runtime(jtllm_runtime::Error::Device(DeviceError::TooSmall { .. }))) => {
                 return 5;

@@ -4,7 +4,8 @@ use std::fmt;
 
 use jtllm_models::Checkpoint;
 use jtllm_runtime::machine::{Machine, disk_bytes, resident_bytes};
-use jtllm_runtime::residence::{Counted, Limit, Most, Own, Residence, Traffic};
+use jtllm_runtime::residence::{Counted, Limit, Most, Own, Residence, Spill, Traffic};
+use jtllm_runtime::spill::SwapFolder;
 use jtllm_serve::Model;
 use serde_json::{Value, json};
 
@@ -21,23 +22,41 @@ const LEFT: u64 = 16;
 
 /// The limit that is asked for, or else the memory that there is, if the model does not fit into it: a mapped file of
 /// which a part is missing has the system read again and again what is wanted next.
+///
+/// Who lets keys and values go to disk has that limit whatever fits: nobody knows yet how long they will be. Ctrl-C is heard
+/// while a pass waits for weights.
 pub(crate) fn limit(flags: &MemoryArgs, checkpoint: &Checkpoint) -> Result<Limit, Usage> {
-    match environment::host(flags.mem_limit)? {
-        Some(size::Limit::Bytes(most)) => return Ok(within(most)),
-        Some(size::Limit::None) => return Ok(Limit::default()),
-        None => {}
-    }
+    let asked = environment::host(flags.mem_limit)?;
+    let spill = spill(flags, asked)?;
     let weights = checkpoint.total_bytes();
-    let room = Machine::probe().memory.available_bytes;
-    match room.filter(|room| weights + SPARE > room - room / LEFT) {
-        Some(room) => Ok(within(room - room / LEFT + resident_bytes().unwrap_or(0))),
-        None => Ok(Limit::default()),
-    }
+    let most = match asked {
+        Some(size::Limit::Bytes(most)) => Most::Process(most),
+        Some(size::Limit::None) => Most::Unlimited,
+        None => {
+            let room = Machine::probe().memory.available_bytes;
+            match room.filter(|room| spill.is_some() || weights + SPARE > room - room / LEFT) {
+                Some(room) => Most::Process(room - room / LEFT + resident_bytes().unwrap_or(0)),
+                None => Most::Unlimited,
+            }
+        }
+    };
+    Ok(Limit { spill, cancel: interrupt::flag(), ..Limit::of(most) })
 }
 
-/// So many bytes for the process; Ctrl-C is heard while it waits for weights.
-fn within(most: u64) -> Limit {
-    Limit { cancel: interrupt::flag(), ..Limit::of(Most::Process(most)) }
+/// Where keys and values may go; tries whether they can be written there.
+fn spill(flags: &MemoryArgs, asked: Option<size::Limit>) -> Result<Option<Spill>, Usage> {
+    let required = match (environment::spill(flags.kv_spill)?, asked) {
+        (Some(true), Some(size::Limit::None)) => {
+            return Err(Usage("--kv-spill wants a limit, and --mem-limit -1 is none".to_owned()));
+        }
+        (Some(required), _) => required,
+        (None, _) if flags.swap_dir.is_some() => {
+            return Err(Usage("--swap-dir wants --kv-spill: without it nothing is written there".to_owned()));
+        }
+        (None, _) => return Ok(None),
+    };
+    let folder = SwapFolder::ready(flags.swap_dir.clone()).map_err(|error| Usage(error.to_string()))?;
+    Ok(Some(Spill { required, ..Spill::to(&folder) }))
 }
 
 /// Those that hold weights within a limit.
@@ -53,6 +72,9 @@ pub(crate) fn announce(model: &Model, flags: &MemoryArgs) {
     {
         say(Style::Plain, format_args!("--mem-limit has no effect: the model is {}", model.placement()));
     }
+    if model.options.memory.spill.is_some() && !limited(model).any(Residence::spills) {
+        say(Style::Plain, format_args!("keys and values stay in memory: the model is {}", model.placement()));
+    }
     for residence in limited(model) {
         let stay = residence.staying();
         if let Some(counted) = residence.counted_apart() {
@@ -62,7 +84,25 @@ pub(crate) fn announce(model: &Model, flags: &MemoryArgs) {
         if let Some(counted) = residence.counted() {
             let asked = if flags.mem_limit.is_some() { "limit" } else { "are there" };
             let stay = Some(stay).filter(|_| residence.counted_apart().is_none());
-            say(Style::Faint, format_args!("memory: {}", Spent(&counted, asked, stay)));
+            let pages = Pages(residence, counted.paged);
+            say(Style::Faint, format_args!("memory: {}{pages}", Spent(&counted, asked, stay)));
+        }
+    }
+}
+
+/// What becomes of keys and values that may go to disk, of which there can be so many bytes.
+struct Pages<'a>(&'a Residence, u64);
+
+impl fmt::Display for Pages<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Pages(residence, most) = self;
+        let [stay, now] = residence.pages_staying();
+        match residence.spills() {
+            true => {
+                let (stay, now) = (bytes(stay), bytes(now));
+                write!(f, "; keys and values: {stay} of {now} stay now, {} in a full context", bytes(*most))
+            }
+            false => Ok(()),
         }
     }
 }
@@ -94,8 +134,15 @@ impl fmt::Display for Spent<'_> {
 
 /// Says what the limits have cost so far.
 pub(crate) fn spent(model: &Model) {
-    for traffic in limited(model).map(Residence::traffic).filter(|traffic| traffic.passes > 0) {
-        let Traffic { bytes_read, bytes_copied, stall, passes, .. } = traffic;
+    let spent = limited(model).map(|residence| (residence.spills(), residence.traffic()));
+    for (spills, traffic) in spent.filter(|(_, traffic)| traffic.passes > 0) {
+        let Traffic { bytes_read, bytes_written, bytes_copied, stall, passes, .. } = traffic;
+        let (what, written) = match spills {
+            true => {
+                ("weights, keys and values", format!(", {} written to the swap file", bytes(bytes_written)))
+            }
+            false => ("weights", String::new()),
+        };
         let each = |all: u64| bytes(all / passes);
         let copied = match bytes_copied {
             0 => String::new(),
@@ -105,7 +152,7 @@ pub(crate) fn spent(model: &Model) {
         say(
             Style::Faint,
             format_args!(
-                "weights: {all} read in {passes} passes, {each} each{copied}; {waited:.3} s waited for them"
+                "{what}: {all} read in {passes} passes, {each} each{written}{copied}; {waited:.3} s waited for them"
             ),
         );
     }
@@ -123,7 +170,12 @@ pub(crate) fn report(model: &Model) -> Value {
             "cache": counted.own.cache,
             "buffers": counted.own.buffers,
             "rest": counted.rest(),
+            "pages": counted.paged,
+            "pages_now": residence.pages_staying()[1],
+            "pages_stay": residence.pages_staying()[0],
             "bytes_read": traffic.bytes_read,
+            "bytes_written": traffic.bytes_written,
+            "swap_bytes": traffic.swap_bytes,
             "bytes_copied": traffic.bytes_copied,
             "passes": traffic.passes,
             "stalls": traffic.stalls,

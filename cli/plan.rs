@@ -129,14 +129,20 @@ fn text(rates: &Rates, outlook: &Outlook, knobs: &[Knob]) -> anyhow::Result<Stri
     let read = forecast.bytes_read as u64;
     let rest = counted.rest() - own.cache - own.buffers - own.copied - counted.margin();
     let row = |what: &str, memory: u64, disk: String| [what.to_owned(), bytes(memory), disk];
-    let streamed = match read {
-        0 => String::new(),
-        _ => format!("{} read for each token", bytes(read)),
+    let streamed = match (read, forecast.bytes_written as u64) {
+        (0, _) => String::new(),
+        (_, 0) => format!("{} read for each token", bytes(read)),
+        (_, written) => format!("{} read and {} written for each token", bytes(read), bytes(written)),
+    };
+    // Where keys and values may go to disk they are as many as in a full context.
+    let (what, used) = match counted.paged {
+        0 => ("weights", *used),
+        paged => ("weights, keys and values", used + paged),
     };
     let mut rows = vec![
         [String::new(), "MEMORY".to_owned(), "DISK".to_owned()],
-        row("weights", (used - read.min(*used)) + own.copied, streamed),
-        row("on their way", forecast.peak_bytes[1].saturating_sub(used - read.min(*used)), String::new()),
+        row(what, (used - read.min(used)) + own.copied, streamed),
+        row("on their way", forecast.peak_bytes[1].saturating_sub(used - read.min(used)), String::new()),
         row("keys, values, states", own.cache, String::new()),
         row("buffers", own.buffers, String::new()),
         row("program and all else", rest, String::new()),
@@ -154,7 +160,7 @@ fn text(rates: &Rates, outlook: &Outlook, knobs: &[Knob]) -> anyhow::Result<Stri
         "machine     disk {}/s, weights in memory {}/s\nspeed       {:.2} tokens/s: {each:.3} s a token, {:.3} s of them \
          waiting for the disk\nbottleneck  {}\n",
         rate(rates.disk),
-        bytes((*used as f64 / rates.computing()) as u64),
+        bytes((used as f64 / rates.computing()) as u64),
         forecast.passes_per_s(),
         forecast.stall_seconds,
         bottleneck(outlook),
@@ -177,6 +183,9 @@ fn report(rates: &Rates, outlook: &Outlook, knobs: &[Knob]) -> Value {
         "weights": used,
         "weights_read": forecast.bytes_read,
         "cache": counted.own.cache,
+        "pages": counted.paged,
+        "swap": if forecast.bytes_written >= 1.0 { counted.paged } else { 0 },
+        "swap_written": forecast.bytes_written,
         "buffers": counted.own.buffers,
         "base": counted.base,
         "disk_bytes_per_s": rates.disk,

@@ -93,8 +93,10 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
-    /// Weights did not come in time.
+    /// Weights did not come in time, or keys and values.
     Swap(SwapError),
+    /// The disk has no room for keys and values that do not fit into memory.
+    SwapSpace(SwapError),
     /// The memory limit is too low for the model.
     Limit(TooLow),
     /// A graph breaks a rule; always a fault of the program that built it.
@@ -120,6 +122,7 @@ impl fmt::Display for Error {
             Error::Packed { file, why } => write!(f, "packed weights in {}: {why}", file.display()),
             Error::File { file, why } => write!(f, "{}: {why}", file.display()),
             Error::Swap(error) => write!(f, "weights cannot be read: {error}"),
+            Error::SwapSpace(error) => write!(f, "swap space exhausted: {error}"),
             Error::Limit(error) => error.fmt(f),
             Error::Graph { graph, faults } => write!(f, "graph {graph} is malformed: {faults}"),
             Error::Pass { why } => write!(f, "a pass cannot run: {why}"),
@@ -140,7 +143,7 @@ impl std::error::Error for Error {
         match self {
             Error::Device(error) => Some(error),
             Error::Emit(error) => Some(error),
-            Error::Swap(error) => Some(error),
+            Error::Swap(error) | Error::SwapSpace(error) => Some(error),
             Error::Limit(error) => Some(error),
             _ => None,
         }

@@ -3,6 +3,7 @@
 mod inputs;
 mod outlook;
 mod own;
+mod states;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,8 +14,8 @@ use jtllm_codegen::schedule::Argument;
 use jtllm_codegen::target::Artifact;
 use jtllm_codegen::{Compilation, compile};
 use jtllm_ir::cut::CARRIED;
-use jtllm_ir::graph::element_count;
 use jtllm_ir::{Graph, Node, Op};
+use jtllm_swap::BlobId;
 use rayon::prelude::*;
 
 use crate::cache::KernelCache;
@@ -27,6 +28,7 @@ use crate::residence::{Limit, PlanId, Residence, held};
 use crate::trace::{Extent, Trace};
 use crate::weights::{Locate, Wanted, Weights};
 pub(crate) use inputs::Inputs;
+use states::say_pages;
 
 /// How many rows a plan is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -171,6 +173,10 @@ pub struct Network {
     cache: Arc<KernelCache>,
     weights: Weights,
     states: HashMap<String, Mem>,
+    /// Those of them that come and go.
+    paged: HashMap<String, BlobId>,
+    /// Bytes of those that could, on a host.
+    in_pages: Vec<u64>,
     programs: HashMap<u128, Program>,
     plans: HashMap<(Part, Bucket), Plan>,
     hidden: Option<Span>,
@@ -201,6 +207,8 @@ impl Network {
             cache: cache.into(),
             weights: Weights::default(),
             states: HashMap::new(),
+            paged: HashMap::new(),
+            in_pages: Vec::new(),
             programs: HashMap::new(),
             plans: HashMap::new(),
             hidden: None,
@@ -217,12 +225,18 @@ impl Network {
         self
     }
 
-    /// Keeps weights within a limit where the device's memory is the host's.
-    pub fn within(mut self, limit: &Limit) -> Network {
-        if let Some(residence) = Residence::new(limit).filter(|_| self.device.is_host()) {
+    /// Keeps weights within a limit where the device's memory is the host's, and keys and values if the limit says where
+    /// they may go.
+    ///
+    /// # Errors
+    /// They may not go there.
+    pub fn within(mut self, limit: &Limit) -> Result<Network, Error> {
+        if self.device.is_host()
+            && let Some(residence) = Residence::new(limit)?
+        {
             self.weights.within(residence);
         }
-        self
+        Ok(self)
     }
 
     /// Keeps all of the model within so many bytes of the device's own memory: weights come and go there, out of what the
@@ -312,8 +326,9 @@ impl Network {
         self.make_states(&compilation)?;
         let shared = self.shared(part, &compilation)?;
         let limits = self.limits(part, bucket);
-        let (weights, states, fixed) = (&self.weights, &self.states, &self.sizes(&[]));
-        let bindings = Bindings { weights, states, limits: &limits, fixed, shared: &shared };
+        let (weights, states, paged) = (&self.weights, &self.states, &self.paged);
+        let fixed = &self.sizes(&[]);
+        let bindings = Bindings { weights, states, paged, limits: &limits, fixed, shared: &shared };
         let plan = Plan::build(&*self.device, compilation, &programs, &bindings)?;
         self.plans.insert((part, bucket), plan);
         Ok(())
@@ -352,7 +367,7 @@ impl Network {
             return Ok(());
         }
         if let Some(residence) = self.residence() {
-            residence.retire();
+            residence.retire()?;
         }
         let before = held();
         let begin = std::time::Instant::now();
@@ -364,8 +379,7 @@ impl Network {
         for ((part, bucket), compilation) in parts.into_iter().zip(compiled) {
             self.install(part, bucket, compilation)?;
         }
-        self.tell_own(held().saturating_sub(before));
-        Ok(())
+        self.tell_own(held().saturating_sub(before))
     }
 
     /// The head reads its rows where the last body left them: in one buffer, copied there after each body.
@@ -440,27 +454,6 @@ impl Network {
         Err(DeviceError::TooSmall { device, need, free, total: self.device.info().memory }.into())
     }
 
-    fn make_states(&mut self, compilation: &Compilation) -> Result<(), Error> {
-        let graph = &compilation.graph;
-        for node in graph.nodes() {
-            let Op::State { name } = graph.op(node) else { continue };
-            if self.states.contains_key(name) {
-                continue;
-            }
-            let pages = self.pages as i64;
-            let count = element_count(graph.shape(node)).substitute(&mut |leaf| match leaf.kind() {
-                jtllm_ir::expr::Kind::Sym(symbol) if symbol.name() == "pages" => Some(pages.into()),
-                _ => None,
-            });
-            let fixed =
-                || Error::Pass { why: format!("the size of state {name} depends on more than pages") };
-            let count = count.as_int().ok_or_else(fixed)?;
-            let mem = self.device.alloc(count as u64 * graph.dtype(node).size() as u64)?;
-            self.states.insert(name.clone(), mem);
-        }
-        Ok(())
-    }
-
     /// Finds places for the weights that these parts read, in the order in which their launches do.
     fn bind_weights(&mut self, parts: &[Compilation], locate: &Locate<'_>) -> Result<(), Error> {
         let mut wanted: Vec<Wanted> = Vec::new();
@@ -518,7 +511,9 @@ impl Network {
         }
         self.prepare_all(parts.clone(), locate)?;
         let plans: Vec<PlanId> = parts.iter().filter_map(|key| self.plans[key].id()).collect();
-        self.residence().map_or(Ok(()), |residence| residence.arrange(&plans))
+        let Some(residence) = self.residence() else { return Ok(()) };
+        say_pages(residence, batch)?;
+        residence.arrange(&plans)
     }
 
     /// Runs the body, which takes `carried` from another part of it.

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use jtllm_codegen::Compilation;
 use jtllm_codegen::canon::Gather;
+use jtllm_codegen::kernel::Param;
 use jtllm_codegen::schedule::Argument;
 use jtllm_ir::build::PAGE;
 use jtllm_ir::expr::{Environment, Kind, Symbol};
@@ -19,7 +20,7 @@ use jtllm_swap::{BlobId, Space};
 use crate::device::{Device, Mem, Program, Recorded, Span, Tape};
 use crate::error::Error;
 use crate::ready::Ready;
-use crate::residence::{Places, PlanId, Residence};
+use crate::residence::{Places, PlanId, Residence, Uses};
 use crate::trace::Trace;
 use crate::weights::{Given, Weights};
 use cost::Cost;
@@ -100,6 +101,8 @@ pub struct Bindings<'a> {
     pub weights: &'a Weights,
     /// The states, by name.
     pub states: &'a HashMap<String, Mem>,
+    /// What those of them are called that come and go.
+    pub paged: &'a HashMap<String, BlobId>,
     /// The largest value that each symbol will take; buffers are made for it.
     pub limits: &'a Sizes,
     /// Sizes that are the same for every pass.
@@ -174,7 +177,7 @@ impl Plan {
         let outputs = builder.outputs(&inputs)?;
         let arena_bytes = builder.arena()?;
         let constants = builder.constants()?;
-        let (mut steps, mut read) = (Vec::new(), Vec::new());
+        let (mut steps, mut uses) = (Vec::new(), Vec::new());
         for step in &compilation.steps {
             let given = |argument: &Argument| builder.given(argument);
             let weights: Vec<Option<Given>> = step.arguments.iter().map(given).collect::<Result<_, _>>()?;
@@ -186,10 +189,8 @@ impl Plan {
             let blob = |(at, given): (usize, &Option<Given>)| Some((at, given.as_ref()?.blob?));
             let streamed = weights.iter().enumerate().filter_map(blob).collect();
             let weights = weights.iter().flatten();
-            let mut blobs: Vec<BlobId> = weights.clone().filter_map(|given| given.blob).collect();
-            blobs.sort_unstable();
-            blobs.dedup();
-            read.push(blobs);
+            let params = &compilation.kernels[step.kernel].params;
+            uses.push(uses_of(bindings, &step.arguments, params, weights.clone()));
             steps.push(Step {
                 program: programs[step.kernel].clone(),
                 kernel: step.kernel,
@@ -201,7 +202,7 @@ impl Plan {
             });
         }
         let stream =
-            bindings.weights.residence().map(|residence| (residence.clone(), residence.register(read)));
+            bindings.weights.residence().map(|residence| (residence.clone(), residence.register(uses)));
         let fixed_bytes = builder.fixed_bytes;
         let symbols = device.alloc(SYMBOL_BLOCK)?.span();
         let tape = Mutex::new(Recording::NotTried);
@@ -381,6 +382,28 @@ impl Plan {
         let (words, _) = bytes.as_chunks::<4>();
         Ok(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
     }
+}
+
+/// The blobs that a launch uses of weights and states that come and go.
+fn uses_of<'a>(
+    bindings: &Bindings<'_>,
+    arguments: &[Argument],
+    params: &[Param],
+    weights: impl Iterator<Item = &'a Given>,
+) -> Uses {
+    let paged = |(argument, param): (&Argument, &Param)| match argument {
+        Argument::State(name) => Some((*bindings.paged.get(name)?, param.access.writes())),
+        _ => None,
+    };
+    let states: Vec<(BlobId, bool)> = arguments.iter().zip(params).filter_map(paged).collect();
+    let changed = states.iter().filter(|(_, writes)| *writes).map(|(blob, _)| *blob).collect();
+    let all = weights.filter_map(|given| given.blob).chain(states.iter().map(|(blob, _)| *blob));
+    let mut uses = Uses { blobs: all.collect(), changed };
+    for blobs in [&mut uses.blobs, &mut uses.changed] {
+        blobs.sort_unstable();
+        blobs.dedup();
+    }
+    uses
 }
 
 struct Builder<'a> {

@@ -9,6 +9,7 @@ mod count;
 mod device;
 mod files;
 pub mod outlook;
+mod pages;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,6 +18,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jtllm_swap::file::SwapFile;
 use jtllm_swap::reader::{FileId, Sums};
 use jtllm_swap::store::{BLOCK_BYTES, FileStore, Store};
 use jtllm_swap::{Agenda, BlobId, Options, Origin, Policy, Residency, SwapError, Tick};
@@ -30,6 +32,8 @@ pub use count::{Counted, Own, TooLow};
 use device::Apart;
 pub(crate) use device::Places;
 pub(crate) use files::{Files, Opened};
+pub use pages::{OpenSwap, Spill};
+use pages::{Use, spilled};
 
 /// The most that may be held of the host's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +70,8 @@ pub struct Limit {
     pub open: Arc<Open>,
     /// Once this is set passes that wait for weights end with [`SwapError::Cancelled`], until it is taken back.
     pub cancel: Arc<AtomicBool>,
+    /// Where keys and values go that do not fit, if they may leave memory at all.
+    pub spill: Option<Spill>,
 }
 
 impl Default for Limit {
@@ -78,7 +84,7 @@ impl Limit {
     /// The limit, for the files of this machine.
     pub fn of(most: Most) -> Limit {
         let open = Arc::new(|path: &Path| Ok(Arc::new(FileStore::open(path)?) as Arc<dyn Store>));
-        Limit { most, range_bytes: RANGE_BYTES, open, cancel: Arc::default() }
+        Limit { most, range_bytes: RANGE_BYTES, open, cancel: Arc::default(), spill: None }
     }
 }
 
@@ -98,12 +104,19 @@ impl fmt::Debug for Limit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PlanId(usize);
 
-/// A run of bytes of a file.
+/// Where a blob's bytes lie when they are in no memory.
+enum Lies {
+    /// A run of bytes of a file.
+    File { file: usize, at: u64, sums: Sums },
+    /// A state of pages of so many bytes: nowhere, or in the swap file.
+    Paged { page_bytes: u64 },
+}
+
+/// A blob.
 struct Kept {
-    file: usize,
-    at: u64,
+    lies: Lies,
+    /// Bytes; of a state those of the pages that it has now.
     len: u64,
-    sums: Sums,
     /// What kernels are given; it has an address while the blob is pinned.
     mem: Mem,
 }
@@ -111,8 +124,34 @@ struct Kept {
 impl Kept {
     /// Bytes of memory that it takes.
     fn taken(&self) -> u64 {
-        (self.at % BLOCK_BYTES + self.len).next_multiple_of(BLOCK_BYTES)
+        self.taking(self.len)
     }
+
+    /// The same at its longest.
+    fn taken_most(&self) -> u64 {
+        self.taking(self.mem.len())
+    }
+
+    fn taking(&self, len: u64) -> u64 {
+        let before = match self.lies {
+            Lies::File { at, .. } => at % BLOCK_BYTES,
+            Lies::Paged { .. } => 0,
+        };
+        (before + len).next_multiple_of(BLOCK_BYTES)
+    }
+
+    fn is_paged(&self) -> bool {
+        matches!(self.lies, Lies::Paged { .. })
+    }
+}
+
+/// What a step uses.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Uses {
+    /// All of it.
+    pub(crate) blobs: Vec<BlobId>,
+    /// Those of them that it changes.
+    pub(crate) changed: Vec<BlobId>,
 }
 
 /// The plans of which a pass consists, as they were arranged last.
@@ -132,8 +171,12 @@ struct State {
     blobs: Vec<Kept>,
     /// The blobs by file, place and length.
     known: HashMap<(usize, u64, u64), BlobId>,
-    /// What each step of each plan reads.
-    plans: Vec<Vec<Vec<BlobId>>>,
+    /// What each step of each plan uses.
+    plans: Vec<Vec<Uses>>,
+    /// The pages of states.
+    pages: Use,
+    /// The swap file, while there is no residency.
+    swap: Option<SwapFile>,
     /// Nothing before the first pass, and when there is something new.
     residency: Option<Residency>,
     pass: Pass,
@@ -153,8 +196,12 @@ struct State {
 /// What a limit has cost so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Bytes read of weights.
+    /// Bytes read, of weights and of keys and values.
     pub bytes_read: u64,
+    /// Bytes of keys and values that were written to the swap file.
+    pub bytes_written: u64,
+    /// How long the swap file is now.
+    pub swap_bytes: u64,
     /// Bytes of weights that were copied to a device's own memory.
     pub bytes_copied: u64,
     /// How often a step waited for weights.
@@ -170,13 +217,25 @@ pub struct Residence {
     limit: Limit,
     files: Files,
     is_apart: bool,
+    spills: bool,
     state: Mutex<State>,
 }
 
 impl Residence {
     /// A residence without weights; none if there is no limit.
-    pub(crate) fn new(limit: &Limit) -> Option<Arc<Residence>> {
-        (limit.most != Most::Unlimited).then(|| Arc::new(Residence::with(limit, None)))
+    ///
+    /// # Errors
+    /// The swap file cannot be made.
+    pub(crate) fn new(limit: &Limit) -> Result<Option<Arc<Residence>>, Error> {
+        if limit.most == Most::Unlimited {
+            return Ok(None);
+        }
+        let mut residence = Residence::with(limit, None);
+        if let Some(spill) = &limit.spill {
+            residence.spills = true;
+            residence.lock().swap = Some((spill.open)().map_err(Error::Swap)?);
+        }
+        Ok(Some(Arc::new(residence)))
     }
 
     /// The same for a device with so many bytes of memory of its own. The host's limit may be none: then all that is not
@@ -189,7 +248,7 @@ impl Residence {
         let files = Files::new(limit.open.clone());
         let is_apart = apart.is_some();
         let state = Mutex::new(State { apart, ..State::default() });
-        Residence { limit: limit.clone(), files, is_apart, state }
+        Residence { limit: limit.clone(), files, is_apart, spills: false, state }
     }
 
     /// Whether blobs are used in a device's own memory.
@@ -236,18 +295,14 @@ impl Residence {
             state.files.push(file.clone());
             state.files.len() - 1
         });
-        let State { blobs, known, .. } = &mut *state;
-        if let Some(blob) = known.get(&(file, at, len)) {
-            return Ok((*blob, blobs[blob.0 as usize].mem.clone()));
+        if let Some(blob) = state.known.get(&(file, at, len)) {
+            return Ok((*blob, state.blobs[blob.0 as usize].mem.clone()));
         }
-        // A residency numbers blobs in the order in which they are added, and so do we.
-        let blob = BlobId(u32::try_from(blobs.len()).map_err(|_| Error::Swap(SwapError::Exhausted))?);
         let mem = lent(len);
         // Nobody keeps hashes of models' own files: what is read first must come again.
         let sums = sums.unwrap_or_else(|| Sums::unknown(len, CHUNK_BYTES));
-        blobs.push(Kept { file, at, len, sums, mem: mem.clone() });
-        known.insert((file, at, len), blob);
-        state.retire();
+        let blob = state.take_in(Kept { lies: Lies::File { file, at, sums }, len, mem: mem.clone() })?;
+        state.known.insert((file, at, len), blob);
         Ok((blob, mem))
     }
 
@@ -256,24 +311,30 @@ impl Residence {
         self.lock().packed.push(path);
     }
 
-    /// Takes a plan in whose steps read these blobs.
-    pub(crate) fn register(&self, steps: Vec<Vec<BlobId>>) -> PlanId {
+    /// Takes a plan in whose steps use these blobs.
+    pub(crate) fn register(&self, steps: Vec<Uses>) -> PlanId {
         let mut state = self.lock();
         state.plans.push(steps);
         PlanId(state.plans.len() - 1)
     }
 
-    /// Gives the memory of weights up, so that what else is taken can be measured.
-    pub(crate) fn retire(&self) {
-        self.lock().retire();
+    /// Gives the memory of blobs up, so that what else is taken can be measured.
+    ///
+    /// # Errors
+    /// Keys and values cannot be written to the swap file; then all stay where they are.
+    pub(crate) fn retire(&self) -> Result<(), Error> {
+        self.lock().retire()
     }
 
     /// Says what else is in memory, or is going to be: what is left for weights is counted anew before the next pass.
-    pub(crate) fn own(&self, own: Own, grown: u64) {
+    ///
+    /// # Errors
+    /// As [`Residence::retire`].
+    pub(crate) fn own(&self, own: Own, grown: u64) -> Result<(), Error> {
         let mut state = self.lock();
         state.base = state.base.map(|base| base + grown);
         state.own = own;
-        state.retire();
+        state.retire()
     }
 
     /// Says what else is in the device's own memory, or is going to be.
@@ -297,21 +358,24 @@ impl Residence {
         run: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
         let state = self.lock();
-        let read: Vec<&Kept> =
-            state.plans[plan.0][number].iter().map(|blob| &state.blobs[blob.0 as usize]).collect();
-        for kept in &read {
-            let skew = (kept.at % BLOCK_BYTES) as usize;
-            kept.mem.lend(weights.next(kept.taken() as usize).wrapping_add(skew));
+        let used: Vec<&Kept> = state.used(&state.plans[plan.0][number]).collect();
+        for kept in &used {
+            let skew = match kept.lies {
+                Lies::File { at, .. } => (at % BLOCK_BYTES) as usize,
+                Lies::Paged { .. } => 0,
+            };
+            kept.mem.lend(weights.next(kept.taken_most() as usize).wrapping_add(skew));
         }
         let outcome = run();
-        read.iter().for_each(|kept| kept.mem.lend(std::ptr::null_mut()));
+        used.iter().for_each(|kept| kept.mem.lend(std::ptr::null_mut()));
         outcome
     }
 
-    /// Bytes of weights that a pass of these plans reads, and the most that one step of any plan does.
+    /// Bytes that a pass of these plans uses of weights and of states at their longest, and the most that one step of any
+    /// plan does.
     pub(crate) fn bytes_of(&self, plans: &[PlanId]) -> [u64; 2] {
         let state = self.lock();
-        let bytes = |blobs: &Vec<BlobId>| blobs.iter().map(|blob| state.blobs[blob.0 as usize].taken()).sum();
+        let bytes = |uses: &Uses| state.used(uses).map(Kept::taken_most).sum();
         let all = plans.iter().flat_map(|plan| &state.plans[plan.0]).map(bytes).sum();
         [all, state.plans.iter().flatten().map(bytes).max().unwrap_or(0)]
     }
@@ -369,16 +433,22 @@ impl Residence {
 
     /// Bytes of weights that stay where they are used, as passes are arranged now.
     pub fn staying(&self) -> u64 {
+        self.lock().staying(|blob| !blob.is_paged())
+    }
+
+    /// Bytes of keys and values that stay in memory, of those that states have now; both are none where they all lie in
+    /// memory of their own.
+    pub fn pages_staying(&self) -> [u64; 2] {
         let state = self.lock();
-        let Some(residency) = &state.residency else { return 0 };
-        let stays = state.blobs.iter().zip(0..).filter(|(_, number)| residency.stays(BlobId(*number)));
-        stays.map(|(blob, _)| blob.len).sum()
+        let all = state.blobs.iter().filter(|blob| blob.is_paged()).map(|blob| blob.len).sum();
+        [state.staying(Kept::is_paged), all]
     }
 
     /// What it has cost so far.
     pub fn traffic(&self) -> Traffic {
         let state = self.lock();
-        state.before.and(state.residency.as_ref())
+        let swap_bytes = state.swap.as_ref().map_or(0, SwapFile::bytes);
+        Traffic { swap_bytes, ..state.before }.and(state.residency.as_ref())
     }
 }
 
@@ -386,6 +456,8 @@ impl Traffic {
     fn and(mut self, residency: Option<&Residency>) -> Traffic {
         if let Some(counts) = residency.map(Residency::counts) {
             self.bytes_read += counts.bytes_read;
+            self.bytes_written += counts.bytes_written;
+            self.swap_bytes = counts.swap_bytes;
             self.bytes_copied += counts.bytes_copied;
             self.stalls += counts.stalls;
             self.stall += counts.stall;
@@ -395,15 +467,41 @@ impl Traffic {
 }
 
 impl State {
-    /// Gives the memory of blobs up: how much there is must be counted anew.
-    fn retire(&mut self) {
+    /// Takes a blob in. A residency numbers blobs in the order in which they are added, and so do we.
+    fn take_in(&mut self, blob: Kept) -> Result<BlobId, Error> {
+        let number = u32::try_from(self.blobs.len()).map_err(|_| Error::Swap(SwapError::Exhausted))?;
+        self.retire()?;
+        self.blobs.push(blob);
+        Ok(BlobId(number))
+    }
+
+    /// What a step uses.
+    fn used<'a>(&'a self, uses: &'a Uses) -> impl Iterator<Item = &'a Kept> {
+        uses.blobs.iter().map(|blob| &self.blobs[blob.0 as usize])
+    }
+
+    /// Bytes of some blobs that stay where they are used.
+    fn staying(&self, is_meant: impl Fn(&Kept) -> bool) -> u64 {
+        let Some(residency) = &self.residency else { return 0 };
+        let blobs = self.blobs.iter().zip(0..).filter(|(blob, _)| is_meant(blob));
+        blobs.filter(|(_, number)| residency.stays(BlobId(*number))).map(|(blob, _)| blob.len).sum()
+    }
+
+    /// Gives the memory of blobs up: how much there is must be counted anew. What the swap file has not goes there.
+    fn retire(&mut self) -> Result<(), Error> {
+        if let Some(residency) = self.residency.as_mut().filter(|_| self.blobs.iter().any(Kept::is_paged)) {
+            // What failed for an earlier pass is tried once more.
+            residency.forgive();
+            residency.save().map_err(spilled)?;
+        }
         self.before = self.before.and(self.residency.as_ref());
-        self.residency = None;
+        self.swap = self.residency.take().map_or(self.swap.take(), Residency::into_swap);
         if let Some(apart) = &mut self.apart {
             apart.retire();
         }
         self.pass = Pass::default();
         self.now = 0;
+        Ok(())
     }
 
     /// Has memory for blobs, and forgives files that failed.
@@ -420,12 +518,15 @@ impl State {
 
     /// What a limit must hold.
     fn count(&mut self, limit: Most) -> Counted {
-        let all: u64 = self.blobs.iter().map(Kept::taken).sum();
-        let bytes = |blob: &BlobId| self.blobs[blob.0 as usize].taken();
+        let [paged, all] = [true, false].map(|is_paged| {
+            let blobs = self.blobs.iter().filter(|blob| blob.is_paged() == is_paged);
+            blobs.map(Kept::taken_most).sum()
+        });
+        let bytes = |blob: &BlobId| self.blobs[blob.0 as usize].taken_most();
         let steps = self.plans.iter().flatten();
-        let step = steps.map(|blobs| blobs.iter().map(bytes).sum()).max().unwrap_or(0);
+        let step = steps.map(|uses| uses.blobs.iter().map(bytes).sum()).max().unwrap_or(0);
         let base = *self.base.get_or_insert_with(held);
-        Counted { limit, base, own: self.own, all, step }
+        Counted { limit, base, own: self.own, all, paged, step }
     }
 
     fn begin(&mut self, limit: &Limit) -> Result<(), Error> {
@@ -433,8 +534,12 @@ impl State {
         let mut residency = match &mut self.apart {
             None => {
                 let left = counted.left().map_err(Error::Limit)?;
-                let options = Options { policy: ring(left), ..limit.options(left) };
-                Residency::new(&options).map_err(Error::Swap)?
+                let taken = self.lengthen(left == counted.all + counted.paged);
+                let left = left.min(taken);
+                let (policy, swap_bytes) = (ring(left), pages::SWAP_MAX);
+                let options = Options { policy, swap_bytes, ..limit.options(left) };
+                let swap = self.swap_file(limit)?;
+                Residency::with(&options, swap, None).map_err(Error::Swap)?
             }
             Some(apart) => {
                 let room = apart.count(&counted).map_err(Error::Limit)?;
@@ -449,9 +554,15 @@ impl State {
         let add_file = |(path, store): &(Arc<Path>, Arc<dyn Store>)| residency.add_file(path, store.clone());
         let files: Vec<FileId> =
             self.files.iter().map(add_file).collect::<Result<_, _>>().map_err(Error::Swap)?;
-        for Kept { file, at, len, sums, .. } in &self.blobs {
-            let origin = Origin { file: files[*file], at: *at, len: *len, sums: Some(sums.clone()) };
-            residency.add("weights", origin).map_err(Error::Swap)?;
+        for Kept { lies, len, .. } in &self.blobs {
+            let added = match lies {
+                Lies::File { file, at, sums } => {
+                    let origin = Origin { file: files[*file], at: *at, len: *len, sums: Some(sums.clone()) };
+                    residency.add("weights", origin)
+                }
+                Lies::Paged { .. } => residency.add_own("pages", *len),
+            };
+            added.map_err(Error::Swap)?;
         }
         self.residency = Some(residency);
         self.counted = Some(counted);
@@ -463,8 +574,8 @@ impl State {
         let mut uses = Vec::new();
         for plan in plans {
             pass.plans.push((*plan, pass.length));
-            for blobs in &self.plans[plan.0] {
-                uses.extend(blobs.iter().map(|blob| (*blob, pass.length)));
+            for step in &self.plans[plan.0] {
+                uses.extend(step.blobs.iter().map(|blob| (*blob, pass.length)));
                 pass.length += 1;
             }
         }
@@ -506,35 +617,39 @@ pub(crate) struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// Runs a step while what it reads is there, and tells it where that is if that is not where it was bound to.
+    /// Runs a step while what it uses is there, and tells it where that is if that is not where it was bound to.
     pub(crate) fn step(
         &mut self,
         number: usize,
         run: impl FnOnce(Option<&Places<'_>>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let State { residency, plans, blobs, packed, now, apart, .. } = &mut *self.state;
+        let State { residency, plans, blobs, packed, pages, now, apart, .. } = &mut *self.state;
         let residency = residency.as_mut().expect("nobody enters a plan without memory");
-        let (tick, read) = (*now, plans[self.plan.0][number].as_slice());
+        let (tick, uses) = (*now, &plans[self.plan.0][number]);
         *now += 1;
         let named = |error: SwapError| match &error {
             SwapError::Corrupt { path, at, len } if packed.contains(path) => {
                 damaged(path, &format!("the {len} bytes at byte {at} are not what was written"))
             }
-            _ => Error::Swap(error),
+            _ => spilled(error),
         };
         if let Some(apart) = apart {
             return apart.step(residency, plans, Step { plan: self.plan, number, tick }, named, run);
         }
-        residency.pin(tick, read).map_err(named)?;
-        for blob in read {
-            let span = residency.span(*blob).expect("what is pinned is there");
-            blobs[blob.0 as usize].mem.lend(span.start());
-        }
-        let outcome = run(None);
-        for blob in read {
-            blobs[blob.0 as usize].mem.lend(std::ptr::null_mut());
-        }
-        residency.unpin(tick, read).map_err(Error::Swap)?;
+        residency.pin(tick, &uses.blobs).map_err(named)?;
+        let changed = pages::change(residency, blobs, pages, &uses.changed).map_err(spilled);
+        let outcome = changed.and_then(|()| {
+            for blob in &uses.blobs {
+                let span = residency.span(*blob).expect("what is pinned is there");
+                blobs[blob.0 as usize].mem.lend(span.start());
+            }
+            let outcome = run(None);
+            for blob in &uses.blobs {
+                blobs[blob.0 as usize].mem.lend(std::ptr::null_mut());
+            }
+            outcome
+        });
+        residency.unpin(tick, &uses.blobs).map_err(Error::Swap)?;
         outcome
     }
 }

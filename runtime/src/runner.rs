@@ -33,6 +33,9 @@ pub trait Runner: Send {
     /// Pages of the cache.
     fn pages(&self) -> usize;
 
+    /// Says that nobody wants what the cache holds: what no sequence has pages of need not be kept anywhere.
+    fn forget(&mut self) {}
+
     /// The networks that run kernels, in the order of their layers: none where graphs are interpreted.
     fn networks(&self) -> Vec<&Network>;
 }
@@ -65,6 +68,10 @@ impl Runner for Network {
 
     fn pages(&self) -> usize {
         Network::pages(self)
+    }
+
+    fn forget(&mut self) {
+        Network::forget(self);
     }
 
     fn networks(&self) -> Vec<&Network> {

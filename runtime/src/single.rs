@@ -80,7 +80,8 @@ impl Single {
         let states = states(&*device, graph_of_kernels, &sizes)?;
         let shared = HashMap::new();
         let (limits, fixed) = (&sizes, &sizes);
-        let bindings = Bindings { weights: &weights, states: &states, limits, fixed, shared: &shared };
+        let paged = &HashMap::new();
+        let bindings = Bindings { weights: &weights, states: &states, paged, limits, fixed, shared: &shared };
         let plan = Plan::build(&*device, compilation, &programs, &bindings)?;
         let (inputs, outputs) = (inputs(graph, &sizes), outputs(graph, &sizes));
         Ok(Single { device, plan, weights, sizes, inputs, outputs })

@@ -3,11 +3,13 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use jtllm_swap::file::{Named, abandoned};
+use jtllm_swap::SwapError;
+use jtllm_swap::file::{Named, SwapFile, abandoned};
 
 use crate::cache::{CacheError, Size, Status, default_folder};
+use crate::os;
 
 /// The folder, or the reason why there is none. Files that processes use have no names in it, where the system allows
 /// that, and else locks: what is found here is what processes left that died in the wrong moment.
@@ -32,6 +34,24 @@ impl SwapFolder {
     /// Where it is, or why there is none.
     pub fn status(&self) -> &Status {
         &self.0
+    }
+
+    /// Makes the folder, if it is not a given one, and tries whether it takes files: said before anything is loaded.
+    ///
+    /// # Errors
+    /// `Folder`: why it does not.
+    pub fn ready(folder: Option<PathBuf>) -> Result<PathBuf, SwapError> {
+        let is_given = folder.is_some();
+        let refused = |path: &Path, why: String| SwapError::Folder { path: path.into(), why };
+        let folder = match SwapFolder::open(folder).0 {
+            Status::On(folder) => folder,
+            Status::Off(why) => return Err(refused(Path::new("swap"), why)),
+        };
+        if !is_given {
+            os::create_private_folder(&folder).map_err(|error| refused(&folder, error.to_string()))?;
+        }
+        SwapFile::create(&folder, 0)?;
+        Ok(folder)
     }
 
     /// Counts what dead processes have left.

@@ -68,19 +68,25 @@ impl Split {
     }
 
     /// Keeps the weights of those layers within a limit whose device's memory is the host's.
-    pub fn within(self, limit: &Limit) -> Split {
-        Split { front: self.front.within(limit), back: self.back.within(limit) }
+    ///
+    /// # Errors
+    /// As [`Network::within`].
+    pub fn within(self, limit: &Limit) -> Result<Split, Error> {
+        Ok(Split { front: self.front.within(limit)?, back: self.back.within(limit)? })
     }
 
     /// Keeps the second device's part of the model within so many bytes of its own memory. Of a limit of the host's memory
     /// a quarter is for what is on its way there.
-    pub fn apart(self, limit: &Limit, bytes: u64) -> Split {
+    ///
+    /// # Errors
+    /// As [`Network::within`].
+    pub fn apart(self, limit: &Limit, bytes: u64) -> Result<Split, Error> {
         let (mut front, mut way) = (limit.clone(), limit.clone());
         if let Most::Process(all) = limit.most {
             front.most = Most::Process(all - all / ON_THE_WAY);
             way.most = Most::Weights(all / ON_THE_WAY);
         }
-        Split { front: self.front.within(&front), back: self.back.apart(&way, bytes) }
+        Ok(Split { front: self.front.within(&front)?, back: self.back.apart(&way, bytes) })
     }
 
     /// Keeps packed weights, and looks for those that were kept.
@@ -132,6 +138,11 @@ impl Runner for Split {
 
     fn pages(&self) -> usize {
         self.back.pages()
+    }
+
+    fn forget(&mut self) {
+        self.front.forget();
+        self.back.forget();
     }
 
     fn networks(&self) -> Vec<&Network> {

@@ -50,6 +50,8 @@ pub enum EngineError {
     EmptyPrompt,
     /// There is no such device as was asked for, or none at all; why.
     NoDevice(String),
+    /// Keys and values cannot go to a swap file where the model is; where.
+    CannotSpill(String),
     /// The model does not fit into the device that was asked for.
     TooLarge(TooLarge),
     /// An image, for a model that sees none.
@@ -79,6 +81,11 @@ impl fmt::Display for EngineError {
             EngineError::Runtime(error) => error.fmt(f),
             EngineError::Sample(error) => error.fmt(f),
             EngineError::NoDevice(why) => f.write_str(why),
+            EngineError::CannotSpill(place) => write!(
+                f,
+                "--kv-spill: keys and values go to a swap file from the processor's memory alone, and the model would be \
+                 on {place}: --backend cpu"
+            ),
             EngineError::TooLarge(error) => error.fmt(f),
             EngineError::Stop(error) => error.fmt(f),
             EngineError::ContextFull { context, need } => {
@@ -313,6 +320,9 @@ impl Engine {
     fn truncate(&mut self, len: usize) {
         self.held.truncate(len);
         self.pages.truncate(0, len);
+        if len == 0 {
+            self.model.forget();
+        }
     }
 
     /// Makes the cache hold exactly `tokens` and gives the logits of the last one (or of each, if `all`).

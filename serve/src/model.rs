@@ -457,6 +457,11 @@ impl Model {
         }
     }
 
+    /// Says that nobody wants what the cache holds.
+    pub(crate) fn forget(&mut self) {
+        self.seat.runner.forget();
+    }
+
     pub(crate) fn shared_architecture(&self) -> Arc<dyn Architecture> {
         self.architecture.clone()
     }

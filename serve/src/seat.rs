@@ -56,6 +56,7 @@ impl Parts {
         match &self.options.backend {
             Backend::Cpu => self.on_processor(Vec::new()),
             Backend::Graph => {
+                self.check_spill("the interpreter of graphs", false)?;
                 let runner =
                     Box::new(Reference::new(Box::new(self.graphs.clone()), self.choices(), self.positions()));
                 let placement =
@@ -116,7 +117,7 @@ impl Parts {
         let (device, on) = self.processor()?;
         let (graphs, cache) = (Box::new(self.graphs.clone()), self.cache.clone());
         let network = Network::new(device, graphs, self.choices(), cache, self.positions());
-        let runner = Box::new(network.keeping(self.keeping.clone()).within(&self.options.memory));
+        let runner = Box::new(network.keeping(self.keeping.clone()).within(&self.options.memory)?);
         Ok(Seat {
             runner,
             placement: Placement { backend: "cpu", device: None, processor: Some(on), reasons },
@@ -129,9 +130,10 @@ impl Parts {
     fn on_device(&self, backend: &'static str, device: Arc<dyn Device>) -> Result<Seat, EngineError> {
         let layers = self.options.place.layers;
         let info = device.info();
+        self.check_spill(&info.name, device.is_host())?;
         let limit = self.options.place.memory;
         if info.memory.is_none() && limit.is_none() && !matches!(layers, Layers::Count(_)) {
-            return Ok(self.whole(backend, device, None));
+            return self.whole(backend, device, None);
         }
         let need = self.need(&*device)?;
         let all = need.layers.len() + 1;
@@ -166,24 +168,38 @@ impl Parts {
         Ok(seat)
     }
 
+    /// Fails if keys and values are to go to a swap file and cannot.
+    fn check_spill(&self, place: &str, is_host: bool) -> Result<(), EngineError> {
+        let required = self.options.memory.spill.as_ref().is_some_and(|spill| spill.required);
+        match required && !is_host {
+            true => Err(EngineError::CannotSpill(place.to_owned())),
+            false => Ok(()),
+        }
+    }
+
     fn need(&self, device: &dyn Device) -> Result<Need, EngineError> {
         Ok(Need::of(&*self.graphs, device.target().caps(), self.positions(), self.options.sequences)?)
     }
 
     /// All of the model on a device, whose weights come and go within so many bytes of its memory if any are said.
-    fn whole(&self, backend: &'static str, device: Arc<dyn Device>, within: Option<u64>) -> Seat {
+    fn whole(
+        &self,
+        backend: &'static str,
+        device: Arc<dyn Device>,
+        within: Option<u64>,
+    ) -> Result<Seat, EngineError> {
         let (graphs, cache) = (Box::new(self.graphs.clone()), self.cache.clone());
         let network = Network::new(device.clone(), graphs, self.choices(), cache, self.positions());
         let network = network.keeping(self.keeping.clone());
         let host = &self.options.memory;
         let runner = Box::new(match within {
             Some(bytes) => network.apart(host, bytes),
-            None => network.within(host),
+            None => network.within(host)?,
         });
         let on = OnDevice { info: device.info(), layers: None, within };
         let reasons = on.info.without.iter().cloned().collect();
         let placement = Placement { backend, device: Some(on), processor: None, reasons };
-        Seat { runner, placement, device: Some(device) }
+        Ok(Seat { runner, placement, device: Some(device) })
     }
 
     /// The head and the last `count - 1` of `layers` layers on a device, as [`Parts::whole`] has them all.
@@ -195,7 +211,7 @@ impl Parts {
         within: Option<u64>,
     ) -> Result<Seat, EngineError> {
         if count > layers {
-            return Ok(self.whole(backend, device, within));
+            return self.whole(backend, device, within);
         }
         let (processor, on_processor) = self.processor()?;
         let both = [processor, device.clone()];
@@ -204,8 +220,8 @@ impl Parts {
         let split = split.keeping(&self.keeping);
         let host = &self.options.memory;
         let runner = Box::new(match within {
-            Some(bytes) => split.apart(host, bytes),
-            None => split.within(host),
+            Some(bytes) => split.apart(host, bytes)?,
+            None => split.within(host)?,
         });
         let on = OnDevice { info: device.info(), layers: Some([layers, count - 1]), within };
         let reasons = on.info.without.iter().cloned().collect();

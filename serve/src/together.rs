@@ -53,6 +53,7 @@ impl<'a> Together<'a> {
             self.pages.truncate(sequence, 0);
         }
         self.held.fill(0);
+        self.model.forget();
     }
 
     /// Adds tokens to each sequence, as many as there are for it, and gives the logits of the last of each; none for a

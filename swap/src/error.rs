@@ -102,6 +102,18 @@ pub enum SwapError {
     Cancelled,
 }
 
+impl SwapError {
+    /// Whether the disk had no room.
+    pub fn is_disk_full(&self) -> bool {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        match self {
+            SwapError::Full { tier, .. } => *tier == Tier::Disk,
+            SwapError::Io { kind, .. } => matches!(kind, StorageFull | QuotaExceeded | FileTooLarge),
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for SwapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,8 +20,9 @@ use crate::{BlobId, Extent, Space, SwapError, Tier};
 /// What the names of swap files begin with; what follows are the process and a number.
 const PREFIX: &str = "jtllm-swap-";
 
-/// Bytes that one hash covers.
-const SUM_BYTES: u64 = 4 << 20;
+/// Bytes that one hash covers, and the least that is written again of a blob that changed in a part: what a token adds
+/// to a layer's keys is about as much, and a disk does not mind.
+pub const SUM_BYTES: u64 = 64 << 10;
 
 /// Tells the files of one process apart.
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -45,6 +47,16 @@ impl Drop for Claim {
     }
 }
 
+/// A blob's bytes in the file.
+#[derive(Debug)]
+struct Resting {
+    extent: Extent,
+    /// Hashes of what was written, or is being written.
+    sums: Sums,
+    /// The bytes that have changed in memory since then.
+    stale: Range<u64>,
+}
+
 /// A file of our own in which blobs rest, each in an extent with hashes.
 pub struct SwapFile {
     path: Arc<Path>,
@@ -52,7 +64,7 @@ pub struct SwapFile {
     space: Space,
     /// How long the file is.
     len: u64,
-    extents: HashMap<BlobId, (Extent, Sums)>,
+    extents: HashMap<BlobId, Resting>,
     /// How many bytes may be added to the file; nothing if nobody knows.
     room: Box<dyn Fn() -> Option<u64> + Send>,
     _claim: Option<Claim>,
@@ -100,21 +112,48 @@ impl SwapFile {
         self.store.clone()
     }
 
-    /// Finds a place for a blob's bytes and notes their hashes. The caller writes them there.
+    /// Finds a place for a blob's bytes and notes their hashes. The caller writes them there: of one that has its place
+    /// the bytes that [`SwapFile::change`] named, rounded to whole chunks, else all.
     ///
     /// # Errors
     /// `Full` if neither the limit nor the disk has room; `Io` if the file does not grow.
-    pub fn admit(&mut self, blob: BlobId, bytes: &[u8]) -> Result<Extent, SwapError> {
+    pub fn admit(&mut self, blob: BlobId, bytes: &[u8]) -> Result<(Extent, Range<u64>), SwapError> {
         let need = bytes.len() as u64;
+        match self.extents.get_mut(&blob) {
+            Some(resting) if resting.extent.len == need => {
+                let stale = std::mem::take(&mut resting.stale);
+                let part =
+                    stale.start / SUM_BYTES * SUM_BYTES..stale.end.next_multiple_of(SUM_BYTES).min(need);
+                let changed = Sums::of(&bytes[part.start as usize..part.end as usize], SUM_BYTES);
+                let first = (part.start / SUM_BYTES) as usize;
+                // Jobs under way keep the hashes that they were given.
+                let mut all = resting.sums.hashes();
+                all[first..][..changed.all.len()].copy_from_slice(&changed.hashes());
+                resting.sums = Sums::known(all, SUM_BYTES);
+                return Ok((resting.extent, part));
+            }
+            // It has grown.
+            Some(_) => self.forget(blob),
+            None => {}
+        }
         let full = |have: u64| SwapError::Full { tier: Tier::Disk, need, have };
         let extent = self.space.allocate(need, BLOCK_BYTES).ok_or_else(|| full(self.space.largest_free()))?;
         if let Err(error) = self.grow(extent.end(), full) {
             self.space.free(extent);
             return Err(error);
         }
-        let found = self.extents.insert(blob, (extent, Sums::of(bytes, SUM_BYTES)));
-        assert!(found.is_none(), "{blob} has a place already");
-        Ok(extent)
+        let resting = Resting { extent, sums: Sums::of(bytes, SUM_BYTES), stale: 0..0 };
+        self.extents.insert(blob, resting);
+        Ok((extent, 0..need))
+    }
+
+    /// Notes that these bytes of a blob are not any more what the file has of it, if it has any.
+    pub fn change(&mut self, blob: BlobId, bytes: Range<u64>) {
+        let Some(Resting { stale, .. }) = self.extents.get_mut(&blob) else { return };
+        *stale = match stale.is_empty() {
+            true => bytes,
+            false => stale.start.min(bytes.start)..stale.end.max(bytes.end),
+        };
     }
 
     /// Makes the file reach to `end`.
@@ -140,12 +179,12 @@ impl SwapFile {
 
     /// Where a blob's bytes are, and what they hash to.
     pub fn find(&self, blob: BlobId) -> Option<(Extent, &Sums)> {
-        self.extents.get(&blob).map(|(extent, sums)| (*extent, sums))
+        self.extents.get(&blob).map(|resting| (resting.extent, &resting.sums))
     }
 
     /// Gives a blob's place up. What is behind all others leaves the file too.
     pub fn forget(&mut self, blob: BlobId) {
-        let Some((extent, _)) = self.extents.remove(&blob) else { return };
+        let Some(Resting { extent, .. }) = self.extents.remove(&blob) else { return };
         self.space.free(extent);
         let end = self.space.high_water();
         // What cannot be given back now is used again; nothing is lost but room.

@@ -36,7 +36,7 @@
 //! 1. [`Residency::pin`] the step's blobs: at once if they are there. Meanwhile what comes next is read, round the end
 //!    of the pass, so that the disk does not rest between tokens.
 //! 2. Give kernels the addresses of [`Residency::span`], which hold until the unpin; [`Residency::bytes_mut`] before a
-//!    kernel writes pages.
+//!    kernel writes pages, or [`Residency::change_part`] with what they write.
 //! 3. [`Residency::unpin`] them when the kernels have ended: on devices that compute later than they are asked, pin the
 //!    next step first and unpin this one when its end was seen.
 //!

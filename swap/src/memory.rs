@@ -98,6 +98,12 @@ impl Span {
         Span { start: unsafe { self.start.add(at) }, len }
     }
 
+    /// The first `at` bytes, or as many as there are, and the rest.
+    pub fn split(&self, at: usize) -> (Span, Span) {
+        let at = at.min(self.len);
+        (self.part(0, at), self.part(at, self.len - at))
+    }
+
     /// The bytes.
     ///
     /// # Safety

@@ -73,6 +73,11 @@ impl Sums {
         Sums::known((0..len.div_ceil(chunk_bytes.max(1))).map(|_| 0), chunk_bytes)
     }
 
+    /// All hashes that are known by now.
+    pub(crate) fn hashes(&self) -> Vec<u64> {
+        self.all.iter().map(|hash| hash.load(Ordering::Relaxed)).collect()
+    }
+
     /// Whether a chunk is what it should be; of one that is not known these are its bytes from now on.
     fn agree(&self, chunk: usize, bytes: &[u8]) -> bool {
         let Some(known) = self.all.get(self.first + chunk) else { return false };

@@ -8,6 +8,7 @@ mod road;
 
 pub use device::{Copied, Mover};
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -166,7 +167,9 @@ impl Residency {
         Ok(blob)
     }
 
-    /// Takes a blob in that no file has; it begins with zeros when it is first pinned.
+    /// Takes a blob in that no file of others has. It begins with zeros when it is first pinned; or goes on, if a residency
+    /// before this one has left bytes of the blob of that number in the swap file, with those, and zeros behind them. One that is shorter than
+    /// it was is so by whole chunks of [`SUM_BYTES`](crate::file::SUM_BYTES).
     ///
     /// # Errors
     /// There are no more names.
@@ -177,7 +180,24 @@ impl Residency {
         let blob = Blob::new(len.next_multiple_of(BLOCK_BYTES), kind, Source::Nowhere);
         let blob = self.traffic.register(blob)?;
         self.road.blobs.push(road::Kept { skew: 0, len: len as usize, origin: None });
+        if self.road.is_swapped(blob) {
+            self.traffic.resume_with(blob)?;
+        }
         Ok(blob)
+    }
+
+    /// Writes all that is in memory alone to the swap file, from which another residency can go on: see
+    /// [`Residency::into_swap`]. Nothing is pinned.
+    ///
+    /// # Errors
+    /// As [`Residency::pin`]; then nothing is lost.
+    pub fn save(&mut self) -> Result<(), SwapError> {
+        self.traffic.sweep(&mut self.road)
+    }
+
+    /// Ends the residency. What was not [saved](Residency::save) of blobs of our own is lost.
+    pub fn into_swap(self) -> Option<SwapFile> {
+        self.road.into_swap()
     }
 
     /// Says when blobs are used from now on, from tick 0 again.
@@ -229,7 +249,18 @@ impl Residency {
     /// # Errors
     /// `Absent` if it is not where it is used; `Late` if it is being written elsewhere and that does not end.
     pub fn change(&mut self, blob: BlobId) -> Result<(), SwapError> {
-        self.traffic.change(blob, &mut self.road)
+        let len = self.road.blobs[blob.0 as usize].len as u64;
+        self.change_part(blob, 0..len)
+    }
+
+    /// The same for some of its bytes: of a blob that was written to the swap file before, no others are written again.
+    ///
+    /// # Errors
+    /// As [`Residency::change`].
+    pub fn change_part(&mut self, blob: BlobId, bytes: Range<u64>) -> Result<(), SwapError> {
+        self.traffic.change(blob, &mut self.road)?;
+        self.road.change(blob, bytes);
+        Ok(())
     }
 
     /// A blob's bytes on the host, to be changed where there is no device; what [`Residency::change`] says holds.

@@ -267,8 +267,17 @@ impl Traffic {
         Ok(())
     }
 
+    /// Says that the disk has the bytes of a blob, of which an earlier traffic has written them.
+    ///
+    /// # Errors
+    /// `Full` if the disk's budget has no room for them.
+    pub fn resume_with(&mut self, blob: BlobId) -> Result<(), SwapError> {
+        self.ledger.place(blob, Tier::Disk)
+    }
+
     /// Notes that a pinned blob is about to be written to. Waits until nobody reads it to write it elsewhere; copies
-    /// that become stale are given up.
+    /// in memory that become stale are given up. One on the disk keeps its place: what did not change of it need not be
+    /// written again.
     ///
     /// # Errors
     /// `Absent` if the blob is not on the top tier; `Late` if it is being written elsewhere and that does not end.
@@ -277,14 +286,10 @@ impl Traffic {
         self.ledger.copy(blob, top)?;
         self.wait_whatever_comes(blob, carrier)?;
         self.ledger.changed(blob, top)?;
-        for tier in Tier::ALL {
-            if tier == top || !self.ledger.copy(blob, tier)?.0 {
-                continue;
-            }
-            self.ledger.drop_copy(blob, tier)?;
-            match self.pools.iter_mut().find(|pool| pool.tier == tier) {
-                Some(pool) => pool.layout.free(self.blobs[blob.0 as usize].offset[tier.index()], blob),
-                None => carrier.forget(blob),
+        for pool in self.pools.iter_mut().filter(|pool| pool.tier != top) {
+            if self.ledger.copy(blob, pool.tier)?.0 {
+                self.ledger.drop_copy(blob, pool.tier)?;
+                pool.layout.free(self.blobs[blob.0 as usize].offset[pool.tier.index()], blob);
             }
         }
         Ok(())

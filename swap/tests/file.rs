@@ -66,7 +66,8 @@ fn s10_a_swap_file_has_no_name_and_is_this_users_alone() {
     #[repr(align(4096))]
     struct Block([u8; 8192]);
     let block = Block([7; 8192]);
-    let extent = swap.admit(BlobId(3), &block.0).unwrap();
+    let (extent, part) = swap.admit(BlobId(3), &block.0).unwrap();
+    assert_eq!(part, 0..extent.len);
     write_all(&*swap.store(), extent.offset, &block.0).unwrap();
     let mut back = Block([0; 8192]);
     read_all(&*swap.store(), extent.offset, &mut back.0).unwrap();
@@ -92,7 +93,9 @@ fn s09_a_folder_that_is_not_ours_alone_is_refused() {
     assert!(refused(&file).ends_with("it is no folder"));
     let link = folder.path().join("link");
     std::os::unix::fs::symlink("/", &link).unwrap();
-    assert!(refused(&link).ends_with("it is no folder"));
+    assert!(refused(&link).ends_with("it is a symbolic link, and not the folder itself"));
+    // Nobody can make files there, whoever asks.
+    refused(Path::new("/proc/self"));
     let open = folder.path().join("open");
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jtllm_swap::fault::{Call, Fault, FaultStore};
-use jtllm_swap::file::SwapFile;
+use jtllm_swap::file::{SUM_BYTES, SwapFile};
 use jtllm_swap::reader::{Requests, Sums};
 use jtllm_swap::sim::{self, Forecast, Scenario, Speeds, Step};
 use jtllm_swap::store::{Action, FileStore, MemoryStore, Store};
@@ -267,6 +267,69 @@ fn what_changes_survives_in_the_swap_file() {
     let counts = residency.counts();
     assert!(counts.bytes_written > 0 && counts.swap_bytes <= 10 * 12 * KB, "{counts:?}");
     assert!(counts.peak_bytes <= 48 * KB);
+}
+
+#[test]
+fn what_is_saved_is_there_in_the_next_residency() {
+    let store = Arc::new(MemoryStore::new(Vec::new()));
+    let (mut residency, blobs) = own(&options(4 * 12 * KB), Some(swap_over(store.clone(), 1 << 20)), 10);
+    spill(&mut residency, &blobs, 3).unwrap();
+    residency.save().unwrap();
+    let swap = residency.into_swap();
+    // Longer, and with less memory.
+    let mut residency = Residency::with(&options(2 * 20 * KB), swap, None).unwrap();
+    for blob in &blobs {
+        assert_eq!(residency.add_own("pages", 20 * KB).unwrap(), *blob);
+    }
+    residency.arrange(Agenda::new(10, blobs.iter().copied().zip(0..))).unwrap();
+    for round in 0..2 {
+        for (at, blob) in blobs.iter().enumerate() {
+            residency.pin(round * 10 + at as Tick, &[*blob]).unwrap();
+            let bytes = residency.bytes_mut(*blob).unwrap();
+            let (old, new) = bytes.split_at_mut(10 * KB as usize);
+            assert!(old.iter().all(|byte| *byte == 3), "{blob}: {}", old[0]);
+            // What lay in memory before is not seen; what the first round has written is.
+            assert!(new.iter().all(|byte| *byte == round as u8 * 9), "{blob}: {}", new[0]);
+            new.fill(9);
+            residency.unpin(round * 10 + at as Tick, &[*blob]).unwrap();
+        }
+    }
+    assert!(residency.counts().bytes_read >= 20 * 10 * KB, "{:?}", residency.counts());
+}
+
+#[test]
+fn of_what_changes_in_a_part_no_more_is_written_again() {
+    const LEN: u64 = 1 << 20;
+    let swap = swap_over(Arc::new(MemoryStore::new(Vec::new())), 8 * LEN);
+    let mut residency = Residency::with(&options(2 * LEN), Some(swap), None).unwrap();
+    let blobs: Vec<BlobId> = (0..4).map(|_| residency.add_own("pages", LEN).unwrap()).collect();
+    residency.arrange(Agenda::new(4, blobs.iter().copied().zip(0..))).unwrap();
+    let mut written = 0;
+    for round in 0..12u64 {
+        for (at, blob) in blobs.iter().enumerate() {
+            let tick = round * 4 + at as Tick;
+            residency.pin(tick, &[*blob]).unwrap();
+            // Over the border of a chunk, and another one each time.
+            let first = (round + 1) * SUM_BYTES - 100;
+            residency.change_part(*blob, first..first + 200).unwrap();
+            // SAFETY: the blob is pinned and said to change, and nobody else has its bytes.
+            let bytes = unsafe { residency.span(*blob).unwrap().bytes_mut() };
+            for earlier in 0..round {
+                let first = ((earlier + 1) * SUM_BYTES - 100) as usize;
+                assert!(bytes[first..first + 200].iter().all(|byte| u64::from(*byte) == earlier + 1));
+                assert_eq!((bytes[first - 1], bytes[first + 200]), (0, 0));
+            }
+            bytes[first as usize..][..200].fill(round as u8 + 1);
+            residency.unpin(tick, &[*blob]).unwrap();
+        }
+        let counts = residency.counts();
+        if round > 3 {
+            // A blob is written when it leaves; at most four have gone twice by now.
+            assert!(counts.bytes_written - written <= 8 * 2 * SUM_BYTES, "{round}: {counts:?}");
+        }
+        written = counts.bytes_written;
+    }
+    assert!(written > 4 * LEN);
 }
 
 #[test]

@@ -125,8 +125,8 @@ pub(crate) fn lent(len: u64) -> Mem {
 }
 
 impl Mem {
-    /// Says where the bytes of lent memory are from now on; null: nowhere. They are only read, and whoever says so
-    /// keeps them there until the next word.
+    /// Says where the bytes of lent memory are from now on; null: nowhere. Whoever says so keeps them there until the next
+    /// word, and lets launches write to them where it is a state that they are of.
     ///
     /// # Panics
     /// If it is no memory that [`lent`] made.
@@ -138,7 +138,8 @@ impl Mem {
     }
 }
 
-/// Where a span begins. Valid for reads of its length; for writes too if the memory is owned.
+/// Where a span begins. Valid for reads of its length; for writes too if the memory is owned, or lent for that. Of a state
+/// that is lent that holds for the pages that the pass's tables name.
 pub(super) fn address(span: &Span) -> *mut u8 {
     assert!(span.offset + span.len <= span.mem.len, "a span lies inside its memory");
     let mem = span.mem.inner.downcast_ref::<HostMem>().expect("host devices are given host memory");

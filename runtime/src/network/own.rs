@@ -1,6 +1,8 @@
 //! What a model holds of memory beside weights that come and go: that is taken off what limits leave for them.
 
 use super::Network;
+use crate::device::Mem;
+use crate::error::Error;
 use crate::plan::SYMBOL_BLOCK;
 use crate::residence::Own;
 
@@ -10,22 +12,30 @@ const LOGITS_COPIES: u64 = 3;
 impl Network {
     /// Says it to where weights come and go, if they do; by `grown` the process has grown for it since it was first
     /// counted.
-    pub(super) fn tell_own(&self, grown: u64) {
-        let Some(residence) = self.residence() else { return };
+    ///
+    /// # Errors
+    /// Keys and values cannot be written to the swap file.
+    pub(super) fn tell_own(&self, grown: u64) -> Result<(), Error> {
+        let Some(residence) = self.residence() else { return Ok(()) };
         let mut own = self.own();
         if residence.is_apart() {
             let symbols = self.plans.len() as u64 * SYMBOL_BLOCK;
             residence.own_apart(Own { buffers: own.buffers + symbols, ..own });
             own = Own::default();
         }
-        residence.own(Own { buffers: own.buffers + self.logits_bytes(), ..own }, grown);
+        residence.own(Own { buffers: own.buffers + self.logits_bytes(), ..own }, grown)
     }
 
     /// Bytes where the device has them.
     fn own(&self) -> Own {
         let hidden = self.hidden.as_ref().map_or(0, |span| span.len);
-        let (cache, copied) = (self.state_bytes(), self.weights.copied_bytes);
-        Own { cache, buffers: self.buffer_bytes() + hidden, copied }
+        let stays = |(name, _): &(&String, &Mem)| !self.paged.contains_key(*name);
+        let cache = self.states.iter().filter(stays).map(|(_, mem)| mem.len()).sum();
+        // A step uses the keys and the values of one layer.
+        let largest = self.in_pages.iter().max().copied().unwrap_or(0);
+        let spillable = self.in_pages.iter().sum::<u64>().saturating_sub(2 * largest);
+        let copied = self.weights.copied_bytes;
+        Own { cache, spillable, buffers: self.buffer_bytes() + hidden, copied }
     }
 
     /// Bytes of the host's memory through which logits go out.

@@ -17,6 +17,8 @@ const MARGIN_BYTES: u64 = 16 << 20;
 pub struct Own {
     /// Bytes of keys, values and states.
     pub cache: u64,
+    /// How many of them need not be in memory at once if keys and values may go to a swap file.
+    pub spillable: u64,
     /// Bytes of plans' buffers, and of logits on their way out.
     pub buffers: u64,
     /// Bytes of weights that lie in memory of their own.
@@ -34,14 +36,16 @@ pub struct Counted {
     pub own: Own,
     /// Bytes of weights that come and go or stay.
     pub all: u64,
-    /// Bytes of weights that one step reads, at most.
+    /// Bytes of keys and values that come and go or stay, when the context is full.
+    pub paged: u64,
+    /// Bytes of both that one step uses, at most.
     pub step: u64,
 }
 
 impl Counted {
     /// Bytes for all but weights within the limit.
     pub fn rest(&self) -> u64 {
-        let Own { cache, buffers, copied } = self.own;
+        let Own { cache, buffers, copied, .. } = self.own;
         match self.limit {
             Most::Process(_) => self.base + cache + buffers + copied + READING_BYTES + self.margin(),
             Most::Device(_) => cache + buffers + copied,
@@ -57,15 +61,15 @@ impl Counted {
         }
     }
 
-    /// Bytes that weights may take.
+    /// Bytes that weights may take, and keys and values that come and go.
     ///
     /// # Errors
     /// One step needs more.
     pub fn left(&self) -> Result<u64, TooLow> {
         let most = match self.limit {
-            Most::Unlimited => self.all,
+            Most::Unlimited => self.all + self.paged,
             Most::Process(limit) | Most::Weights(limit) | Most::Device(limit) => {
-                limit.saturating_sub(self.rest()).min(self.all)
+                limit.saturating_sub(self.rest()).min(self.all + self.paged)
             }
         };
         if most < self.step { Err(TooLow(self.clone())) } else { Ok(most) }
@@ -110,7 +114,14 @@ impl fmt::Display for TooLow {
                 if own.copied > 0 {
                     write!(f, "weights that cannot be read from a file {}, ", Mb(own.copied))?;
                 }
-                write!(f, "and weights of one step {}", Mb(*step))
+                match self.0.paged {
+                    0 => write!(f, "and weights of one step {}", Mb(*step))?,
+                    _ => write!(f, "and weights, keys and values of one step {}", Mb(*step))?,
+                }
+                match self.missing() <= own.spillable {
+                    true => write!(f, "; with --kv-spill keys and values may go to disk, and it would fit"),
+                    false => Ok(()),
+                }
             }
             Most::Device(limit) => {
                 write!(f, "{missing} are missing on the device: its limit is {}, ", Mb(*limit))?;

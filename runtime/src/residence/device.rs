@@ -17,7 +17,7 @@ use jtllm_swap::traffic::Ended;
 use jtllm_swap::{BlobId, Policy, Residency, SwapError};
 
 use super::count::{Counted, Own, TooLow};
-use super::{Kept, Most, RING, Step};
+use super::{Kept, Most, RING, Step, Uses};
 use crate::device::{Device, Mark, Mem, Span};
 use crate::error::{DeviceError, Error};
 
@@ -124,7 +124,7 @@ impl Apart {
     /// Fails if so many bytes of weights that no file has do not fit.
     pub(super) fn admit(&self, copied: u64) -> Result<(), Error> {
         let own = Own { copied, ..self.own };
-        let counted = Counted { limit: Most::Device(self.limit), base: 0, own, all: 0, step: 0 };
+        let counted = Counted { limit: Most::Device(self.limit), base: 0, own, all: 0, paged: 0, step: 0 };
         if counted.rest() > self.limit { Err(Error::Limit(TooLow(counted))) } else { Ok(()) }
     }
 
@@ -173,7 +173,7 @@ impl Apart {
     pub(super) fn step(
         &mut self,
         residency: &mut Residency,
-        plans: &[Vec<Vec<BlobId>>],
+        plans: &[Vec<Uses>],
         step: Step,
         named: impl Fn(SwapError) -> Error,
         run: impl FnOnce(Option<&Places<'_>>) -> Result<(), Error>,
@@ -213,7 +213,7 @@ impl Apart {
     }
 
     /// Waits until the first of the steps has ended, and lets go of what it read: of that of a step that failed, too.
-    fn let_go(&mut self, residency: &mut Residency, plans: &[Vec<Vec<BlobId>>]) -> Result<(), Error> {
+    fn let_go(&mut self, residency: &mut Residency, plans: &[Vec<Uses>]) -> Result<(), Error> {
         let Some(Held { step, bytes, mark }) = self.held.pop_front() else { return Ok(()) };
         self.held_bytes -= bytes;
         let ended = mark.wait();
@@ -222,11 +222,7 @@ impl Apart {
     }
 
     /// The same for all steps.
-    pub(super) fn let_all_go(
-        &mut self,
-        residency: &mut Residency,
-        plans: &[Vec<Vec<BlobId>>],
-    ) -> Result<(), Error> {
+    pub(super) fn let_all_go(&mut self, residency: &mut Residency, plans: &[Vec<Uses>]) -> Result<(), Error> {
         let mut outcome = Ok(());
         while !self.held.is_empty() {
             outcome = outcome.and(self.let_go(residency, plans));
@@ -242,8 +238,8 @@ impl Apart {
 
 impl Step {
     /// The blobs that it reads.
-    fn reads<'a>(&self, plans: &'a [Vec<Vec<BlobId>>]) -> &'a [BlobId] {
-        &plans[self.plan.0][self.number]
+    fn reads<'a>(&self, plans: &'a [Vec<Uses>]) -> &'a [BlobId] {
+        &plans[self.plan.0][self.number].blobs
     }
 }
 

@@ -4,7 +4,7 @@ use jtllm_swap::sim::{self, Forecast, Scenario, Speeds, Step};
 use jtllm_swap::{Blob, Budget, Source, Tier};
 
 use super::count::Counted;
-use super::{Kept, PlanId, Residence, ring};
+use super::{Kept, PlanId, Residence, Uses, ring};
 use crate::error::Error;
 use crate::residence::Most;
 
@@ -66,21 +66,28 @@ impl Residence {
         let mut counted = state.count(change.limit.unwrap_or(self.limit.most));
         let scaled = |bytes: u64, part: f64| (bytes as f64 * part) as u64;
         counted.all = scaled(counted.all, change.weights);
+        counted.paged = scaled(counted.paged, change.cache);
         counted.step = scaled(counted.step, change.weights);
         counted.own.cache = scaled(counted.own.cache, change.cache);
         let left = counted.left().map_err(Error::Limit)?;
-        let len = |kept: &Kept| scaled(kept.taken(), change.weights).max(1);
-        let blobs: Vec<Blob> =
-            state.blobs.iter().map(|kept| Blob::new(len(kept), "weights", Source::File)).collect();
-        let step = |(uses, seconds): (&Vec<jtllm_swap::BlobId>, &f64)| {
-            let uses: Vec<usize> = uses.iter().map(|blob| blob.0 as usize).collect();
+        // States as they are when the context is full.
+        let blob = |kept: &Kept| match kept.is_paged() {
+            true => Blob::new(scaled(kept.taken_most(), change.cache).max(1), "pages", Source::Nowhere),
+            false => Blob::new(scaled(kept.taken(), change.weights).max(1), "weights", Source::File),
+        };
+        let blobs: Vec<Blob> = state.blobs.iter().map(blob).collect();
+        let is_weight = |blob: &usize| !state.blobs[*blob].is_paged();
+        let step = |(uses, seconds): (&Uses, &f64)| {
+            let [uses, changes] = [&uses.blobs, &uses.changed]
+                .map(|blobs| blobs.iter().map(|blob| blob.0 as usize).collect::<Vec<usize>>());
             // Weights of another length are taken to be computed with as fast a byte.
-            let seconds = if uses.is_empty() { *seconds } else { seconds * change.weights };
-            Step { uses, changes: Vec::new(), seconds }
+            let reads = uses.iter().any(is_weight);
+            Step { uses, changes, seconds: if reads { seconds * change.weights } else { *seconds } }
         };
         let uses = plans.iter().flat_map(|plan| &state.plans[plan.0]);
         let steps: Vec<Step> = uses.zip(&rates.steps).map(step).collect();
-        let used = steps.iter().flat_map(|step| &step.uses).map(|blob| blobs[*blob].len).sum();
+        let read = steps.iter().flat_map(|step| &step.uses).filter(|blob| is_weight(blob));
+        let used = read.map(|blob| blobs[*blob].len).sum();
         // A blob that is rounded up may take a byte more than its part of the sum.
         let room = left.max(counted.step) + blobs.len() as u64;
         let scenario = Scenario {

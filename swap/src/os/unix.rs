@@ -75,6 +75,10 @@ pub fn free_bytes(folder: &Path) -> Option<u64> {
 pub fn check_private(folder: &Path) -> io::Result<()> {
     let found = std::fs::symlink_metadata(folder)?;
     let refuse = |why: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, why.to_owned()));
+    if found.is_symlink() {
+        // Who leads it elsewhere later need not be who asked for it.
+        return refuse("it is a symbolic link, and not the folder itself");
+    }
     if !found.is_dir() {
         return refuse("it is no folder");
     }

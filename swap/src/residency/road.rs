@@ -1,5 +1,6 @@
 //! How a residency's bytes move: between files and memory, by a reader.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -87,6 +88,23 @@ impl Road {
         })
     }
 
+    /// Whether the swap file has bytes of a blob.
+    pub(super) fn is_swapped(&self, blob: BlobId) -> bool {
+        self.swap.as_ref().is_some_and(|(swap, _)| swap.find(blob).is_some())
+    }
+
+    /// Notes that these bytes of a blob are others than those in the swap file.
+    pub(super) fn change(&mut self, blob: BlobId, bytes: Range<u64>) {
+        if let Some((swap, _)) = &mut self.swap {
+            swap.change(blob, bytes);
+        }
+    }
+
+    /// The swap file, when nothing moves any more.
+    pub(super) fn into_swap(self) -> Option<SwapFile> {
+        self.swap.map(|(swap, _)| swap)
+    }
+
     pub(super) fn swap_bytes(&self) -> u64 {
         self.swap.as_ref().map_or(0, |(swap, _)| swap.bytes())
     }
@@ -100,15 +118,27 @@ impl Road {
             let full = SwapError::Full { tier: Tier::Disk, need: moved.len, have: 0 };
             let (swap, file) = self.swap.as_mut().ok_or(full)?;
             // SAFETY: the blob is current and held where it is, so nobody writes to it.
-            let extent = swap.admit(moved.blob, unsafe { span.bytes() })?;
-            let (file, wanted) = (*file, (0, span.len()));
-            return Ok(Job { action: Action::Write, file, at: extent.offset, span, wanted, sums: None });
+            let (extent, part) = swap.admit(moved.blob, unsafe { span.bytes() })?;
+            let span = span.part(part.start as usize, (part.end - part.start) as usize);
+            let (file, at, wanted) = (*file, extent.offset + part.start, (0, span.len()));
+            return Ok(Job { action: Action::Write, file, at, span, wanted, sums: None });
         }
         if let Some((swap, file)) = &self.swap
             && let Some((extent, sums)) = swap.find(moved.blob)
         {
-            let (sums, wanted) = (Some(sums.clone()), (0, span.len()));
-            return Ok(Job { action: Action::Read, file: *file, at: extent.offset, span, wanted, sums });
+            // A blob that has grown since then goes on with zeros.
+            let (there, beyond) = span.split(extent.len as usize);
+            // SAFETY: the memory was set aside just now for bytes that nobody has seen yet.
+            unsafe { beyond.bytes_mut() }.fill(0);
+            let (sums, wanted) = (Some(sums.clone()), (0, there.len()));
+            return Ok(Job {
+                action: Action::Read,
+                file: *file,
+                at: extent.offset,
+                span: there,
+                wanted,
+                sums,
+            });
         }
         let origin = kept.origin.as_ref().expect("what is on disk is in its own file or in ours");
         Ok(Job {

@@ -158,12 +158,12 @@ impl Traffic {
     }
 
     /// Empties memory of all that nobody holds, the slowest tier first; what exists nowhere else is written there.
-    pub(super) fn sweep(&mut self, carrier: &mut dyn Carrier) -> Result<(), SwapError> {
+    pub(crate) fn sweep(&mut self, carrier: &mut dyn Carrier) -> Result<(), SwapError> {
         for at in (0..self.pools.len()).rev() {
             let tier = self.pools[at].tier;
             let all: Vec<BlobId> = self.pools[at].layout.owners(0..self.pools[at].layout.len()).collect();
             for blob in all {
-                self.wait_until_still(blob, carrier)?;
+                self.wait_whatever_comes(blob, carrier)?;
                 while self.rank(at, blob).is_some_and(|rank| rank.dirty) {
                     match self.write_out(at, blob, None)? {
                         Made::After(moved) => {
