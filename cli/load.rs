@@ -48,8 +48,11 @@ pub(crate) fn kernel_cache() -> KernelCache {
 
 /// What this user keeps on disk from start to start.
 pub(crate) fn caches() -> Caches {
-    let tell = Box::new(|what: &str| say(Style::Plain, format_args!("{what}")));
-    Caches { kernels: kernel_cache(), packed: PackedFolder::open(None).telling(tell) }
+    let tell = |what: &str| say(Style::Plain, format_args!("{what}"));
+    Caches {
+        kernels: kernel_cache().telling(Box::new(tell)),
+        packed: PackedFolder::open(None).telling(Box::new(tell)),
+    }
 }
 
 /// Threads to compute with.

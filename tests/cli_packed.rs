@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{jtllm, stderr, stdout};
+use xtask::synthetic::Synthetic;
 
 /// A model with packed weights; `None` where it was not fetched.
 fn model() -> Option<String> {
@@ -71,6 +72,30 @@ fn a_second_start_maps_and_a_damaged_file_ends_the_run() {
     let (same, said) = answer(Path::new("/dev/null/x"), &model);
     assert_eq!(same, first);
     assert_eq!(said.matches("packed weights stay in memory").count(), 1, "{said}");
+}
+
+/// A small model with packed weights, below a folder.
+fn synthetic(folder: &Path) -> String {
+    let file = folder.join("llama-tiny-q4_0.gguf");
+    Synthetic::of("llama-tiny", "q4_0", None).unwrap().write(&file, &mut |_| {}).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn what_cannot_be_kept_is_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = synthetic(folder.path());
+    let (expected, said) = answer(&folder.path().join("cache"), &model);
+    assert!(!said.contains("not kept") && !said.contains("stay in memory"), "{said}");
+    let (same, said) = answer(Path::new("/dev/null/x"), &model);
+    assert_eq!(same, expected);
+    for what in [
+        "compiled kernels are not kept: /dev/null/x/kernels: ",
+        "packed weights stay in memory: /dev/null/x/packed: ",
+    ] {
+        assert_eq!(said.matches(what).count(), 1, "{said}");
+    }
+    assert_eq!(said.matches("are not kept").count() + said.matches("stay in memory").count(), 2, "{said}");
 }
 
 #[test]
