@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{jtllm, stderr, stdout};
+use support::{isolate, jtllm, stderr, stdout};
 use xtask::synthetic::Synthetic;
 
 /// A model with packed weights; `None` where it was not fetched.
@@ -96,6 +96,43 @@ fn what_cannot_be_kept_is_told_once() {
         assert_eq!(said.matches(what).count(), 1, "{said}");
     }
     assert_eq!(said.matches("are not kept").count() + said.matches("stay in memory").count(), 2, "{said}");
+}
+
+/// The system kills a process whose file grows beyond `ulimit -f` by a signal, if it does not ask otherwise.
+#[cfg(unix)]
+#[test]
+fn a_limit_of_files_is_told_as_a_full_disk_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = synthetic(folder.path());
+    let limited = |cache: &Path| {
+        let mut command = Command::new("sh");
+        // Blocks of 512 bytes: less than the packed weights take, and than a kernel does.
+        command.args(["-c", "ulimit -f 8 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_jtllm")]);
+        command.args(["run", &model, "-p", "Hi", "-n", "3", "--temp", "0", "--backend", "cpu"]);
+        isolate(&mut command);
+        command.env("JTLLM_CACHE", cache).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{:?}: {}", output.status, stderr(&output));
+        (stdout(&output), stderr(&output))
+    };
+    let cache = folder.path().join("cache");
+    let (expected, _) = answer(&cache, &model);
+    packed(&cache).iter().for_each(|file| fs::remove_file(file).unwrap());
+    // Its kernels are there already.
+    let (same, said) = limited(&cache);
+    assert_eq!(same, expected);
+    let told = format!(
+        "packed weights stay in memory: cannot write a file in {}: File too large",
+        cache.join("packed").display()
+    );
+    assert_eq!(said.matches(&told).count(), 1, "{said}");
+    assert!(!said.contains("not kept"), "{said}");
+    assert!(packed(&cache).is_empty(), "nothing unfinished is left: {:?}", packed(&cache));
+    let fresh = folder.path().join("fresh");
+    let (same, said) = limited(&fresh);
+    assert_eq!(same, expected);
+    assert_eq!(said.matches("compiled kernels are not kept: cannot write ").count(), 1, "{said}");
+    assert!(packed(&fresh).is_empty());
 }
 
 #[test]

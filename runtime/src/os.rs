@@ -18,12 +18,12 @@ pub use portable::{allowed_cpus, current_cpu, may_have_graphics, pin, wait, wake
 #[cfg(not(unix))]
 pub use portable::{
     Mapping, bytes_of_path, check_private, create_private_file, create_private_folder, free_bytes, is_at,
-    open_private_file, page_size, path_of_bytes, release,
+    open_private_file, page_size, path_of_bytes, release, survive_file_limits,
 };
 #[cfg(unix)]
 pub use unix::{
     Mapping, bytes_of_path, check_private, create_private_file, create_private_folder, free_bytes, is_at,
-    open_private_file, page_size, path_of_bytes, release,
+    open_private_file, page_size, path_of_bytes, release, survive_file_limits,
 };
 
 /// Bytes of one huge page, the step in which large buffers are aligned.
