@@ -114,9 +114,18 @@ pub(crate) fn place(
     Ok((backend(name, caps), place))
 }
 
-/// Says so where threads were asked for and none computes.
+/// Says so where threads were asked for and none computes, or more than can compute at once.
 pub(crate) fn remark_threads(model: &Model, asked: Option<u16>) {
-    let (Some(asked), None) = (asked, model.placement().processor) else { return };
+    let Some(asked) = asked else { return };
+    if model.placement().processor.is_some() {
+        let Machine { cores, cpu_quota, .. } = Machine::probe();
+        let most = cores.cpus.len().min(cpu_quota.unwrap_or(usize::MAX));
+        if usize::from(asked) > most {
+            let why = "more threads wait for each other";
+            say(Style::Plain, format_args!("-t {asked}: no more than {most} can run at once, {why}"));
+        }
+        return;
+    }
     let why = match model.options.backend {
         Backend::Graph | Backend::Interp(_) => "the interpreter has one".to_owned(),
         _ => format!("the model is {}", model.placement()),
