@@ -3,13 +3,14 @@
 use std::fmt::Write;
 
 use jtllm_runtime::cache::Size;
-use jtllm_runtime::device::native::{self, NATIVES, Native};
+use jtllm_runtime::device::native::{self, Mask, NATIVES, Native};
 use jtllm_runtime::machine::Machine;
 use jtllm_serve::place::{self, Found as Device};
 use serde_json::{Value, json};
 
 use crate::args::DoctorArgs;
 use crate::clean::{Found, KINDS};
+use crate::failure::Usage;
 use crate::load;
 use crate::terminal::{bytes, print, print_json};
 
@@ -23,13 +24,15 @@ struct Way {
 
 /// Prints all that is known.
 pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
-    let machine = Machine::probe();
+    let mask = Mask::of_environment().map_err(|error| Usage(error.to_string()))?;
+    let mut machine = Machine::probe();
+    machine.features.retain(|name| !mask.hides(name));
     let devices = place::devices();
     let caches: Vec<(&str, Found)> = KINDS.iter().map(|kind| (kind.name, kind.look())).collect();
-    let ways = ways();
+    let (ways, natives) = (ways(), natives(&mask));
     match args.json {
-        true => print_json(&report(&machine, &caches, &ways, &devices)),
-        false => print(&text(&machine, &caches, &ways, &devices)?),
+        true => print_json(&report(&machine, &caches, [&ways, &natives], &devices)),
+        false => print(&text(&machine, &caches, [&ways, &natives], &devices)?),
     }
 }
 
@@ -48,8 +51,8 @@ fn others() -> Vec<Way> {
 }
 
 /// What can make code for the processor.
-fn natives() -> Vec<Way> {
-    let way = |Native { name, open }: Native| match open() {
+fn natives(mask: &Mask) -> Vec<Way> {
+    let way = |Native { name, open }: Native| match open(mask) {
         Ok(target) => {
             let why =
                 format!("{}, {} lanes of 32 bits: {}", target.name(), target.caps().lanes, target.variant());
@@ -62,7 +65,10 @@ fn natives() -> Vec<Way> {
 
 fn ways() -> Vec<Way> {
     let cpu = match native::host() {
-        Ok(chosen) => Way { name: "cpu", usable: true, why: format!("code by {}", chosen.name) },
+        Ok(chosen) => {
+            let lacks = chosen.lacks.map_or(String::new(), |what| format!(", since there is no {what}"));
+            Way { name: "cpu", usable: true, why: format!("code by {}{lacks}", chosen.name) }
+        }
         Err(error) => Way { name: "cpu", usable: false, why: error.to_string() },
     };
     let interpreter = |name, what: &str| Way { name, usable: true, why: format!("{what}: exact and slow") };
@@ -73,7 +79,7 @@ fn ways() -> Vec<Way> {
 fn text(
     machine: &Machine,
     caches: &[(&str, Found)],
-    ways: &[Way],
+    [ways, natives]: [&[Way]; 2],
     devices: &[Device],
 ) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
@@ -121,7 +127,7 @@ fn text(
             way.why
         )?;
     }
-    for way in natives() {
+    for way in natives {
         let usable = if way.usable { "yes" } else { "no" };
         writeln!(text, "code       {:<9} {usable:<3} {}", way.name, way.why)?;
     }
@@ -132,7 +138,12 @@ fn text(
     Ok(text)
 }
 
-fn report(machine: &Machine, caches: &[(&str, Found)], ways: &[Way], devices: &[Device]) -> Value {
+fn report(
+    machine: &Machine,
+    caches: &[(&str, Found)],
+    [ways, natives]: [&[Way]; 2],
+    devices: &[Device],
+) -> Value {
     let way = |way: &Way| json!({ "name": way.name, "usable": way.usable, "why": way.why });
     let device = |device: &Device| {
         let Device { backend, number, name, is_software } = device;
@@ -160,7 +171,7 @@ fn report(machine: &Machine, caches: &[(&str, Found)], ways: &[Way], devices: &[
         "huge_pages": format!("{:?}", machine.huge_pages),
         "kernel_cache": kept("kernels"),
         "packed_cache": kept("packed"),
-        "code": natives().iter().map(way).collect::<Vec<Value>>(),
+        "code": natives.iter().map(way).collect::<Vec<Value>>(),
         "backends": ways.iter().map(way).collect::<Vec<Value>>(),
         "devices": devices.iter().map(device).collect::<Vec<Value>>(),
     })

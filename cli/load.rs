@@ -48,8 +48,11 @@ pub(crate) fn kernel_cache() -> KernelCache {
 
 /// What this user keeps on disk from start to start.
 pub(crate) fn caches() -> Caches {
-    let tell = Box::new(|what: &str| say(Style::Plain, format_args!("{what}")));
-    Caches { kernels: kernel_cache(), packed: PackedFolder::open(None).telling(tell) }
+    let tell = |what: &str| say(Style::Plain, format_args!("{what}"));
+    Caches {
+        kernels: kernel_cache().telling(Box::new(tell)),
+        packed: PackedFolder::open(None).telling(Box::new(tell)),
+    }
 }
 
 /// Threads to compute with.
@@ -111,9 +114,18 @@ pub(crate) fn place(
     Ok((backend(name, caps), place))
 }
 
-/// Says so where threads were asked for and none computes.
+/// Says so where threads were asked for and none computes, or more than can compute at once.
 pub(crate) fn remark_threads(model: &Model, asked: Option<u16>) {
-    let (Some(asked), None) = (asked, model.placement().processor) else { return };
+    let Some(asked) = asked else { return };
+    if model.placement().processor.is_some() {
+        let Machine { cores, cpu_quota, .. } = Machine::probe();
+        let most = cores.cpus.len().min(cpu_quota.unwrap_or(usize::MAX));
+        if usize::from(asked) > most {
+            let why = "more threads wait for each other";
+            say(Style::Plain, format_args!("-t {asked}: no more than {most} can run at once, {why}"));
+        }
+        return;
+    }
     let why = match model.options.backend {
         Backend::Graph | Backend::Interp(_) => "the interpreter has one".to_owned(),
         _ => format!("the model is {}", model.placement()),

@@ -26,11 +26,13 @@ mod tokenize;
 mod verify;
 
 use clap::{CommandFactory, Parser};
+use jtllm_runtime::os;
 
 use args::{Command, Line};
 use terminal::{Style, say};
 
 fn main() {
+    os::survive_file_limits();
     let status = match Line::try_parse_from(args::respelled(std::env::args_os())) {
         Ok(line) => match execute(&line.command) {
             Ok(()) => 0,

@@ -385,6 +385,36 @@ fn the_environment_names_what_makes_the_processors_code() {
     assert!(stderr(&output).contains(expected), "{}", stderr(&output));
 }
 
+/// Extensions are hidden, so that this is seen on any processor.
+#[cfg(all(target_arch = "x86_64", unix))]
+#[test]
+fn a_processor_without_avx2_answers_by_cranelift_and_says_so() {
+    let old = |arguments: &[&str]| jtllm(arguments).env("JTLLM_CPU_WITHOUT", "avx2").output().unwrap();
+    let told = "with cranelift, since there is no AVX2, FMA and F16C";
+    let output = old(&["run", "-p", FRANCE, "--backend", "cpu"]);
+    assert_eq!(stdout(&output), "The capital of France is Paris.\n", "{}", stderr(&output));
+    assert!(stderr(&output).contains(told), "{}", stderr(&output));
+    let output = old(&["bench", "-p", "0", "-n", "1", "-r", "1", "--backend", "cpu", "--mem-limit", "1GB"]);
+    assert!(stderr(&output).contains(told), "{}", stderr(&output));
+    let doctor = stdout(&old(&["doctor"]));
+    assert!(doctor.contains("code by cranelift, since there is no AVX2, FMA and F16C\n"), "{doctor}");
+    let processor = doctor.lines().find(|line| line.starts_with("processor ")).unwrap();
+    assert!(!processor.contains("avx2") && !processor.contains("avx512"), "{processor}");
+    // Who asks for it need not be told.
+    let mut command = jtllm(&["run", "-p", FRANCE, "--backend", "cpu"]);
+    let asked = command.env("JTLLM_CPU_WITHOUT", "avx2").env("JTLLM_CPU", "cranelift").output().unwrap();
+    assert!(!stderr(&asked).contains("since there is no"), "{}", stderr(&asked));
+    for command in [&["doctor"][..], &["run", "-p", "Hi", "--backend", "cpu"]] {
+        let output = jtllm(command).env("JTLLM_CPU_WITHOUT", "avx3").output().unwrap();
+        assert!(!output.status.success());
+        assert!(
+            stderr(&output).contains("JTLLM_CPU_WITHOUT has \"avx3\"; expected some of"),
+            "{}",
+            stderr(&output)
+        );
+    }
+}
+
 #[test]
 fn inspect_shows_every_stage() {
     assert!(answer(&["inspect", "demo", "graph"]).contains("graph body"));

@@ -10,7 +10,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{jtllm, stderr, stdout};
+use support::{isolate, jtllm, stderr, stdout};
+use xtask::synthetic::Synthetic;
 
 /// A model with packed weights; `None` where it was not fetched.
 fn model() -> Option<String> {
@@ -71,6 +72,67 @@ fn a_second_start_maps_and_a_damaged_file_ends_the_run() {
     let (same, said) = answer(Path::new("/dev/null/x"), &model);
     assert_eq!(same, first);
     assert_eq!(said.matches("packed weights stay in memory").count(), 1, "{said}");
+}
+
+/// A small model with packed weights, below a folder.
+fn synthetic(folder: &Path) -> String {
+    let file = folder.join("llama-tiny-q4_0.gguf");
+    Synthetic::of("llama-tiny", "q4_0", None).unwrap().write(&file, &mut |_| {}).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn what_cannot_be_kept_is_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = synthetic(folder.path());
+    let (expected, said) = answer(&folder.path().join("cache"), &model);
+    assert!(!said.contains("not kept") && !said.contains("stay in memory"), "{said}");
+    let (same, said) = answer(Path::new("/dev/null/x"), &model);
+    assert_eq!(same, expected);
+    for what in [
+        "compiled kernels are not kept: /dev/null/x/kernels: ",
+        "packed weights stay in memory: /dev/null/x/packed: ",
+    ] {
+        assert_eq!(said.matches(what).count(), 1, "{said}");
+    }
+    assert_eq!(said.matches("are not kept").count() + said.matches("stay in memory").count(), 2, "{said}");
+}
+
+/// The system kills a process whose file grows beyond `ulimit -f` by a signal, if it does not ask otherwise.
+#[cfg(unix)]
+#[test]
+fn a_limit_of_files_is_told_as_a_full_disk_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = synthetic(folder.path());
+    let limited = |cache: &Path| {
+        let mut command = Command::new("sh");
+        // Blocks of 512 bytes: less than the packed weights take, and than a kernel does.
+        command.args(["-c", "ulimit -f 8 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_jtllm")]);
+        command.args(["run", &model, "-p", "Hi", "-n", "3", "--temp", "0", "--backend", "cpu"]);
+        isolate(&mut command);
+        command.env("JTLLM_CACHE", cache).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{:?}: {}", output.status, stderr(&output));
+        (stdout(&output), stderr(&output))
+    };
+    let cache = folder.path().join("cache");
+    let (expected, _) = answer(&cache, &model);
+    packed(&cache).iter().for_each(|file| fs::remove_file(file).unwrap());
+    // Its kernels are there already.
+    let (same, said) = limited(&cache);
+    assert_eq!(same, expected);
+    let told = format!(
+        "packed weights stay in memory: cannot write a file in {}: File too large",
+        cache.join("packed").display()
+    );
+    assert_eq!(said.matches(&told).count(), 1, "{said}");
+    assert!(!said.contains("not kept"), "{said}");
+    assert!(packed(&cache).is_empty(), "nothing unfinished is left: {:?}", packed(&cache));
+    let fresh = folder.path().join("fresh");
+    let (same, said) = limited(&fresh);
+    assert_eq!(same, expected);
+    assert_eq!(said.matches("compiled kernels are not kept: cannot write ").count(), 1, "{said}");
+    assert!(packed(&fresh).is_empty());
 }
 
 #[test]

@@ -92,6 +92,19 @@ fn threads_that_compute_nothing_are_told() {
 }
 
 #[test]
+fn more_threads_than_processors_are_told() {
+    let told = |threads: &str| {
+        start(&["--backend", "cpu", "-t", threads])
+            .matches(" can run at once, more threads wait for each other")
+            .count()
+    };
+    // Of a quota in parts of processors this counts whole ones only.
+    let whole = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(told("1"), 0);
+    assert_eq!(told(&(whole + 2).to_string()), 1);
+}
+
+#[test]
 fn reports_name_the_device() {
     let folder = fixture("llama2-gqa-tiny");
     let found = json(&["verify", &folder, "--json", "--backend", "interp", "-ngl", "2"]);

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::os;
+use crate::voice::{Tell, Voice};
 
 /// `magic` (8 bytes), `version` (4), `key` (16), length of the payload (8), xxh3-64 of the payload (8), all little
 /// endian; then the payload, then the end of the file.
@@ -85,6 +86,7 @@ impl std::error::Error for CacheError {
 pub struct KernelCache {
     status: Status,
     corrupt: AtomicU64,
+    voice: Voice,
 }
 
 impl KernelCache {
@@ -104,12 +106,21 @@ impl KernelCache {
                 Err(why) => Status::Off(format!("{}: {why}", folder.display())),
             },
         };
-        KernelCache { status, corrupt: AtomicU64::new(0) }
+        KernelCache::with(status)
     }
 
     /// A cache that keeps nothing, for this reason.
     pub fn off(reason: &str) -> KernelCache {
-        KernelCache { status: Status::Off(reason.to_owned()), corrupt: AtomicU64::new(0) }
+        KernelCache::with(Status::Off(reason.to_owned()))
+    }
+
+    fn with(status: Status) -> KernelCache {
+        KernelCache { status, corrupt: AtomicU64::new(0), voice: Voice::default() }
+    }
+
+    /// Has somebody told why kernels are not kept, once.
+    pub fn telling(self, tell: Box<Tell>) -> KernelCache {
+        KernelCache { voice: Voice::to(tell), ..self }
     }
 
     /// Whether kernels are kept, and where or why not.
@@ -161,6 +172,18 @@ impl KernelCache {
             let _ = fs::remove_file(&temporary);
             failed(source)
         })
+    }
+
+    /// As [`KernelCache::put`] for who goes on without: what is in the way is said once.
+    pub(crate) fn keep(&self, key: u128, payload: &[u8]) {
+        let why = match (&self.status, self.put(key, payload)) {
+            (Status::Off(why), _) => why.clone(),
+            (Status::On(_), Ok(())) => return,
+            (Status::On(_), Err(CacheError { path, action, source })) => {
+                format!("cannot {action} {}: {source}", path.display())
+            }
+        };
+        self.voice.say_once(&format!("compiled kernels are not kept: {why}"));
     }
 
     /// Removes every entry and every temporary file; other files stay.

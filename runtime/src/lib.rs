@@ -40,6 +40,7 @@ pub mod single;
 pub mod spill;
 pub mod split;
 pub mod trace;
+pub mod voice;
 pub mod weights;
 
 pub use error::{DeviceError, Error};

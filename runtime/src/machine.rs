@@ -90,8 +90,8 @@ impl Machine {
         }
     }
 
-    /// One thread for each physical core that the process may use, and no more than its quota pays for. Siblings add
-    /// nothing: one thread's vector units and cache misses are all that a core has.
+    /// One thread for each physical core that the process may use, and no more than its quota, rounded up to whole CPUs.
+    /// Siblings add nothing: one thread's vector units and cache misses are all that a core has.
     pub fn default_threads(&self) -> usize {
         self.cores.physical.min(self.cpu_quota.unwrap_or(usize::MAX)).max(1)
     }

@@ -22,12 +22,12 @@ pub use fault::{Watched, is_lost};
 #[cfg(not(unix))]
 pub use portable::{
     Mapping, Watched, bytes_of_path, check_private, create_private_file, create_private_folder, free_bytes,
-    is_at, is_lost, open_private_file, page_size, path_of_bytes, release,
+    is_at, is_lost, open_private_file, page_size, path_of_bytes, release, survive_file_limits,
 };
 #[cfg(unix)]
 pub use unix::{
     Mapping, bytes_of_path, check_private, create_private_file, create_private_folder, free_bytes, is_at,
-    open_private_file, page_size, path_of_bytes, release,
+    open_private_file, page_size, path_of_bytes, release, survive_file_limits,
 };
 
 /// Bytes of one huge page, the step in which large buffers are aligned.

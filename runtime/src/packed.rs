@@ -23,6 +23,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::cache::{CacheError, Size, Status, default_folder, has_extension, list};
 use crate::error::Error;
 use crate::os;
+use crate::voice::{Tell, Voice};
 pub use crate::weights::pack::PACKING_VERSION;
 use crate::weights::pack::Packing;
 pub(crate) use file::{PackedFile, damaged};
@@ -92,17 +93,13 @@ pub enum Happening {
     Death,
 }
 
-/// Hears what a user should know.
-pub type Tell = dyn Fn(&str) + Send + Sync;
-
 /// Says what happens at a moment.
 pub type Fate = dyn Fn(Moment) -> Happening + Send + Sync;
 
 /// The folder of packed weights, or the reason why there is none.
 pub struct PackedFolder {
     status: Status,
-    tell: Option<Box<Tell>>,
-    told: AtomicBool,
+    voice: Voice,
     fate: Option<Box<Fate>>,
     room: fn(&Path) -> Option<u64>,
     dead: AtomicBool,
@@ -145,8 +142,7 @@ impl PackedFolder {
     fn with(status: Status) -> PackedFolder {
         PackedFolder {
             status,
-            tell: None,
-            told: AtomicBool::new(false),
+            voice: Voice::default(),
             fate: None,
             room: os::free_bytes,
             dead: AtomicBool::new(false),
@@ -155,7 +151,7 @@ impl PackedFolder {
 
     /// Has somebody told why weights are not kept, once, and what became of damaged files.
     pub fn telling(self, tell: Box<Tell>) -> PackedFolder {
-        PackedFolder { tell: Some(tell), ..self }
+        PackedFolder { voice: Voice::to(tell), ..self }
     }
 
     /// Has things go wrong, for tests.
@@ -220,15 +216,7 @@ impl PackedFolder {
     }
 
     pub(crate) fn say(&self, what: &str) {
-        if let Some(tell) = &self.tell {
-            tell(what);
-        }
-    }
-
-    fn say_once(&self, what: &str) {
-        if !self.told.swap(true, Ordering::Relaxed) {
-            self.say(what);
-        }
+        self.voice.say(what);
     }
 
     fn moment(&self, moment: Moment) -> io::Result<()> {
@@ -296,7 +284,7 @@ impl Keeping {
         let folder = match &self.folder.status {
             Status::On(folder) => folder,
             Status::Off(why) => {
-                self.folder.say_once(&format!("packed weights stay in memory: {why}"));
+                self.folder.voice.say_once(&format!("packed weights stay in memory: {why}"));
                 return Kept::Never;
             }
         };
@@ -402,7 +390,7 @@ impl Draft {
             Refusal::Weights(error) => error.to_string(),
         };
         if !self.folder.is_dead() {
-            self.folder.say_once(&format!("packed weights stay in memory: {why}"));
+            self.folder.voice.say_once(&format!("packed weights stay in memory: {why}"));
         }
     }
 }

@@ -43,32 +43,55 @@ pub fn bandwidth_bytes(machine: &Machine) -> usize {
 /// # Errors
 /// The memory cannot be had.
 pub fn bandwidth(pool: &Pool, bytes: usize, time: Duration) -> Result<f64, MemoryError> {
-    let words = (bytes / 8 / pool.count()).next_multiple_of(STREAMS * BLOCK).max(STREAMS * BLOCK);
-    let share = words.checked_mul(8).ok_or_else(|| too_long(bytes))?;
-    let buffer = HostBuffer::new(share.checked_mul(pool.count()).ok_or_else(|| too_long(bytes))?)?;
-    let _pinned = pool.pin_caller();
-    // Memory that was never written is one page of zeros, read from the cache. Each worker writes its own share, which
-    // also puts it on the worker's own memory node.
-    pool.run(&|worker| {
-        // SAFETY: the share lies inside the buffer, no other worker touches it, and no slice of it exists.
-        unsafe { buffer.as_mut_ptr().add(worker * share).write_bytes(1, share) };
-    });
-    let start = Instant::now();
-    let (mut fastest, mut passes) = (f64::INFINITY, 0);
-    while passes < 2 || start.elapsed() < time {
-        let pass = Instant::now();
+    let stream = Stream::new(pool, bytes)?;
+    Ok(stream.speed(time, 2) / 1e9)
+}
+
+/// Memory that the workers of a pool read, each a share of its own.
+struct Stream<'a> {
+    pool: &'a Pool,
+    buffer: HostBuffer,
+    /// Words of a share.
+    words: usize,
+}
+
+impl Stream<'_> {
+    /// About so many bytes, written.
+    fn new(pool: &Pool, bytes: usize) -> Result<Stream<'_>, MemoryError> {
+        let words = (bytes / 8 / pool.count()).next_multiple_of(STREAMS * BLOCK).max(STREAMS * BLOCK);
+        let share = words.checked_mul(8).ok_or_else(|| too_long(bytes))?;
+        let buffer = HostBuffer::new(share.checked_mul(pool.count()).ok_or_else(|| too_long(bytes))?)?;
+        let _pinned = pool.pin_caller();
+        // Memory that was never written is one page of zeros, read from the cache. Each worker writes its own share,
+        // which also puts it on the worker's own memory node.
         pool.run(&|worker| {
-            // SAFETY: the share lies inside the buffer, is initialised and aligned to 8 bytes (shares are multiples of
-            // a cache line), and nobody writes while readers run.
-            let words = unsafe {
-                std::slice::from_raw_parts(buffer.as_ptr().add(worker * share).cast::<u64>(), words)
-            };
-            black_box(sum(black_box(words)));
+            // SAFETY: the share lies inside the buffer, no other worker touches it, and no slice of it exists.
+            unsafe { buffer.as_mut_ptr().add(worker * share).write_bytes(1, share) };
         });
-        fastest = fastest.min(pass.elapsed().as_secs_f64());
-        passes += 1;
+        Ok(Stream { pool, buffer, words })
     }
-    Ok(buffer.len() as f64 / fastest / 1e9)
+
+    /// Reads all of it for `time`, at least `least` times, and gives the bytes a second of the fastest reading.
+    fn speed(&self, time: Duration, least: usize) -> f64 {
+        let Stream { pool, buffer, words } = self;
+        let _pinned = pool.pin_caller();
+        let start = Instant::now();
+        let (mut fastest, mut passes) = (f64::INFINITY, 0);
+        while passes < least || start.elapsed() < time {
+            let pass = Instant::now();
+            pool.run(&|worker| {
+                // SAFETY: the share lies inside the buffer, is initialised and aligned to 8 bytes (shares are multiples
+                // of a cache line), and nobody writes while readers run.
+                let words = unsafe {
+                    std::slice::from_raw_parts(buffer.as_ptr().cast::<u64>().add(worker * words), *words)
+                };
+                black_box(sum(black_box(words)));
+            });
+            fastest = fastest.min(pass.elapsed().as_secs_f64());
+            passes += 1;
+        }
+        buffer.len() as f64 / fastest
+    }
 }
 
 fn too_long(bytes: usize) -> MemoryError {

@@ -26,8 +26,8 @@ pub(crate) fn artifact(
     verify(kernel, target.caps()).map_err(|faults| faulty(lines(&faults)))?;
     let artifact = target.emit(kernel)?;
     if let Some((cache, key)) = cache {
-        // A kernel that cannot be kept is compiled again next time; the cache's status says why.
-        let _not_kept = cache.put(key, &artifact.bytes);
+        // One that cannot be kept is compiled again next time.
+        cache.keep(key, &artifact.bytes);
     }
     Ok((artifact, false))
 }

@@ -2,17 +2,21 @@
 //! else, and its products run on every target.
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/simulated.rs"]
+mod simulated;
 #[path = "common/thirds.rs"]
 mod thirds;
 
 use std::sync::Arc;
 
-use jtllm_runtime::codegen::emit::cranelift::Cranelift;
+use jtllm_runtime::codegen::emit::x64::{Level, X64};
 use jtllm_runtime::codegen::options::{Compute, Options};
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::device::Device;
 use jtllm_runtime::device::cpu::Cpu;
 use jtllm_runtime::device::interp::Interpreter;
+use jtllm_runtime::device::native::{Mask, NATIVES};
+use jtllm_runtime::device::wgpu::{Adapter, Choice};
 use jtllm_runtime::ir::build::linear;
 use jtllm_runtime::ir::format::Plane;
 use jtllm_runtime::ir::interp::{Bindings, run};
@@ -20,6 +24,7 @@ use jtllm_runtime::ir::{DType, Expr, Graph, Tensor};
 use jtllm_runtime::plan::Sizes;
 use jtllm_runtime::single::Single;
 use jtllm_runtime::weights::Source;
+use simulated::Simulated;
 use thirds::{THIRDS, number};
 
 const ROWS: usize = 37;
@@ -107,18 +112,42 @@ fn matrix_units_take_it_in_sixteen_bits() {
     assert!(apart > ORDER && apart < BF16, "{apart}");
 }
 
+/// The targets of processors, of which this one's code runs and that of others is interpreted; graphics processors as
+/// far as there are any; and what a target's kernels are for other vectors and groups.
+fn devices() -> Vec<(String, Arc<dyn Device>)> {
+    let mut devices: Vec<(String, Arc<dyn Device>)> = Vec::new();
+    for native in NATIVES {
+        let level = Level::ALL.into_iter().find(|(_, name)| *name == native.name);
+        let device: Arc<dyn Device> = match ((native.open)(&Mask::default()), level) {
+            (Ok(target), _) => Arc::new(Cpu::new(target, 2)),
+            (Err(_), Some((level, _))) => Arc::new(Simulated::new(X64::complete(level))),
+            (Err(why), None) => panic!("{}: {why}", native.name),
+        };
+        devices.push((native.name.to_owned(), device));
+    }
+    match Adapter::open(&Choice::default()) {
+        Ok(adapter) => devices.push(("wgpu".to_owned(), Arc::new(adapter))),
+        Err(why) => println!("skipped: wgpu: {why}"),
+    }
+    let vectors = [4, 8, 16].map(|lanes| (format!("vectors of {lanes}"), Caps::vector(lanes)));
+    let groups = [32, 128].map(|lanes| (format!("groups of {lanes}"), Caps::threads(lanes)));
+    let interpreted = vectors.into_iter().chain(groups);
+    devices
+        .extend(interpreted.map(|(name, caps)| (name, Arc::new(Interpreter::new(caps)) as Arc<dyn Device>)));
+    devices
+}
+
 #[test]
 fn a_made_up_format_of_three_bits_runs_on_every_target() {
-    let caps = [Caps::vector(4), Caps::vector(8), Caps::vector(16), Caps::threads(32), Caps::threads(128)];
-    let mut devices: Vec<Arc<dyn Device>> = vec![Arc::new(Cpu::new(Box::new(Cranelift::host().unwrap()), 2))];
-    devices.extend(caps.map(|caps| Arc::new(Interpreter::new(caps)) as Arc<dyn Device>));
-    for tokens in [1, 4, 5] {
+    let devices = devices();
+    // A token, two numbers of them that are decoded together or not, and panels.
+    for tokens in [1, 4, 5, 48] {
         let graph = product(tokens);
         let xs: Vec<f32> = (0..tokens * DEPTH).map(|at| (at * 37 % 101) as f32 / 50.0 - 1.0).collect();
         let expected = direct(&xs);
         let x = Tensor::floats(DType::F32, &[tokens, DEPTH], xs);
         close("the graph", &interpreted(&graph, &x), &expected, ORDER);
-        for (at, device) in devices.iter().enumerate() {
+        for (name, device) in &devices {
             for (compute, tolerance) in [(Compute::F32, ORDER), (Compute::Int8, INT8)] {
                 let shape = [ROWS as u64, DEPTH as u64];
                 let locate = |_: &str| Some(Source::whole(&THIRDS, &shape, Arc::new(blocks())));
@@ -128,9 +157,10 @@ fn a_made_up_format_of_three_bits_runs_on_every_target() {
                 single.give("x", &x).unwrap();
                 single.run().unwrap();
                 let found = single.read("y").unwrap().to_floats();
-                close(&format!("target {at} in {}", compute.name()), &found, &expected, tolerance);
+                let what = format!("{tokens} tokens on {name} in {}", compute.name());
+                close(&what, &found, &expected, tolerance);
                 // Bytes were multiplied, not floats.
-                assert_eq!(apart(&found, &expected) > ORDER, compute == Compute::Int8);
+                assert_eq!(apart(&found, &expected) > ORDER, compute == Compute::Int8, "{what}");
             }
         }
     }

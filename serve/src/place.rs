@@ -179,6 +179,8 @@ pub struct OnProcessor {
     pub threads: usize,
     /// What makes its code, by the name that `JTLLM_CPU` has for it.
     pub code: &'static str,
+    /// What the processor has not got, if that is why nothing better makes it.
+    pub lacks: Option<&'static str>,
 }
 
 /// What of a model is on a device.
@@ -229,8 +231,11 @@ impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let threads = match self.processor {
             None => String::new(),
-            Some(OnProcessor { threads: 1, code }) => format!(", 1 thread with {code}"),
-            Some(OnProcessor { threads, code }) => format!(", {threads} threads with {code}"),
+            Some(OnProcessor { threads, code, lacks }) => {
+                let plural = if threads == 1 { "" } else { "s" };
+                let why = lacks.map_or(String::new(), |what| format!(", since there is no {what}"));
+                format!(", {threads} thread{plural} with {code}{why}")
+            }
         };
         match &self.device {
             None if self.backend == Backend::Graph.name() => f.write_str("on the interpreter of graphs")?,

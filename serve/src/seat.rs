@@ -106,10 +106,10 @@ impl Parts {
     }
 
     fn processor(&self) -> Result<(Arc<dyn Device>, OnProcessor), EngineError> {
-        let native::Chosen { name, target } =
+        let native::Chosen { name, target, lacks } =
             native::host().map_err(|error| EngineError::NoDevice(error.to_string()))?;
         let device: Arc<dyn Device> = Arc::new(Cpu::new(target, self.options.threads));
-        let on = OnProcessor { threads: device.info().threads, code: name };
+        let on = OnProcessor { threads: device.info().threads, code: name, lacks };
         Ok((device, on))
     }
 

@@ -23,6 +23,7 @@ use jtllm_runtime::residence::Limit;
 use jtllm_serve::place::Way;
 use jtllm_serve::{Backend, Engine, EngineError, LoadOptions, Model, Place, Together};
 use serde_json::Value;
+use xtask::synthetic::Synthetic;
 
 use crate::simulated::Simulated;
 
@@ -411,16 +412,41 @@ fn sequences_side_by_side_are_refused_what_does_not_fit() {
 /// More threads than heads: attention then shares out the past of each row among them.
 #[test]
 fn logits_are_the_same_bits_for_any_number_of_threads() {
-    let folder = folder("llama2-gqa-tiny");
     let prompts: Vec<Vec<u32>> = [300, 130].map(|len| (0..len).map(|i| (i * 7 + len) % 250).collect()).into();
-    let logits = |threads| {
-        let options = LoadOptions { context: 512, sequences: 2, ..options(Backend::Cpu, threads) };
-        batched(load(&folder, options), &prompts)
-    };
-    let expected = logits(1);
-    for threads in [2, 8, 16] {
-        for (found, expected) in logits(threads).iter().zip(&expected) {
-            assert!(found.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{threads} threads");
+    let made = tempfile::tempdir().unwrap();
+    let packed = made.path().join("llama-tiny-q4_0.gguf");
+    Synthetic::of("llama-tiny", "q4_0", None).unwrap().write(&packed, &mut |_| {}).unwrap();
+    let name = "llama2-gqa-tiny";
+    let halves = narrowed(name);
+    let cases = [
+        (folder(name), Compute::F32),
+        (packed, Compute::Int8),
+        // In pairs where the processor multiplies them.
+        (halves.path().to_owned(), Compute::Bf16),
+    ];
+    for (path, compute) in cases {
+        let load = |threads| {
+            let own = options(Backend::Cpu, threads);
+            load(&path, LoadOptions { context: 512, sequences: 2, compute, ..own })
+        };
+        // Together token by token, and each in chunks.
+        let logits = |threads| {
+            let mut engine = Engine::new(load(threads), None);
+            let chunks = prompts.iter().map(|prompt| engine.feed(prompt, false).unwrap());
+            let mut all: Vec<Vec<f32>> = chunks.collect();
+            assert!(
+                engine.model().products().iter().all(|products| products.contains(&compute)),
+                "{compute}"
+            );
+            all.extend(batched(load(threads), &prompts));
+            all
+        };
+        let expected = logits(1);
+        for threads in [2, 8, 16] {
+            for (found, expected) in logits(threads).iter().zip(&expected) {
+                let same = found.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same && found.len() == expected.len(), "{compute} on {threads} threads");
+            }
         }
     }
 }

@@ -433,8 +433,10 @@ fn without_a_device_auto_says_why() {
     };
     let place = Place::default();
     let found = model_of(place.clone()).unwrap().placement().to_string();
-    let code = jtllm_runtime::device::native::host().unwrap().name;
-    assert_eq!(found, format!("on the processor, 1 thread with {code} (no fake device)"));
+    let chosen = jtllm_runtime::device::native::host().unwrap();
+    let (code, lacks) = (chosen.name, chosen.lacks);
+    let why = lacks.map_or(String::new(), |what| format!(", since there is no {what}"));
+    assert_eq!(found, format!("on the processor, 1 thread with {code}{why} (no fake device)"));
     for place in [Place { required: true, ..place.clone() }, Place { device: Some(4), ..place }] {
         assert!(matches!(model_of(place), Err(EngineError::NoDevice(why)) if why.contains("no fake")));
     }

@@ -34,6 +34,7 @@ pub(crate) fn isolate(command: &mut Command) {
         "JT_SAVE_MEM",
         "cpu_mem_limit",
         "device_mem_limit",
+        "JTLLM_CPU_WITHOUT",
     ];
     let proxies = ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
     for name in own.iter().chain(&proxies) {

@@ -116,7 +116,7 @@ impl Device for Cpu {
             }
         };
         if total == 1 {
-            work(self.pool.count() - 1)
+            work(0)
         } else {
             self.pool.run(&work)
         }

@@ -1,8 +1,9 @@
 //! The pool that runs the kernels of one CPU device.
 //!
 //! A decode pass is some 300 kernels, each of them a fork and a join, so those two may not cost a system call. Workers
-//! are bound to cores of their own, spin for the next round and only then sleep; the caller is worker 0. There is no
-//! queue and no stealing: what a worker does follows from its number alone, which also keeps results the same.
+//! are bound to cores of their own, spin for the next round and only then sleep; the caller is worker 0. All run one
+//! function; how its work is shared out is the function's own affair: kernels have their groups counted out (`cpu.rs`),
+//! and no bit of a result depends on who computes which.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};

@@ -233,6 +233,13 @@ pub fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
+/// Has a file that grows beyond the limit of the process's files (`ulimit -f`) fail with an error, as one does on a full
+/// disk. Unasked, the system kills the process by a signal.
+pub fn survive_file_limits() {
+    // SAFETY: no handler is installed: the signal is not delivered at all. A refusal leaves all as it was.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Bytes that this user may still write below a folder; `None` where the system does not tell.
 pub fn free_bytes(folder: &Path) -> Option<u64> {
     let found = rustix::fs::statvfs(folder).ok()?;

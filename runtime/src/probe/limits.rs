@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Multiplied, bandwidth, bandwidth_bytes, peak};
+use super::peak::{RUNS, Sums};
+use super::{Multiplied, Stream, bandwidth_bytes};
 use crate::device::threads::Pool;
 use crate::machine::Machine;
 use crate::memory::MemoryError;
@@ -38,7 +39,8 @@ impl Limits {
     /// Those of the processor with the workers of a pool: of its memory, of caches, of its arithmetic. `stream` is what a
     /// pass reads; where the outermost cache has room for it, it is measured how fast so much is read again and again.
     ///
-    /// The reading of memory takes `time`, those of caches a quarter of it each.
+    /// All are measured in turns, and of each the fastest counts: a moment in which somebody else has the machine meets
+    /// one turn of several. The readings of memory take `time` together, those of caches a quarter of it each.
     ///
     /// # Errors
     /// The memory cannot be had.
@@ -48,25 +50,35 @@ impl Limits {
         stream: u64,
         time: Duration,
     ) -> Result<Limits, MemoryError> {
-        let mut reads = Vec::new();
-        let mut read = |name, bytes: u64, of: u64| -> Result<(), MemoryError> {
-            // Caches are read many times in a quarter of the time that a few readings of memory take.
-            let time = if bytes == u64::MAX { time } else { time / 4 };
-            let speed = 1e9 * bandwidth(pool, of as usize, time)?;
-            reads.push(Reach { name, bytes, speed });
-            Ok(())
-        };
         let inner = machine.core_cache_bytes.map_or(0, |bytes| bytes * pool.count() as u64);
+        let mut places = Vec::new();
         if inner > 0 {
             // Three quarters: what is measured must not share the cache's last lines with anything.
-            read("second-level cache", inner, inner / 4 * 3)?;
+            places.push(("second-level cache", inner, inner / 4 * 3));
         }
         if stream > inner && machine.cache_bytes.is_some_and(|outer| stream <= outer) {
-            read("outer cache", stream, stream)?;
+            places.push(("outer cache", stream, stream));
         }
-        read("memory", u64::MAX, bandwidth_bytes(machine) as u64)?;
+        places.push(("memory", u64::MAX, bandwidth_bytes(machine) as u64));
+        let (mut reads, mut streams) = (Vec::new(), Vec::new());
+        for (name, bytes, of) in places {
+            reads.push(Reach { name, bytes, speed: 0.0 });
+            streams.push(Stream::new(pool, of as usize)?);
+        }
         let each = [Multiplied::F32, Multiplied::Bf16, Multiplied::Bytes];
-        let peaks = each.into_iter().filter_map(|what| Some((what, 1e9 * peak(pool, what)?))).collect();
+        let sums: Vec<_> = each.into_iter().filter_map(|what| Some((what, Sums::new(pool, what)?))).collect();
+        let mut peaks = BTreeMap::new();
+        for _ in 0..RUNS {
+            for (reach, stream) in reads.iter_mut().zip(&streams) {
+                // Caches are read many times in a quarter of the time that a few readings of memory take.
+                let part = if reach.bytes == u64::MAX { 1 } else { 4 };
+                reach.speed = reach.speed.max(stream.speed(time / (part * RUNS as u32), 1));
+            }
+            for (what, sums) in &sums {
+                let peak = peaks.entry(*what).or_insert(0.0_f64);
+                *peak = peak.max(sums.speed());
+            }
+        }
         Ok(Limits { reads, peaks })
     }
 

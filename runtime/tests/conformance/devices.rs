@@ -9,7 +9,7 @@ use jtllm_runtime::device::Device;
 use jtllm_runtime::device::cpu::Cpu;
 use jtllm_runtime::device::cuda::Cuda;
 use jtllm_runtime::device::interp::Interpreter;
-use jtllm_runtime::device::native::NATIVES;
+use jtllm_runtime::device::native::{Mask, NATIVES};
 use jtllm_runtime::device::wgpu::{Adapter, Choice};
 
 use crate::simulated::Simulated;
@@ -34,7 +34,7 @@ static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
     }];
     for native in NATIVES {
         let level = Level::ALL.into_iter().find(|(_, name)| *name == native.name);
-        let device: Arc<dyn Device> = match ((native.open)(), level) {
+        let device: Arc<dyn Device> = match ((native.open)(&Mask::default()), level) {
             (Ok(target), _) => Arc::new(Cpu::new(target, 2)),
             // Once is enough.
             (Err(_), Some(_)) if std::env::var_os(ON_MOCK).is_some() => continue,

@@ -116,7 +116,7 @@ impl Trial {
 
     /// The kernel, and what it binds.
     fn kernel(&self, target: &Ptx) -> Result<(Kernel, Vec<Argument>), String> {
-        let format = Format::find(self.format).expect("formats of whole numbers are there");
+        let format = self.format();
         let mut graph = Graph::new("trial");
         let rows = graph.symbol(&Symbol::new("T", 1, self.most, 1));
         let [columns, depth] = [self.columns, self.depth].map(|n| Expr::int(n as i64));
@@ -142,13 +142,21 @@ impl Trial {
         }
     }
 
-    fn is_packed(&self) -> bool {
-        self.format == "q8_0"
+    fn format(&self) -> &'static Format {
+        Format::find(self.format).expect("formats of whole numbers are there")
     }
 
-    /// The type of the rows.
+    /// Whether lanes take its blocks apart.
+    fn is_packed(&self) -> bool {
+        !self.format().is_direct()
+    }
+
+    /// The type of the rows: that of the weights, if they lie as they are multiplied.
     fn dtype(&self) -> DType {
-        if self.format == "f16" { DType::F16 } else { DType::BF16 }
+        match self.format().planes {
+            [plane] if !self.is_packed() => plane.dtype,
+            _ => DType::BF16,
+        }
     }
 
     /// The sums, row by row.
