@@ -416,10 +416,9 @@ fn logits_are_the_same_bits_for_any_number_of_threads() {
     let made = tempfile::tempdir().unwrap();
     let packed = made.path().join("llama-tiny-q4_0.gguf");
     Synthetic::of("llama-tiny", "q4_0", None).unwrap().write(&packed, &mut |_| {}).unwrap();
-    let name = "llama2-gqa-tiny";
-    let halves = narrowed(name);
+    let halves = narrowed("qwen3-tied-tiny");
     let cases = [
-        (folder(name), Compute::F32),
+        (folder("llama2-gqa-tiny"), Compute::F32),
         (packed, Compute::Int8),
         // In pairs where the processor multiplies them.
         (halves.path().to_owned(), Compute::Bf16),
@@ -434,10 +433,8 @@ fn logits_are_the_same_bits_for_any_number_of_threads() {
             let mut engine = Engine::new(load(threads), None);
             let chunks = prompts.iter().map(|prompt| engine.feed(prompt, false).unwrap());
             let mut all: Vec<Vec<f32>> = chunks.collect();
-            assert!(
-                engine.model().products().iter().all(|products| products.contains(&compute)),
-                "{compute}"
-            );
+            let products = engine.model().products();
+            assert!(products.iter().flatten().any(|product| *product == compute), "{compute}");
             all.extend(batched(load(threads), &prompts));
             all
         };
