@@ -239,9 +239,11 @@ fn precision_is_compared_row_by_row() {
 
 #[test]
 fn the_wait_for_a_first_token_is_compared() {
-    let folder = pretend(&[("llama-completion", "sleep 2; echo hello")]);
+    // It has to read as many tokens as were asked for, and not to warm up.
+    let answer = r#"case "$*" in *--no-warmup*) sleep 2; echo hello; echo 'prompt eval time = 1.00 ms / 20 tokens' >&2;; esac"#;
+    let folder = pretend(&[("llama-completion", answer)]);
     let llama = folder.path().to_str().unwrap();
-    let arguments = ["--llama", llama, "--rounds", "2", "-c", "128", "demo"];
+    let arguments = ["--llama", llama, "--rounds", "2", "-c", "128", "-p", "20", "demo"];
     let Some(table) = script("benches/peers/first-token", &arguments) else { return };
     let row = table.lines().find(|line| line.starts_with("| demo")).unwrap();
     let row: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
