@@ -4,6 +4,8 @@
 //! pairs; and where several such sums follow each other, as in a block of weights of 4 bits, words are added as long as
 //! they cannot overflow, and only the last sum goes to words of 32 bits. Elsewhere bytes are made words first, the even
 //! and the odd ones, once for all products that share them; no sum of two such products is cut off in 32 bits.
+//!
+//! `Dot4Signed` is `vpmaddubsw`, too: of one operand's magnitudes and the other's bytes with the first one's signs.
 
 use std::collections::HashMap;
 
