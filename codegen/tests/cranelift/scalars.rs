@@ -52,6 +52,17 @@ fn rounding_without_sse41() {
     }
 }
 
+/// Without `pshufb` a table is halved by one bit of the places after the other.
+#[test]
+fn lookups_without_ssse3() {
+    if !cfg!(target_arch = "x86_64") {
+        return;
+    }
+    let old = ["has_ssse3", "has_sse41", "has_sse42", "has_avx", "has_avx2", "has_fma"];
+    let table = std::array::from_fn(|place| (37 * place + 11) as u8);
+    check(&Cranelift::without(&old).unwrap(), ScalarOp::Lookup(table), &[DType::U32]);
+}
+
 /// On x86-64 without the instruction, the product is exact and the sum is rounded to `f64` before `f32`.
 #[test]
 fn fused_products_without_fma() {

@@ -57,11 +57,17 @@ impl Watched {
         let free = |slot: &&Slot| !slot.taken.swap(true, Ordering::Acquire);
         let found = TABLE.iter().position(|slot| free(&slot)).filter(|_| !bytes.is_empty());
         if let Some(slot) = found.map(|at| &TABLE[at]) {
-            slot.lost.store(false, Ordering::Relaxed);
+            // Of what was lost before the pages are zeros, whoever watches them now.
+            slot.lost.store(is_lost(bytes), Ordering::Relaxed);
             slot.start.store(range.start.addr(), Ordering::Relaxed);
             slot.end.store(range.end.addr(), Ordering::Release);
         }
         Watched(found)
+    }
+
+    /// As [`is_lost`] of the bytes that are watched, without looking for them.
+    pub fn is_lost(&self) -> bool {
+        self.0.is_some_and(|at| TABLE[at].lost.load(Ordering::Acquire))
     }
 }
 
@@ -104,13 +110,18 @@ fn listen() {
 extern "C" fn missing(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
     // SAFETY: the system gives a handler with `SA_SIGINFO` a valid description.
     let address = unsafe { (*info).si_addr() }.addr();
+    let mut is_ours = false;
+    // Several may watch the same mapping, each with a flag of its own.
     for slot in &TABLE {
         let end = slot.end.load(Ordering::Acquire);
         let inside = (slot.start.load(Ordering::Relaxed)..end).contains(&address);
         if inside && fill_with_zeros(address, end) {
             slot.lost.store(true, Ordering::Release);
-            return;
+            is_ours = true;
         }
+    }
+    if is_ours {
+        return;
     }
     // Not ours: the instruction is run again, and its signal goes where it went before.
     // SAFETY: the place was filled before this handler was installed.

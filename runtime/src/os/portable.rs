@@ -60,6 +60,11 @@ impl Watched {
     pub fn new(_bytes: &[u8]) -> Watched {
         Watched
     }
+
+    /// As [`is_lost`].
+    pub fn is_lost(&self) -> bool {
+        false
+    }
 }
 
 /// Whether a page was missing: nobody knows.

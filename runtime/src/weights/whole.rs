@@ -14,14 +14,14 @@ use crate::residence::Files;
 
 /// A mapped file that weights are read from. It is watched for no longer than it is mapped.
 pub(super) struct Watching {
-    _watched: Watched,
+    watched: Watched,
     bytes: Bytes,
     path: Arc<Path>,
 }
 
-/// Whether a mapped file has been whole whenever somebody has read it.
-fn check_whole(bytes: &Bytes, path: &Path) -> Result<(), Error> {
-    match os::is_lost((**bytes).as_ref()) {
+/// What is said of a mapped file of which something was missing when somebody read it.
+fn whole(is_lost: bool, path: &Path) -> Result<(), Error> {
+    match is_lost {
         false => Ok(()),
         true => Err(Error::File {
             file: path.to_path_buf(),
@@ -34,7 +34,7 @@ impl Source {
     /// Fails if bytes of its mapped files were missing when somebody read them: what was made of them is worth nothing.
     pub(super) fn check_whole(&self) -> Result<(), Error> {
         let files = self.pieces.iter().filter_map(|piece| Some((&piece.bytes, piece.file.as_ref()?)));
-        files.into_iter().try_for_each(|(bytes, path)| check_whole(bytes, path))
+        files.into_iter().try_for_each(|(bytes, path)| whole(os::is_lost((**bytes).as_ref()), path))
     }
 }
 
@@ -54,13 +54,13 @@ impl Weights {
         let is_same = |known: &Watching| std::ptr::eq((*known.bytes).as_ref(), all);
         if !self.watched.iter().any(is_same) {
             let (bytes, path) = (bytes.clone(), path.clone());
-            self.watched.push(Watching { _watched: Watched::new(all), bytes, path });
+            self.watched.push(Watching { watched: Watched::new(all), bytes, path });
         }
     }
 
     /// Fails if bytes of a mapped file were missing when somebody read them.
     pub(crate) fn check_whole(&self) -> Result<(), Error> {
-        self.watched.iter().try_for_each(|file| check_whole(&file.bytes, &file.path))
+        self.watched.iter().try_for_each(|file| whole(file.watched.is_lost(), &file.path))
     }
 }
 
