@@ -42,6 +42,9 @@ pub struct Options {
 /// Limits, as parts of a file's length.
 const PARTS: [f64; 2] = [0.8, 0.5];
 
+/// A limit within which all fits, as a part of what `jtllm plan` says that a run without a limit takes.
+const PLENTY: f64 = 1.25;
+
 /// What the largest file is measured with beside those: what JittorLLMs promises, and a fifth less.
 const SMALL: u64 = 1_800_000_000;
 
@@ -52,8 +55,9 @@ const SPARE: u64 = 64 << 20;
 const MODELS: [(&str, &str); 3] = [("llama-1.1b", "q4_0"), ("chatglm2-6b", "q4_0"), ("chatglm2-6b", "bf16")];
 const QUICK: [(&str, &str); 1] = [("chatglm2-100m", "bf16")];
 
-/// Tokens of the shorter run.
+/// Tokens of the shorter run; where all fits a token reads nothing and takes little time.
 const TOKENS: usize = 8;
+const TOKENS_FITTING: usize = 32;
 const TOKENS_QUICK: usize = 3;
 
 /// As much of a file `dd` reads at most.
@@ -74,9 +78,11 @@ pub fn bench(options: &Options) -> Result<Vec<Row>, String> {
         let len = fs::metadata(file).map_err(|error| format!("{}: {error}", file.display()))?.len();
         let mut limits: Vec<u64> = PARTS.iter().map(|part| (len as f64 * part) as u64).collect();
         limits.extend((len > 4 * SMALL).then_some(SMALL));
+        let plenty = (plan(options, file, None)?[1] * PLENTY) as u64;
         for limit in limits {
-            rows.extend(measure(options, file, limit)?);
+            rows.extend(measure(options, file, limit, false)?);
         }
+        rows.extend(measure(options, file, plenty, true)?);
     }
     Ok(rows)
 }
@@ -106,6 +112,8 @@ struct Decoder {
     program: PathBuf,
     arguments: Vec<String>,
     variables: Vec<(&'static str, String)>,
+    /// The most memory it may have, in bytes.
+    limit: Option<u64>,
     speed: fn(&Value) -> Option<f64>,
 }
 
@@ -118,24 +126,31 @@ struct Rounds {
     written: u64,
 }
 
-fn measure(options: &Options, file: &Path, limit: u64) -> Result<Vec<Row>, String> {
-    let decoders = decoders(options, file, limit);
-    let tokens = if options.quick { TOKENS_QUICK } else { TOKENS };
+/// The rows of one file and limit: ours, ours without a limit where `all_fits`, and llama.cpp's.
+fn measure(options: &Options, file: &Path, limit: u64, all_fits: bool) -> Result<Vec<Row>, String> {
+    let mut decoders = vec![ours(options, file, Some(limit))];
+    decoders.extend(all_fits.then(|| ours(options, file, None)));
+    decoders.extend(options.llama.as_ref().map(|folder| llama(options, folder, file, limit)));
+    let tokens = match options.quick {
+        true => TOKENS_QUICK,
+        false if all_fits => TOKENS_FITTING,
+        false => TOKENS,
+    };
     // What is made once is made before: packed weights, kernels.
-    once(&decoders[0], limit, 1)?;
+    once(&decoders[0], 1)?;
     let mut all: Vec<Rounds> = decoders.iter().map(|_| Rounds::default()).collect();
     let (mut dd, mut foreseen) = (Vec::new(), Vec::new());
     for round in 0..options.rounds.max(1) {
         chill(options, file);
         dd.push(read_by_dd(file)?);
-        foreseen.push(plan(options, file, limit)?);
+        foreseen.push(plan(options, file, Some(limit))?);
         for turn in 0..decoders.len() {
             let which = (turn + round) % decoders.len();
             let (decoder, rounds) = (&decoders[which], &mut all[which]);
-            eprintln!("{}, limit {} MB, {}", file.display(), limit / 1_000_000, decoder.name);
+            eprintln!("{}, {}, {}", file.display(), within(decoder.limit), decoder.name);
             let cold = |tokens| {
                 chill(options, file);
-                once(decoder, limit, tokens)
+                once(decoder, tokens)
             };
             match cold(tokens).and_then(|short| Ok((short, cold(2 * tokens)?))) {
                 Ok(((short, _), (long, speed))) => {
@@ -145,79 +160,92 @@ fn measure(options: &Options, file: &Path, limit: u64) -> Result<Vec<Row>, Strin
                     rounds.written = rounds.written.max(long.written);
                 }
                 // That others do not keep within the limit is a result, too.
-                Err(why) if which > 0 => eprintln!("{why}"),
+                Err(why) if decoder.name == LLAMA => eprintln!("{why}"),
                 Err(why) => return Err(why),
             }
         }
     }
-    let llama = (all.len() > 1).then(|| median(all[1].speeds.clone()));
-    let mut foreseen = Some([0, 1].map(|at| median(foreseen.iter().map(|one: &[f64; 2]| one[at]).collect())));
-    let row = |(decoder, rounds): (&Decoder, Rounds)| Row {
+    let speed_of =
+        |is: &dyn Fn(&Decoder) -> bool| decoders.iter().position(is).map(|at| median(all[at].speeds.clone()));
+    let (peer, unlimited) = (speed_of(&|one| one.name == LLAMA), speed_of(&|one| one.limit.is_none()));
+    let foreseen = [0, 1].map(|at| median(foreseen.iter().map(|one: &[f64; 2]| one[at]).collect()));
+    let row = |(decoder, rounds): (&Decoder, &Rounds)| Row {
         file: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         program: decoder.name.to_owned(),
-        limit,
+        limit: decoder.limit,
         peak: rounds.peak,
-        tokens_per_s: median(rounds.speeds),
-        read_per_token: median(rounds.reads),
+        tokens_per_s: median(rounds.speeds.clone()),
+        read_per_token: median(rounds.reads.clone()),
         written: rounds.written,
         dd_bytes_per_s: median(dd.clone()),
-        foreseen: foreseen.take(),
-        llama_tokens_per_s: llama,
+        foreseen: (decoder.name != LLAMA && decoder.limit.is_some()).then_some(foreseen),
+        llama_tokens_per_s: peer,
+        unlimited_tokens_per_s: unlimited,
     };
-    Ok(decoders.iter().zip(all).map(row).collect())
+    Ok(decoders.iter().zip(&all).map(row).collect())
 }
 
-/// The programs, ours first.
-fn decoders(options: &Options, file: &Path, limit: u64) -> Vec<Decoder> {
-    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
-    let (path, threads) = (file.to_string_lossy(), options.threads.to_string());
-    let mut all = vec![Decoder {
+fn within(limit: Option<u64>) -> String {
+    limit.map_or("no limit".to_owned(), |limit| format!("limit {} MB", limit / 1_000_000))
+}
+
+const LLAMA: &str = "llama.cpp";
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn ours(options: &Options, file: &Path, limit: Option<u64>) -> Decoder {
+    let mut arguments = vec!["run".to_owned(), file.to_string_lossy().into_owned()];
+    arguments.extend(budget(options, limit));
+    // A token a pass, as llama-bench has it and `jtllm plan` foresees it.
+    arguments.extend(words(&[
+        "--raw",
+        "-p",
+        "x",
+        "--temp",
+        "0",
+        "--ignore-eos",
+        "--spec-type",
+        "none",
+        "--json",
+    ]));
+    Decoder {
         name: "jtllm",
         program: options.jtllm.clone(),
-        arguments: words(&[
-            "run",
-            &path,
-            "--backend",
-            "cpu",
-            "--mem-limit",
-            &limit.to_string(),
-            "-t",
-            &threads,
-            "--raw",
-            "-p",
-            "x",
-            "--temp",
-            "0",
-            "--ignore-eos",
-            // A token a pass, as llama-bench has it and `jtllm plan` foresees it.
-            "--spec-type",
-            "none",
-            "--json",
-        ]),
+        arguments,
         variables: vec![("JTLLM_CACHE", cache(options).display().to_string())],
+        limit,
         speed: |told| told["timings"]["predicted_per_second"].as_f64(),
-    }];
-    if let Some(folder) = &options.llama {
-        all.push(Decoder {
-            name: "llama.cpp",
-            program: folder.join("llama-bench"),
-            // Weights that it rearranges in memory of its own cannot be evicted: with them it is killed.
-            arguments: words(&[
-                "-m", &path, "-p", "0", "-r", "1", "-o", "json", "-t", &threads, "-lm", "mmap", "--repack",
-                "0",
-            ]),
-            variables: vec![("LD_LIBRARY_PATH", folder.display().to_string())],
-            speed: |told| told[0]["avg_ts"].as_f64(),
-        });
     }
-    all
+}
+
+/// What our runs and plans have in common.
+fn budget(options: &Options, limit: Option<u64>) -> Vec<String> {
+    let mut arguments = words(&["--backend", "cpu", "-t", &options.threads.to_string()]);
+    arguments.extend(limit.into_iter().flat_map(|limit| ["--mem-limit".to_owned(), limit.to_string()]));
+    arguments
+}
+
+fn llama(options: &Options, folder: &Path, file: &Path, limit: u64) -> Decoder {
+    let (path, threads) = (file.to_string_lossy(), options.threads.to_string());
+    Decoder {
+        name: LLAMA,
+        program: folder.join("llama-bench"),
+        // Weights that it rearranges in memory of its own cannot be evicted: with them it is killed.
+        arguments: words(&[
+            "-m", &path, "-p", "0", "-r", "1", "-o", "json", "-t", &threads, "-lm", "mmap", "--repack", "0",
+        ]),
+        variables: vec![("LD_LIBRARY_PATH", folder.display().to_string())],
+        limit: Some(limit),
+        speed: |told| told[0]["avg_ts"].as_f64(),
+    }
 }
 
 /// What `jtllm plan` foresees: tokens a second, and the most bytes of memory.
-fn plan(options: &Options, file: &Path, limit: u64) -> Result<[f64; 2], String> {
+fn plan(options: &Options, file: &Path, limit: Option<u64>) -> Result<[f64; 2], String> {
     let mut plan = Command::new(&options.jtllm);
-    plan.arg("plan").arg(file).args(["--backend", "cpu", "--json"]);
-    plan.args(["--mem-limit", &limit.to_string(), "-t", &options.threads.to_string()]);
+    plan.arg("plan").arg(file).arg("--json").args(budget(options, limit));
     let output = plan.env("JTLLM_CACHE", cache(options)).stdin(Stdio::null()).output();
     let output = output.map_err(|error| format!("jtllm plan: {error}"))?;
     let told: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
@@ -232,11 +260,11 @@ fn cache(options: &Options) -> PathBuf {
 }
 
 /// A run that decodes so many tokens, and how many a second it says they were.
-fn once(decoder: &Decoder, limit: u64, tokens: usize) -> Result<(Cost, f64), String> {
+fn once(decoder: &Decoder, tokens: usize) -> Result<(Cost, f64), String> {
     let program = decoder.program.to_string_lossy();
     let arguments: Vec<String> =
         decoder.arguments.iter().cloned().chain(["-n".to_owned(), tokens.to_string()]).collect();
-    let cost = run(limit + SPARE, &program, &arguments, &decoder.variables)?;
+    let cost = run(decoder.limit.map(|limit| limit + SPARE), &program, &arguments, &decoder.variables)?;
     let told = serde_json::from_str(&cost.output).unwrap_or(Value::Null);
     let speed = (decoder.speed)(&told).ok_or_else(|| format!("{program} told no speed: {}", cost.output))?;
     Ok((cost, speed))

@@ -23,17 +23,17 @@ pub(super) struct Cost {
 /// How often a running process is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Runs a program with at most so much memory.
+/// Runs a program with at most so much memory, if there is a limit.
 ///
 /// # Errors
 /// There is no group to be had, or the program fails; the message ends with what it said.
 pub(super) fn run(
-    limit: u64,
+    limit: Option<u64>,
     program: &str,
     arguments: &[String],
     variables: &[(&str, String)],
 ) -> Result<Cost, String> {
-    let group = Group::with_limit(limit)?;
+    let group = Group::new(limit)?;
     // The shell enters the group and becomes the program, so nothing of the program runs outside.
     let mut command = Command::new("sh");
     command

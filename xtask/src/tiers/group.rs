@@ -1,4 +1,4 @@
-//! A control group of our own: processes in it have so much memory, page cache included, and no more.
+//! A control group of our own: what processes in it have of memory, page cache included, is counted and may be limited.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,11 +36,11 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// A group with a memory limit.
+    /// A group, with a memory limit in bytes or without.
     ///
     /// # Errors
     /// There is no memory controller, or this user may not make groups; the message says what is missing.
-    pub(super) fn with_limit(bytes: u64) -> Result<Group, String> {
+    pub(super) fn new(limit: Option<u64>) -> Result<Group, String> {
         let has_memory = |version: &&Version| Path::new(version.root).join(version.limit).exists();
         // The root group of version 2 has no limit of its own, only its children may.
         let v2 = || {
@@ -59,8 +59,10 @@ impl Group {
         let failed = |what: &Path, error: std::io::Error| format!("{}: {error}; run as root", what.display());
         fs::create_dir(&folder).map_err(|error| failed(&folder, error))?;
         let group = Group { folder, version };
-        let limit = group.folder.join(version.limit);
-        fs::write(&limit, bytes.to_string()).map_err(|error| failed(&limit, error))?;
+        if let Some(bytes) = limit {
+            let file = group.folder.join(version.limit);
+            fs::write(&file, bytes.to_string()).map_err(|error| failed(&file, error))?;
+        }
         for (name, value) in version.further {
             // Where there is no swap there is no such file either.
             let _ = fs::write(group.folder.join(name), value);

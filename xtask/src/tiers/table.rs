@@ -9,8 +9,8 @@ pub struct Row {
     pub file: String,
     /// The program's name.
     pub program: String,
-    /// The limit of memory, in bytes.
-    pub limit: u64,
+    /// The limit of memory, in bytes, if there is one.
+    pub limit: Option<u64>,
     /// The most memory that the group had, in bytes, where the system tells.
     pub peak: Option<u64>,
     /// Decoded tokens a second, the median of the rounds; no number where the program did not end well.
@@ -25,6 +25,8 @@ pub struct Row {
     pub foreseen: Option<[f64; 2]>,
     /// The speed of llama.cpp with the same file and limit, where it was measured.
     pub llama_tokens_per_s: Option<f64>,
+    /// Our own speed with the same file and no limit, where it was measured.
+    pub unlimited_tokens_per_s: Option<f64>,
 }
 
 impl Row {
@@ -37,14 +39,19 @@ impl Row {
     pub fn of_llama(&self) -> Option<f64> {
         self.llama_tokens_per_s.map(|speed| self.tokens_per_s / speed)
     }
+
+    /// How fast beside our own program without a limit.
+    pub fn of_unlimited(&self) -> Option<f64> {
+        self.unlimited_tokens_per_s.map(|speed| self.tokens_per_s / speed)
+    }
 }
 
 /// Rows as a table for RESULTS.md.
 pub fn table(rows: &[Row]) -> String {
     let mut text = String::from(
         "| file | limit MB | program | peak MB | tokens/s | read MB a token | written MB | of dd | of llama.cpp \
-         | foreseen tokens/s | foreseen peak MB |\n\
-         |---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+         | of unlimited | foreseen tokens/s | foreseen peak MB |\n\
+         |---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );
     let megabytes = |bytes: f64| format!("{:.1}", bytes / 1e6);
     for row in rows {
@@ -52,12 +59,13 @@ pub fn table(rows: &[Row]) -> String {
         let peak = row.peak.map_or("unknown".to_owned(), |peak| megabytes(peak as f64));
         let none = || [(); 2].map(|()| "-".to_owned());
         let [speed, most] = row.foreseen.map_or_else(none, |[speed, peak]| [number(speed), megabytes(peak)]);
-        let llama = row.of_llama().map_or("-".to_owned(), number);
+        let [llama, unlimited] =
+            [row.of_llama(), row.of_unlimited()].map(|ratio| ratio.map_or("-".to_owned(), number));
         let _infallible = writeln!(
             text,
-            "| {} | {} | {} | {peak} | {} | {} | {} | {} | {llama} | {speed} | {most} |",
+            "| {} | {} | {} | {peak} | {} | {} | {} | {} | {llama} | {unlimited} | {speed} | {most} |",
             row.file,
-            megabytes(row.limit as f64),
+            row.limit.map_or("none".to_owned(), |limit| megabytes(limit as f64)),
             row.program,
             number(row.tokens_per_s),
             megabytes(row.read_per_token),
