@@ -127,7 +127,8 @@ pub(crate) struct MemoryArgs {
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub(crate) mem_limit: Option<Limit>,
     /// Let keys and values that do not fit into --mem-limit go to a swap file and come back when they are needed; without a
-    /// limit into what memory there is. On the processor [default: JT_SAVE_MEM of the environment]
+    /// limit into what memory there is. Those that do not fit into --vram-limit go to the machine's memory first
+    /// [default: JT_SAVE_MEM of the environment]
     #[arg(long)]
     pub(crate) kv_spill: bool,
     /// The folder of the swap file; it must exist and be yours alone to write to [default: swap below jtllm's caches]

@@ -62,7 +62,9 @@ pub(crate) fn spill(flag: bool) -> Result<Option<bool>, Usage> {
     }
     say(
         Style::Plain,
-        format_args!("{SAVE}=1: --kv-spill: on the processor what does not fit into memory goes to disk"),
+        format_args!(
+            "{SAVE}=1: --kv-spill: what does not fit into the processor's memory, or into {DEVICE}, goes to disk"
+        ),
     );
     Ok(Some(false))
 }

@@ -79,18 +79,23 @@ pub(crate) fn announce(model: &Model, flags: &MemoryArgs) {
         let stay = residence.staying();
         if let Some(counted) = residence.counted_apart() {
             let device = model.placement().device_name();
-            say(Style::Faint, format_args!("{device}: {}", Spent(&counted, "limit", Some(stay))));
+            let pages = Pages(residence, counted.paged);
+            say(Style::Faint, format_args!("{device}: {}{pages}", Spent(&counted, "limit", Some(stay))));
         }
         if let Some(counted) = residence.counted() {
             let asked = if flags.mem_limit.is_some() { "limit" } else { "are there" };
-            let stay = Some(stay).filter(|_| residence.counted_apart().is_none());
-            let pages = Pages(residence, counted.paged);
-            say(Style::Faint, format_args!("memory: {}{pages}", Spent(&counted, asked, stay)));
+            match residence.counted_apart() {
+                Some(_) => say(Style::Faint, format_args!("memory: {}", Spent(&counted, asked, None))),
+                None => {
+                    let pages = Pages(residence, counted.paged);
+                    say(Style::Faint, format_args!("memory: {}{pages}", Spent(&counted, asked, Some(stay))));
+                }
+            }
         }
     }
 }
 
-/// What becomes of keys and values that may go to disk, of which there can be so many bytes.
+/// What becomes of keys and values that may leave the memory where they are used, of which there can be so many bytes.
 struct Pages<'a>(&'a Residence, u64);
 
 impl fmt::Display for Pages<'_> {
@@ -120,7 +125,8 @@ impl fmt::Display for Spent<'_> {
         match stay {
             Some(stay) => write!(f, "{} of {} stay", bytes(*stay), bytes(counted.all))?,
             None => {
-                write!(f, "on their way {}", bytes(limit.saturating_sub(counted.rest()).min(counted.all)))?
+                let all = counted.all + counted.paged;
+                write!(f, "on their way {}", bytes(limit.saturating_sub(counted.rest()).min(all)))?
             }
         }
         if let Most::Weights(_) = counted.limit {
@@ -146,7 +152,9 @@ pub(crate) fn spent(model: &Model) {
         let each = |all: u64| bytes(all / passes);
         let copied = match bytes_copied {
             0 => String::new(),
-            _ => format!(", {} copied to the device, {} each", bytes(bytes_copied), each(bytes_copied)),
+            _ => {
+                format!(", {} copied to the device or back, {} each", bytes(bytes_copied), each(bytes_copied))
+            }
         };
         let (all, each, waited) = (bytes(bytes_read), each(bytes_read), stall.as_secs_f64());
         say(

@@ -352,3 +352,9 @@ fn weights_of_195_mb_go_through_64_mb_of_the_device() {
     let name = "weights_of_195_mb_go_through_64_mb_of_the_device";
     driver::inside(name, FOUND, apart::much_goes_through_little);
 }
+
+#[test]
+fn keys_and_values_come_and_go_in_the_memory_of_the_device() {
+    let name = "keys_and_values_come_and_go_in_the_memory_of_the_device";
+    driver::inside(name, FOUND, apart::keys_and_values_come_and_go);
+}

@@ -199,6 +199,12 @@ pub trait Device: Send + Sync {
         self.write(to, bytes)
     }
 
+    /// Reads memory beside launches that use other bytes of it, from whatever thread. Launches that wrote there have ended,
+    /// as their [mark](Device::mark) says where there are marks.
+    fn fetch(&self, from: &Span, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.read(from, bytes)
+    }
+
     /// The end of all launches so far; none where launches have ended when they return, or whatever is filled later comes
     /// behind them in any case.
     fn mark(&self) -> Result<Option<Box<dyn Mark>>, DeviceError> {

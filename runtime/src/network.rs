@@ -175,7 +175,7 @@ pub struct Network {
     states: HashMap<String, Mem>,
     /// Those of them that come and go.
     paged: HashMap<String, BlobId>,
-    /// Bytes of those that could, on a host.
+    /// Bytes of those that could.
     in_pages: Vec<u64>,
     programs: HashMap<u128, Program>,
     plans: HashMap<(Part, Bucket), Plan>,
@@ -240,11 +240,14 @@ impl Network {
     }
 
     /// Keeps all of the model within so many bytes of the device's own memory: weights come and go there, out of what the
-    /// host may hold.
-    pub fn apart(mut self, host: &Limit, bytes: u64) -> Network {
-        let residence = Residence::apart(host, self.device.clone(), bytes);
+    /// host may hold, and keys and values if the host's limit says where they may go.
+    ///
+    /// # Errors
+    /// They may not go there.
+    pub fn apart(mut self, host: &Limit, bytes: u64) -> Result<Network, Error> {
+        let residence = Residence::apart(host, self.device.clone(), bytes)?;
         self.weights.within(residence);
-        self
+        Ok(self)
     }
 
     /// Where weights come and go, if there is a limit.
@@ -434,13 +437,14 @@ impl Network {
     fn check_room(&self, parts: &[Compilation]) -> Result<(), Error> {
         let Some(free) = self.device.free_memory() else { return Ok(()) };
         let comes_and_goes = self.residence().is_some();
+        let spills = self.residence().is_some_and(Residence::spills);
         let mut wanted: HashMap<&str, u64> = HashMap::new();
         let sizes = self.limits(Part::Body, Bucket::Many);
         for graph in parts.iter().map(|part| &part.graph) {
             for node in graph.nodes() {
                 let name = match graph.op(node) {
                     Op::Weight { name } if !comes_and_goes && !self.weights.is_bound(name) => name,
-                    Op::State { name } if !self.states.contains_key(name) => name,
+                    Op::State { name } if !spills && !self.states.contains_key(name) => name,
                     _ => continue,
                 };
                 wanted.insert(name, bytes_of(graph.shape(node), graph.dtype(node), &sizes));

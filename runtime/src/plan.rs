@@ -38,7 +38,7 @@ struct Step {
     kernel: usize,
     grid: [Expr; 3],
     args: Vec<Span>,
-    /// Which of them are weights that come and go, and their names where they do.
+    /// Which of them are weights or states that come and go, and their names where they do.
     streamed: Vec<(usize, BlobId)>,
     /// Whether the weights among them are there.
     ready: Vec<Ready>,
@@ -186,8 +186,12 @@ impl Plan {
                 None => builder.argument(argument, &inputs, &constants),
             };
             let args = step.arguments.iter().zip(&weights).map(span).collect::<Result<Vec<Span>, _>>()?;
-            let blob = |(at, given): (usize, &Option<Given>)| Some((at, given.as_ref()?.blob?));
-            let streamed = weights.iter().enumerate().filter_map(blob).collect();
+            let blob = |(argument, given): (&Argument, &Option<Given>)| match argument {
+                Argument::State(name) => bindings.paged.get(name).copied(),
+                _ => given.as_ref()?.blob,
+            };
+            let blobs = step.arguments.iter().zip(&weights).map(blob).enumerate();
+            let streamed = blobs.filter_map(|(at, blob)| Some((at, blob?))).collect();
             let weights = weights.iter().flatten();
             let params = &compilation.kernels[step.kernel].params;
             uses.push(uses_of(bindings, &step.arguments, params, weights.clone()));

@@ -29,8 +29,8 @@ use crate::packed::damaged;
 use crate::plan::StandIn;
 pub(crate) use count::held;
 pub use count::{Counted, Own, TooLow};
-use device::Apart;
 pub(crate) use device::Places;
+use device::{Apart, Books};
 pub(crate) use files::{Files, Opened};
 pub use pages::{OpenSwap, Spill};
 use pages::{Use, spilled};
@@ -202,7 +202,7 @@ pub struct Traffic {
     pub bytes_written: u64,
     /// How long the swap file is now.
     pub swap_bytes: u64,
-    /// Bytes of weights that were copied to a device's own memory.
+    /// Bytes that were copied to a device's own memory and back, of weights and of keys and values.
     pub bytes_copied: u64,
     /// How often a step waited for weights.
     pub stalls: u64,
@@ -230,25 +230,24 @@ impl Residence {
         if limit.most == Most::Unlimited {
             return Ok(None);
         }
-        let mut residence = Residence::with(limit, None);
-        if let Some(spill) = &limit.spill {
-            residence.spills = true;
-            residence.lock().swap = Some((spill.open)().map_err(Error::Swap)?);
-        }
-        Ok(Some(Arc::new(residence)))
+        Ok(Some(Residence::with(limit, None)?))
     }
 
     /// The same for a device with so many bytes of memory of its own. The host's limit may be none: then all that is not
     /// on the device stays there.
-    pub(crate) fn apart(limit: &Limit, device: Arc<dyn Device>, bytes: u64) -> Arc<Residence> {
-        Arc::new(Residence::with(limit, Some(Apart::new(device, bytes))))
+    ///
+    /// # Errors
+    /// As [`Residence::new`].
+    pub(crate) fn apart(limit: &Limit, device: Arc<dyn Device>, bytes: u64) -> Result<Arc<Residence>, Error> {
+        Residence::with(limit, Some(Apart::new(device, bytes)))
     }
 
-    fn with(limit: &Limit, apart: Option<Apart>) -> Residence {
+    fn with(limit: &Limit, apart: Option<Apart>) -> Result<Arc<Residence>, Error> {
         let files = Files::new(limit.open.clone());
-        let is_apart = apart.is_some();
-        let state = Mutex::new(State { apart, ..State::default() });
-        Residence { limit: limit.clone(), files, is_apart, spills: false, state }
+        let (is_apart, spills) = (apart.is_some(), limit.spill.is_some());
+        let mut state = State { apart, ..State::default() };
+        state.swap = state.swap_file(limit)?;
+        Ok(Arc::new(Residence { limit: limit.clone(), files, is_apart, spills, state: Mutex::new(state) }))
     }
 
     /// Whether blobs are used in a device's own memory.
@@ -487,12 +486,22 @@ impl State {
         blobs.filter(|(_, number)| residency.stays(BlobId(*number))).map(|(blob, _)| blob.len).sum()
     }
 
+    /// Waits until nothing that was launched uses blobs.
+    fn let_go(&mut self) -> Result<(), Error> {
+        match (&mut self.apart, &mut self.residency) {
+            (Some(apart), Some(residency)) => apart.let_all_go(residency, &self.plans),
+            _ => Ok(()),
+        }
+    }
+
     /// Gives the memory of blobs up: how much there is must be counted anew. What the swap file has not goes there.
     fn retire(&mut self) -> Result<(), Error> {
+        self.let_go()?;
         if let Some(residency) = self.residency.as_mut().filter(|_| self.blobs.iter().any(Kept::is_paged)) {
             // What failed for an earlier pass is tried once more.
             residency.forgive();
-            residency.save().map_err(spilled)?;
+            let why = || self.apart.as_ref().and_then(Apart::why);
+            residency.save().map_err(|error| why().map_or_else(|| spilled(error), Error::Device))?;
         }
         self.before = self.before.and(self.residency.as_ref());
         self.swap = self.residency.take().map_or(self.swap.take(), Residency::into_swap);
@@ -531,26 +540,27 @@ impl State {
 
     fn begin(&mut self, limit: &Limit) -> Result<(), Error> {
         let mut counted = self.count(limit.most);
-        let mut residency = match &mut self.apart {
-            None => {
-                let left = counted.left().map_err(Error::Limit)?;
-                let taken = self.lengthen(left == counted.all + counted.paged);
-                let left = left.min(taken);
-                let (policy, swap_bytes) = (ring(left), pages::SWAP_MAX);
-                let options = Options { policy, swap_bytes, ..limit.options(left) };
-                let swap = self.swap_file(limit)?;
-                Residency::with(&options, swap, None).map_err(Error::Swap)?
-            }
-            Some(apart) => {
-                let room = apart.count(&counted).map_err(Error::Limit)?;
-                // One blob at a time comes by way of the host.
-                counted.step = self.blobs.iter().map(Kept::taken).max().unwrap_or(0);
-                let left = counted.left().map_err(Error::Limit)?.min(room.beside());
-                let (policy, device_policy) = (ring(left), room.policy);
-                let options = Options { policy, device_policy, ..limit.options(left) };
-                Residency::with(&options, None, Some(apart.begin(room.bytes)?)).map_err(Error::Swap)?
-            }
-        };
+        let most = counted.all + counted.paged;
+        let mut room = None;
+        if let Some(apart) = &mut self.apart {
+            room = Some(apart.count(&counted).map_err(Error::Limit)?);
+            // One blob at a time comes and goes by way of the host.
+            counted.step = self.blobs.iter().map(Kept::taken_most).max().unwrap_or(0);
+        }
+        let left = counted.left().map_err(Error::Limit)?;
+        let taken = self.lengthen(room.as_ref().map_or(left, |room| room.bytes) == most);
+        if let Some(room) = &mut room {
+            room.bytes = room.bytes.min(taken);
+        }
+        let left = left.min(room.as_ref().map_or(taken, |room| room.beside(taken)));
+        let mut options = Options { policy: ring(left), swap_bytes: pages::SWAP_MAX, ..limit.options(left) };
+        let swap = self.swap_file(limit)?;
+        let mut mover = None;
+        if let (Some(apart), Some(room)) = (&mut self.apart, room) {
+            options.device_policy = room.policy();
+            mover = Some(apart.begin(room.bytes)?);
+        }
+        let mut residency = Residency::with(&options, swap, mover).map_err(Error::Swap)?;
         let add_file = |(path, store): &(Arc<Path>, Arc<dyn Store>)| residency.add_file(path, store.clone());
         let files: Vec<FileId> =
             self.files.iter().map(add_file).collect::<Result<_, _>>().map_err(Error::Swap)?;
@@ -582,10 +592,8 @@ impl State {
         // A plan without launches takes a tick all the same.
         pass.length = pass.length.max(1);
         let agenda = Agenda::new(pass.length, uses);
+        self.let_go()?;
         let residency = self.residency.as_mut().expect("there is memory before anything is arranged");
-        if let Some(apart) = &mut self.apart {
-            apart.let_all_go(residency, &self.plans)?;
-        }
         residency.arrange(agenda).and_then(|()| residency.prefetch(0)).map_err(Error::Swap)?;
         if let Some(apart) = &mut self.apart {
             apart.arranged(residency, &self.blobs);
@@ -634,7 +642,8 @@ impl Turn<'_> {
             _ => spilled(error),
         };
         if let Some(apart) = apart {
-            return apart.step(residency, plans, Step { plan: self.plan, number, tick }, named, run);
+            let books = Books { plans, blobs, pages };
+            return apart.step(residency, books, Step { plan: self.plan, number, tick }, named, run);
         }
         residency.pin(tick, &uses.blobs).map_err(named)?;
         let changed = pages::change(residency, blobs, pages, &uses.changed).map_err(spilled);

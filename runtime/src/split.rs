@@ -86,7 +86,7 @@ impl Split {
             front.most = Most::Process(all - all / ON_THE_WAY);
             way.most = Most::Weights(all / ON_THE_WAY);
         }
-        Ok(Split { front: self.front.within(&front)?, back: self.back.apart(&way, bytes) })
+        Ok(Split { front: self.front.within(&front)?, back: self.back.apart(&way, bytes)? })
     }
 
     /// Keeps packed weights, and looks for those that were kept.

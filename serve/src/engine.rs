@@ -83,8 +83,8 @@ impl fmt::Display for EngineError {
             EngineError::NoDevice(why) => f.write_str(why),
             EngineError::CannotSpill(place) => write!(
                 f,
-                "--kv-spill: keys and values go to a swap file from the processor's memory alone, and the model would be \
-                 on {place}: --backend cpu"
+                "--kv-spill: keys and values go to a swap file from the processor's memory, or from a device's within \
+                 --vram-limit, and the model would be on {place}: --backend cpu"
             ),
             EngineError::TooLarge(error) => error.fmt(f),
             EngineError::Stop(error) => error.fmt(f),

@@ -130,7 +130,7 @@ impl Parts {
     fn on_device(&self, backend: &'static str, device: Arc<dyn Device>) -> Result<Seat, EngineError> {
         let layers = self.options.place.layers;
         let info = device.info();
-        self.check_spill(&info.name, device.is_host())?;
+        self.check_spill(&info.name, device.is_host() || self.options.place.memory.is_some())?;
         let limit = self.options.place.memory;
         if info.memory.is_none() && limit.is_none() && !matches!(layers, Layers::Count(_)) {
             return self.whole(backend, device, None);
@@ -168,13 +168,11 @@ impl Parts {
         Ok(seat)
     }
 
-    /// Fails if keys and values are to go to a swap file and cannot.
-    fn check_spill(&self, place: &str, is_host: bool) -> Result<(), EngineError> {
+    /// Fails if keys and values are to go to a swap file and cannot: out of a device's own memory they go within a limit
+    /// of it alone.
+    fn check_spill(&self, place: &str, can: bool) -> Result<(), EngineError> {
         let required = self.options.memory.spill.as_ref().is_some_and(|spill| spill.required);
-        match required && !is_host {
-            true => Err(EngineError::CannotSpill(place.to_owned())),
-            false => Ok(()),
-        }
+        if required && !can { Err(EngineError::CannotSpill(place.to_owned())) } else { Ok(()) }
     }
 
     fn need(&self, device: &dyn Device) -> Result<Need, EngineError> {
@@ -193,7 +191,7 @@ impl Parts {
         let network = network.keeping(self.keeping.clone());
         let host = &self.options.memory;
         let runner = Box::new(match within {
-            Some(bytes) => network.apart(host, bytes),
+            Some(bytes) => network.apart(host, bytes)?,
             None => network.within(host)?,
         });
         let on = OnDevice { info: device.info(), layers: None, within };

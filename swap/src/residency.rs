@@ -192,7 +192,7 @@ impl Residency {
     /// # Errors
     /// As [`Residency::pin`]; then nothing is lost.
     pub fn save(&mut self) -> Result<(), SwapError> {
-        self.traffic.sweep(&mut self.road)
+        self.traffic.save(&mut self.road)
     }
 
     /// Ends the residency. What was not [saved](Residency::save) of blobs of our own is lost.

@@ -220,7 +220,9 @@ impl Carrier for Clock {
         Ok(())
     }
 
-    fn begin(&mut self, _tier: Tier, _offset: u64, _len: u64) {}
+    fn begin(&mut self, _tier: Tier, _offset: u64, _len: u64) -> Result<(), SwapError> {
+        Ok(())
+    }
 
     fn ended(&mut self, waiting: Option<BlobId>) -> Result<Option<Ended>, SwapError> {
         let Some(first) = self.flights.peek() else { return Ok(None) };

@@ -36,7 +36,10 @@ pub trait Carrier {
     fn start(&mut self, moved: Move, urgent: bool) -> Result<(), SwapError>;
 
     /// Begins a blob that has no bytes yet, with zeros.
-    fn begin(&mut self, tier: Tier, offset: u64, len: u64);
+    ///
+    /// # Errors
+    /// They cannot be put there.
+    fn begin(&mut self, tier: Tier, offset: u64, len: u64) -> Result<(), SwapError>;
 
     /// A move that ended and how, each once; if `waiting` is a blob, waits for one on its account.
     ///
@@ -352,7 +355,12 @@ impl Traffic {
     fn bring_nearer(&mut self, blob: BlobId, carrier: &mut dyn Carrier) -> Result<bool, SwapError> {
         match self.want(blob)? {
             Next::Here => return Ok(true),
-            Next::Begin(offset) => carrier.begin(self.pools[0].tier, offset, self.stand(blob).len),
+            Next::Begin(offset) => {
+                if let Err(error) = carrier.begin(self.pools[0].tier, offset, self.stand(blob).len) {
+                    self.discard(blob, carrier)?;
+                    return Err(error);
+                }
+            }
             Next::Start(moved) => {
                 self.start(moved, true, carrier)?;
                 if moved.blob != blob {

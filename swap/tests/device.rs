@@ -21,7 +21,7 @@ struct Late {
     memory: Arc<Mutex<Vec<u8>>>,
     open: VecDeque<Copied>,
     asked: usize,
-    /// Which of its copies fails, counted from the first.
+    /// Which of its copies and fillings with zeros fails, counted from the first.
     failing: Option<usize>,
     started: usize,
     /// No blob may lie over a multiple of this.
@@ -66,8 +66,13 @@ impl Mover for Late {
         Some((blob, Ok(())))
     }
 
-    fn zero(&mut self, offset: u64, len: u64) {
+    fn zero(&mut self, offset: u64, len: u64) -> Result<(), SwapError> {
+        self.started += 1;
+        if self.failing == Some(self.started - 1) {
+            return Err(SwapError::Memory { len, why: "the device is ill".to_owned() });
+        }
         self.memory.lock().unwrap()[offset as usize..(offset + len) as usize].fill(0);
+        Ok(())
     }
 }
 
@@ -91,11 +96,21 @@ impl World {
         lens: &[(usize, bool)],
         failing: Option<usize>,
     ) -> World {
+        let swap = Arc::new(MemoryStore::new(Vec::new()));
+        let swap = SwapFile::over(Path::new("swap").into(), swap, options.swap_bytes, Box::new(|| None));
+        World::over(options, (device_bytes, piece), lens, failing, swap)
+    }
+
+    fn over(
+        options: &Options,
+        (device_bytes, piece): (u64, u64),
+        lens: &[(usize, bool)],
+        failing: Option<usize>,
+        swap: SwapFile,
+    ) -> World {
         let device = Arc::new(Mutex::new(vec![0xEE; device_bytes as usize]));
         let (memory, open) = (device.clone(), VecDeque::new());
         let mover = Box::new(Late { memory, open, asked: 0, failing, started: 0, piece });
-        let swap = Arc::new(MemoryStore::new(Vec::new()));
-        let swap = SwapFile::over(Path::new("swap").into(), swap, options.swap_bytes, Box::new(|| None));
         let mut residency = Residency::with(options, Some(swap), Some(mover)).unwrap();
         let all: Vec<u8> =
             (0..lens.iter().map(|(len, _)| len).sum()).map(|at: usize| (at * 31 + at / 251) as u8).collect();
@@ -195,6 +210,34 @@ fn a_hundred_blobs_through_twenty_and_fifty() {
     let copied = (after.bytes_copied - before.bytes_copied) / mb;
     assert!((160..=170).contains(&copied), "{copied} MB in two passes");
     assert!(after.peak_bytes <= 50 * mb);
+}
+
+/// What only the device has is written by way of the host, however little room there is.
+#[test]
+fn what_is_saved_is_there_for_the_next_residency() {
+    let (len, count) = (10_000, 8);
+    for host in [1, 2, 5, 20] {
+        let policy = Policy::Stream { ring_bytes: 0 };
+        let options = Options { policy, swap_bytes: 1 << 20, ..Options::new(host * 12 * KB) };
+        let lens = vec![(len, true); count];
+        let mut world = World::new(&options, 4 * 12 * KB, &lens, None);
+        let steps: Vec<_> = world.blobs.iter().map(|blob| vec![*blob]).collect();
+        world.arrange(&steps).unwrap();
+        for (tick, step) in steps.iter().cycle().take(2 * count + 3).enumerate() {
+            world.step(tick as Tick, step).unwrap();
+        }
+        world.residency.save().unwrap();
+        assert_eq!([Tier::Device, Tier::Host].map(|tier| world.residency.ledger().used(tier)), [0, 0]);
+        let World { residency, bytes, .. } = world;
+        let swap = residency.into_swap().unwrap();
+        let mut world = World::over(&options, (4 * 12 * KB, u64::MAX), &lens, None, swap);
+        world.bytes = bytes;
+        world.arrange(&steps).unwrap();
+        for (tick, step) in steps.iter().enumerate() {
+            world.step(tick as Tick, step).unwrap();
+        }
+        world.check();
+    }
 }
 
 #[test]

@@ -1,13 +1,17 @@
-//! Weights that come and go in the memory of the mock device, which does nothing before somebody waits for it: what is
+//! Weights, keys and values that come and go in the memory of the mock device, which does nothing before somebody waits for it: what is
 //! copied too early, or launched before a copy has ended, shows in the numbers.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use jtllm_models::Checkpoint;
+use jtllm_runtime::Error;
 use jtllm_runtime::cache::KernelCache;
-use jtllm_runtime::residence::Traffic;
+use jtllm_runtime::residence::{Limit, Most, Spill, Traffic};
+use jtllm_runtime::swap::file::SwapFile;
+use jtllm_runtime::swap::store::{MemoryStore, Store};
 use jtllm_serve::place::Layers;
-use jtllm_serve::{LoadOptions, Model, Place};
+use jtllm_serve::{EngineError, LoadOptions, Model, Place};
 use xtask::synthetic::Synthetic;
 
 use crate::support::fixture;
@@ -66,4 +70,36 @@ pub(crate) fn much_goes_through_little() {
     let (all, traffic) = check(&file, 2, |_| 64 << 20);
     println!("{all} bytes, {traffic:?}");
     assert!(all > 180_000_000 && traffic.bytes_copied > 3 * all / 2, "{traffic:?} of {all}");
+}
+
+/// What the host may hold, and a swap file in memory.
+fn spilling(most: Most) -> Limit {
+    let open = || {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(Vec::new()));
+        Ok(SwapFile::over(Path::new("swap").into(), store, 1 << 40, Box::new(|| None)))
+    };
+    Limit { spill: Some(Spill { open: Arc::new(open), required: true }), ..Limit::of(most) }
+}
+
+pub(crate) fn keys_and_values_come_and_go() {
+    for name in ["llama2-gqa-tiny", "chatglm2-6b-tiny"] {
+        let load = |limit, memory| {
+            let place = Place { layers: Layers::All, memory: limit, ..Place::default() };
+            let options = LoadOptions { place, memory, context: 1024, ..options() };
+            let checkpoint = Checkpoint::open(Path::new(&fixture(name))).unwrap();
+            Model::load(checkpoint, options, KernelCache::off("a test")).unwrap()
+        };
+        let expected = answer(&mut load(None, Limit::default()), 20);
+        let low = match load(Some(1), spilling(Most::Unlimited)).ready() {
+            Err(EngineError::Runtime(Error::Limit(low))) => low,
+            other => panic!("{other:?}"),
+        };
+        let (limit, before) = (1 + low.missing(), log().len());
+        let mut model = load(Some(limit), spilling(Most::Weights(low.0.step)));
+        assert_eq!(answer(&mut model, 20), expected, "{name}");
+        let traffic = model.network().unwrap().residence().unwrap().traffic();
+        println!("{name}: {limit} of {}, {traffic:?}", low.0.rest() + low.0.all + low.0.paged);
+        // What the host has no room for came down first.
+        assert!(traffic.bytes_written > 0 && peak(&log().split_off(before)) <= limit, "{name}: {traffic:?}");
+    }
 }

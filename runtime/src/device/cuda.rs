@@ -33,7 +33,7 @@ use tape::{Graph, Uses};
 struct Core {
     name: String,
     streams: Mutex<Option<Streams>>,
-    /// Made when something is first filled.
+    /// Made when something first comes beside launches.
     filler: Mutex<Option<Filler>>,
     /// Events of marks that are gone, for the next ones.
     events: Mutex<Vec<Event>>,
@@ -67,6 +67,22 @@ impl Core {
 
     fn streams(&self) -> HeldStreams<'_> {
         HeldStreams(self.streams.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Copies to or from a span beside all launches.
+    fn beside(
+        &self,
+        span: &Span,
+        copy: impl FnOnce(&mut Filler) -> Result<(), DriverError>,
+    ) -> Result<(), DriverError> {
+        let mut filler = self.filler.lock().unwrap_or_else(PoisonError::into_inner);
+        self.context.bind()?;
+        let filler = match &mut *filler {
+            Some(filler) => filler,
+            none => none.insert(Filler::new()?),
+        };
+        filler.before(&memory(span).touched, &self.streams())?;
+        copy(filler)
     }
 
     fn recording(&self) -> MutexGuard<'_, Option<Uses>> {
@@ -365,17 +381,14 @@ impl Device for Cuda {
 
     fn fill(&self, to: &Span, bytes: &[u8]) -> Result<(), DeviceError> {
         assert!(bytes.len() as u64 <= to.len, "what is filled fits its span");
-        let mut filler = self.core.filler.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut fill = || {
-            self.core.context.bind()?;
-            let filler = match &mut *filler {
-                Some(filler) => filler,
-                none => none.insert(Filler::new()?),
-            };
-            filler.before_fill(&memory(to).touched, &self.core.streams())?;
-            filler.fill(address(to), bytes)
-        };
-        fill().map_err(|error| self.core.failed("a copy to the device", error))
+        let filled = self.core.beside(to, |filler| filler.fill(address(to), bytes));
+        filled.map_err(|error| self.core.failed("a copy to the device", error))
+    }
+
+    fn fetch(&self, from: &Span, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        assert!(bytes.len() as u64 <= from.len, "what is fetched fits its span");
+        let fetched = self.core.beside(from, |filler| filler.fetch(address(from), bytes));
+        fetched.map_err(|error| self.core.failed("a copy from the device", error))
     }
 
     fn mark(&self) -> Result<Option<Box<dyn Mark>>, DeviceError> {

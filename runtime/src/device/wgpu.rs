@@ -430,6 +430,15 @@ impl Device for Adapter {
         }
     }
 
+    /// In pieces, so that what they go through takes little memory of the host.
+    fn fetch(&self, from: &Span, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        let read = |(number, piece): (usize, &mut [u8])| {
+            let offset = from.offset + (number * PIECE) as u64;
+            self.read(&Span { mem: from.mem.clone(), offset, len: piece.len() as u64 }, piece)
+        };
+        bytes.chunks_mut(PIECE).enumerate().try_for_each(read)
+    }
+
     fn memory_max(&self) -> u64 {
         self.device.limits().max_buffer_size
     }

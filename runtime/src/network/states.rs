@@ -33,7 +33,7 @@ impl Network {
             let all = all.ok_or_else(fixed)?;
             let pages = self.pages as u64;
             // What has another length than so many pages is small, and stays.
-            let page = page.filter(|page| two == Some(2 * page) && self.device.is_host());
+            let page = page.filter(|page| two == Some(2 * page));
             let spills = self.residence().filter(|residence| residence.spills());
             let mem = match (spills, page) {
                 (Some(residence), Some(page)) => {

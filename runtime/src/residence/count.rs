@@ -81,6 +81,17 @@ impl Counted {
 pub struct TooLow(pub Counted);
 
 impl TooLow {
+    /// What one step uses, and what would help.
+    fn write_step(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counted { own, paged, step, .. } = &self.0;
+        let what = if *paged > 0 { "weights, keys and values" } else { "weights" };
+        write!(f, "and {what} of one step {}", Mb(*step))?;
+        match self.missing() <= own.spillable {
+            true => write!(f, "; with --kv-spill keys and values may go to disk, and it would fit"),
+            false => Ok(()),
+        }
+    }
+
     /// Bytes that are missing.
     pub fn missing(&self) -> u64 {
         let Counted { limit, step, .. } = self.0;
@@ -114,14 +125,7 @@ impl fmt::Display for TooLow {
                 if own.copied > 0 {
                     write!(f, "weights that cannot be read from a file {}, ", Mb(own.copied))?;
                 }
-                match self.0.paged {
-                    0 => write!(f, "and weights of one step {}", Mb(*step))?,
-                    _ => write!(f, "and weights, keys and values of one step {}", Mb(*step))?,
-                }
-                match self.missing() <= own.spillable {
-                    true => write!(f, "; with --kv-spill keys and values may go to disk, and it would fit"),
-                    false => Ok(()),
-                }
+                self.write_step(f)
             }
             Most::Device(limit) => {
                 write!(f, "{missing} are missing on the device: its limit is {}, ", Mb(*limit))?;
@@ -130,7 +134,7 @@ impl fmt::Display for TooLow {
                 if own.copied > 0 {
                     write!(f, "weights that cannot be read from a file {}, ", Mb(own.copied))?;
                 }
-                write!(f, "and weights of one step {}", Mb(*step))
+                self.write_step(f)
             }
             _ => write!(f, "{missing} are missing for weights, of which one step reads {}", Mb(*step)),
         }

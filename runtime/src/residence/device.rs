@@ -1,4 +1,5 @@
-//! Weights in a device's own memory: they come up from the host's beside the launches.
+//! Weights in a device's own memory, and keys and values if they may leave it: they come up from the host's beside the
+//! launches, and what launches have changed goes down.
 //!
 //! All blobs lie in one memory of the device, in as few pieces as it allows. Launches are asked for long before they
 //! run, so what a step reads stays pinned until its [`Mark`] was seen; meanwhile the next steps are pinned and launched,
@@ -17,6 +18,7 @@ use jtllm_swap::traffic::Ended;
 use jtllm_swap::{BlobId, Policy, Residency, SwapError};
 
 use super::count::{Counted, Own, TooLow};
+use super::pages::{self, Use};
 use super::{Kept, Most, RING, Step, Uses};
 use crate::device::{Device, Mark, Mem, Span};
 use crate::error::{DeviceError, Error};
@@ -53,29 +55,50 @@ impl Arena {
 pub(crate) struct Places<'a> {
     arena: &'a Arena,
     residency: &'a Residency,
+    blobs: &'a [Kept],
 }
 
 impl Places<'_> {
-    /// Part of a blob, of which `span` says where it begins there.
+    /// Part of a blob, of which `span` says where it begins there. A state may be shorter now than it can get.
     pub(crate) fn of(&self, blob: BlobId, span: &Span) -> Span {
         let begin = self.residency.device_offset(blob).expect("what is pinned is there");
         let (mem, offset) = self.arena.place(begin);
-        Span { mem: mem.clone(), offset: offset + span.offset, len: span.len }
+        let len = span.len.min(self.blobs[blob.0 as usize].len - span.offset);
+        Span { mem: mem.clone(), offset: offset + span.offset, len }
     }
 }
 
-/// What a device's limit leaves for weights.
+/// What is known of blobs while steps run.
+#[derive(Clone, Copy)]
+pub(super) struct Books<'a> {
+    pub(super) plans: &'a [Vec<Uses>],
+    pub(super) blobs: &'a [Kept],
+    pub(super) pages: &'a Use,
+}
+
+/// What a device's limit leaves for blobs.
 pub(super) struct Room {
-    pub(super) policy: Policy,
     pub(super) bytes: u64,
-    all: u64,
-    ring: u64,
+    /// The most bytes that one step uses.
+    step: u64,
 }
 
 impl Room {
-    /// Bytes of the host's memory that are enough for what is not on the device, and for what is on its way there.
-    pub(super) fn beside(&self) -> u64 {
-        self.all.saturating_sub(self.bytes).saturating_add(2 * self.ring).min(self.all)
+    /// Bytes through which what does not stay comes and goes. A bus does not want to be asked for much at a time, as disks
+    /// do: two steps are launched while two more come.
+    fn ring(&self) -> u64 {
+        (self.bytes / RING).max(4 * self.step).min(self.bytes / 2)
+    }
+
+    pub(super) fn policy(&self) -> Policy {
+        Policy::Stream { ring_bytes: self.ring() }
+    }
+
+    /// Bytes of the host's memory that are enough for what is not on the device, of blobs of so many bytes, and for what
+    /// is on its way there.
+    pub(super) fn beside(&self, taken: u64) -> u64 {
+        let ring = self.ring().max(2 * self.step);
+        taken.saturating_sub(self.bytes).saturating_add(2 * ring).min(taken)
     }
 }
 
@@ -128,15 +151,12 @@ impl Apart {
         if counted.rest() > self.limit { Err(Error::Limit(TooLow(counted))) } else { Ok(()) }
     }
 
-    /// What is left for weights, of which the host has counted how many there are.
+    /// What is left for blobs, of which the host has counted how many there are.
     pub(super) fn count(&mut self, host: &Counted) -> Result<Room, TooLow> {
         let counted = Counted { limit: Most::Device(self.limit), base: 0, own: self.own, ..host.clone() };
-        let bytes = counted.left()? / BLOCK_BYTES * BLOCK_BYTES;
-        // A bus does not want to be asked for much at a time, as disks do: two steps are launched while two more come.
-        let ring_bytes = (bytes / RING).max(4 * counted.step).min(bytes / 2);
-        let ring = ring_bytes.max(2 * counted.step);
+        let (bytes, step) = (counted.left()? / BLOCK_BYTES * BLOCK_BYTES, counted.step);
         self.counted = Some(counted);
-        Ok(Room { policy: Policy::Stream { ring_bytes }, bytes, all: host.all, ring })
+        Ok(Room { bytes, step })
     }
 
     /// Takes memory, and begins a thread that brings blobs there.
@@ -169,35 +189,39 @@ impl Apart {
         self.room = bytes.saturating_sub(staying) / 2;
     }
 
-    /// Runs a step when what it reads is there, and holds that until it has ended.
+    /// Runs a step when what it uses is there, and holds that until it has ended.
     pub(super) fn step(
         &mut self,
         residency: &mut Residency,
-        plans: &[Vec<Uses>],
+        books: Books<'_>,
         step: Step,
         named: impl Fn(SwapError) -> Error,
         run: impl FnOnce(Option<&Places<'_>>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let read = step.reads(plans);
-        let bytes = read.iter().map(|blob| self.coming[blob.0 as usize]).sum();
+        let Books { plans, blobs, pages } = books;
+        let Uses { blobs: used, changed } = step.uses(plans);
+        let bytes = used.iter().map(|blob| self.coming[blob.0 as usize]).sum();
         while let Some(first) = self.held.front() {
             if self.held_bytes + bytes <= self.room && !first.mark.is_over()? {
                 break;
             }
             self.let_go(residency, plans)?;
         }
-        let mut pinned = residency.pin(step.tick, read);
+        let mut pinned = residency.pin(step.tick, used);
         if let Err(SwapError::Full { .. }) = pinned {
             // Held blobs may leave room in pieces only. Alone, every step has enough.
             self.let_all_go(residency, plans)?;
-            pinned = residency.pin(step.tick, read);
+            pinned = residency.pin(step.tick, used);
         }
         pinned.map_err(|error| self.why().map_or_else(|| named(error), Error::Device))?;
-        let arena = self.arena.as_ref().expect("there is memory while there is a residency");
-        let launched = run(Some(&Places { arena, residency }));
-        let marked = launched.and_then(|()| match read {
-            [] => Ok(None),
-            _ => Ok(self.device.mark()?),
+        let changing = pages::change(residency, blobs, pages, changed);
+        let launched = changing.map_err(&named).and_then(|()| {
+            let arena = self.arena.as_ref().expect("there is memory while there is a residency");
+            run(Some(&Places { arena, residency, blobs }))
+        });
+        let marked = launched.and_then(|()| match used.is_empty() {
+            true => Ok(None),
+            false => Ok(self.device.mark()?),
         });
         match marked {
             Ok(Some(mark)) => {
@@ -206,18 +230,18 @@ impl Apart {
                 Ok(())
             }
             other => {
-                residency.unpin(step.tick, read).map_err(Error::Swap)?;
+                residency.unpin(step.tick, used).map_err(Error::Swap)?;
                 other.map(|_| ())
             }
         }
     }
 
-    /// Waits until the first of the steps has ended, and lets go of what it read: of that of a step that failed, too.
+    /// Waits until the first of the steps has ended, and lets go of what it used: of that of a step that failed, too.
     fn let_go(&mut self, residency: &mut Residency, plans: &[Vec<Uses>]) -> Result<(), Error> {
         let Some(Held { step, bytes, mark }) = self.held.pop_front() else { return Ok(()) };
         self.held_bytes -= bytes;
         let ended = mark.wait();
-        residency.unpin(step.tick, step.reads(plans)).map_err(Error::Swap)?;
+        residency.unpin(step.tick, &step.uses(plans).blobs).map_err(Error::Swap)?;
         Ok(ended?)
     }
 
@@ -237,16 +261,19 @@ impl Apart {
 }
 
 impl Step {
-    /// The blobs that it reads.
-    fn reads<'a>(&self, plans: &'a [Vec<Uses>]) -> &'a [BlobId] {
-        &plans[self.plan.0][self.number].blobs
+    /// The blobs that it uses.
+    fn uses<'a>(&self, plans: &'a [Vec<Uses>]) -> &'a Uses {
+        &plans[self.plan.0][self.number]
     }
 }
 
-/// Copies blobs to a device on a thread of its own: whoever launches does not wait for copies that he does not need yet.
+/// Copies blobs to a device and back on a thread of its own: whoever launches does not wait for copies that he does not
+/// need yet.
 struct Lift {
     bytes: u64,
-    piece_bytes: u64,
+    device: Arc<dyn Device>,
+    arena: Arena,
+    failed: Failed,
     /// None when it is to end.
     jobs: Option<Sender<Copied>>,
     ended: Receiver<Ended>,
@@ -255,18 +282,15 @@ struct Lift {
 
 impl Lift {
     fn new(device: Arc<dyn Device>, arena: Arena, bytes: u64, failed: Failed) -> Result<Lift, Error> {
-        let piece_bytes = arena.piece_bytes;
         let (jobs, asked) = channel::<Copied>();
         let (tell, ended) = channel();
+        let (to, pieces, told) = (device.clone(), arena.clone(), failed.clone());
         let work = move || {
             for copied in asked {
                 // Somebody waits for the end of each copy, however it comes.
-                let outcome = catch_unwind(AssertUnwindSafe(|| up(&*device, &arena, &copied)));
-                let outcome = outcome.unwrap_or_else(|_| Err(panicked(&*device))).map_err(|error| {
-                    let why = error.to_string();
-                    failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                    SwapError::Memory { len: copied.host.len() as u64, why }
-                });
+                let outcome = catch_unwind(AssertUnwindSafe(|| carry(&*to, &pieces, &copied)));
+                let outcome = outcome.unwrap_or_else(|_| Err(panicked(&*to)));
+                let outcome = outcome.map_err(|error| note(&told, copied.host.len() as u64, error));
                 // Who does not listen any more is about to go.
                 let _told = tell.send((copied.blob, outcome));
             }
@@ -274,21 +298,34 @@ impl Lift {
         let thread = thread::Builder::new().name("jtllm-lift".to_owned()).spawn(work);
         let thread =
             thread.map_err(|error| Error::Pass { why: format!("the system refuses a thread: {error}") })?;
-        Ok(Lift { bytes, piece_bytes, jobs: Some(jobs), ended, thread: Some(thread) })
+        Ok(Lift { bytes, device, arena, failed, jobs: Some(jobs), ended, thread: Some(thread) })
     }
 }
 
-fn panicked(device: &dyn Device) -> DeviceError {
-    DeviceError::Run { device: device.info().name, why: "copying to it panicked".to_owned() }
+/// Keeps what the device said, of the first failure, and gives the error of blobs.
+fn note(failed: &Failed, len: u64, error: DeviceError) -> SwapError {
+    let why = error.to_string();
+    failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    SwapError::Memory { len, why }
 }
 
-fn up(device: &dyn Device, arena: &Arena, copied: &Copied) -> Result<(), DeviceError> {
-    let (mem, offset) = arena.place(copied.offset);
-    let len = copied.host.len() as u64;
-    // SAFETY: until the end of the copy is reported the bytes are there, and nobody writes to them.
-    let bytes = unsafe { copied.host.bytes() };
-    device.fill(&Span { mem: mem.clone(), offset, len }, bytes)
+fn panicked(device: &dyn Device) -> DeviceError {
+    DeviceError::Run { device: device.info().name, why: "copying to it or from it panicked".to_owned() }
 }
+
+fn carry(device: &dyn Device, arena: &Arena, copied: &Copied) -> Result<(), DeviceError> {
+    let (mem, offset) = arena.place(copied.offset);
+    let span = Span { mem: mem.clone(), offset, len: copied.host.len() as u64 };
+    match copied.up {
+        // SAFETY: until the end of the copy is reported the bytes are there, and nobody writes to them.
+        true => device.fill(&span, unsafe { copied.host.bytes() }),
+        // SAFETY: until the end of the copy is reported nobody else touches the bytes.
+        false => device.fetch(&span, unsafe { copied.host.bytes_mut() }),
+    }
+}
+
+/// Zeros that are filled at a time.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 impl Mover for Lift {
     fn bytes(&self) -> u64 {
@@ -296,11 +333,10 @@ impl Mover for Lift {
     }
 
     fn piece_bytes(&self) -> u64 {
-        self.piece_bytes
+        self.arena.piece_bytes
     }
 
     fn start(&mut self, copied: Copied) -> Result<(), SwapError> {
-        assert!(copied.up, "files have all weights, so none is copied down");
         let len = copied.host.len() as u64;
         let gone = || SwapError::Memory { len, why: "the thread that copies is gone".to_owned() };
         self.jobs.as_ref().and_then(|jobs| jobs.send(copied).ok()).ok_or_else(gone)
@@ -310,8 +346,15 @@ impl Mover for Lift {
         self.ended.recv_timeout(limit).ok()
     }
 
-    fn zero(&mut self, _: u64, _: u64) {
-        unreachable!("files have all weights, so none begins with zeros");
+    fn zero(&mut self, offset: u64, len: u64) -> Result<(), SwapError> {
+        let (mem, begin) = self.arena.place(offset);
+        let fill = |at: u64| {
+            let part = (len - at).min(ZEROS.len() as u64);
+            let span = Span { mem: mem.clone(), offset: begin + at, len: part };
+            self.device.fill(&span, &ZEROS[..part as usize])
+        };
+        let mut filled = (0..len).step_by(ZEROS.len()).map(fill);
+        filled.try_for_each(|filled| filled.map_err(|error| note(&self.failed, len, error)))
     }
 }
 

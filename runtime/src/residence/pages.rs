@@ -135,6 +135,8 @@ impl Residence {
     /// Gives up what states hold, in memory and in the swap file: nobody wants it any more.
     pub(crate) fn forget_pages(&self) {
         let mut state = self.lock();
+        // A launch that failed uses nothing any more.
+        let _failed = state.let_go();
         let State { residency, blobs, swap, .. } = &mut *state;
         for (_, number) in blobs.iter().zip(0..).filter(|(kept, _)| kept.is_paged()) {
             if let Some(residency) = residency {

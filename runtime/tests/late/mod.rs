@@ -69,7 +69,8 @@ impl Lazy {
 }
 
 /// The processor, which plays a device with a memory of its own that does nothing before somebody waits for it, but for
-/// what is filled: that is there at once. So whoever fills too early spoils what a launch reads.
+/// what is filled and fetched: that is there at once. So whoever fills too early spoils what a launch reads, and whoever
+/// fetches too early misses what it writes.
 pub(crate) struct Late(Arc<Lazy>);
 
 impl Late {
@@ -126,6 +127,10 @@ impl Device for Late {
         self.0.processor.write(to, bytes)
     }
 
+    fn fetch(&self, from: &Span, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.0.processor.read(from, bytes)
+    }
+
     fn mark(&self) -> Result<Option<Box<dyn Mark>>, DeviceError> {
         let queue = self.0.queue.lock().unwrap();
         let number = queue.done + queue.waiting.len() as u64;
@@ -159,9 +164,10 @@ pub(crate) struct Metered {
     pub(crate) meter: Arc<Meter>,
     /// What it says that one memory may have at the most; it gives more to those who do not ask.
     memory_max: u64,
-    /// Allocations and fills that succeed.
+    /// Allocations, fills and fetches that succeed.
     pub(crate) allocs_left: AtomicI64,
     pub(crate) fills_left: AtomicI64,
+    pub(crate) fetches_left: AtomicI64,
 }
 
 impl Metered {
@@ -171,8 +177,8 @@ impl Metered {
 
     pub(crate) fn in_pieces(inner: Arc<dyn Device>, memory_max: u64) -> Arc<Metered> {
         let left = || AtomicI64::new(i64::MAX);
-        let (allocs_left, fills_left) = (left(), left());
-        Arc::new(Metered { inner, meter: Arc::default(), memory_max, allocs_left, fills_left })
+        let (allocs_left, fills_left, fetches_left) = (left(), left(), left());
+        Arc::new(Metered { inner, meter: Arc::default(), memory_max, allocs_left, fills_left, fetches_left })
     }
 
     pub(crate) fn peak(&self) -> u64 {
@@ -219,6 +225,14 @@ impl Device for Metered {
             return Err(DeviceError::Run { device: self.info().name, why });
         }
         self.inner.fill(to, bytes)
+    }
+
+    fn fetch(&self, from: &Span, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        if self.fetches_left.fetch_sub(1, Ordering::SeqCst) <= 0 {
+            let why = "the device is lost".to_owned();
+            return Err(DeviceError::Run { device: self.info().name, why });
+        }
+        self.inner.fetch(from, bytes)
     }
 
     fn mark(&self) -> Result<Option<Box<dyn Mark>>, DeviceError> {

@@ -45,7 +45,10 @@ pub trait Mover: Send {
     fn ended(&mut self, limit: Duration) -> Option<Ended>;
 
     /// Fills bytes of the device's memory with zeros, before any kernel that is launched later.
-    fn zero(&mut self, offset: u64, len: u64);
+    ///
+    /// # Errors
+    /// The device refuses.
+    fn zero(&mut self, offset: u64, len: u64) -> Result<(), SwapError>;
 }
 
 /// A device's mover and how many of its copies have not ended.

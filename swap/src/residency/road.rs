@@ -221,12 +221,13 @@ impl Carrier for Road {
         Ok(())
     }
 
-    fn begin(&mut self, tier: Tier, offset: u64, len: u64) {
+    fn begin(&mut self, tier: Tier, offset: u64, len: u64) -> Result<(), SwapError> {
         match &mut self.device {
-            Some(device) if tier == Tier::Device => device.mover.zero(offset, len),
+            Some(device) if tier == Tier::Device => return device.mover.zero(offset, len),
             // SAFETY: the bytes were set aside just now, and nobody knows of them yet.
             _ => unsafe { self.memory.span(offset, len).bytes_mut() }.fill(0),
         }
+        Ok(())
     }
 
     fn ended(&mut self, waiting: Option<BlobId>) -> Result<Option<Ended>, SwapError> {

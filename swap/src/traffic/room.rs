@@ -157,24 +157,32 @@ impl Traffic {
         Ok(())
     }
 
-    /// Empties memory of all that nobody holds, the slowest tier first; what exists nowhere else is written there.
-    pub(crate) fn sweep(&mut self, carrier: &mut dyn Carrier) -> Result<(), SwapError> {
-        for at in (0..self.pools.len()).rev() {
-            let tier = self.pools[at].tier;
-            let all: Vec<BlobId> = self.pools[at].layout.owners(0..self.pools[at].layout.len()).collect();
-            for blob in all {
-                self.wait_whatever_comes(blob, carrier)?;
-                while self.rank(at, blob).is_some_and(|rank| rank.dirty) {
-                    match self.write_out(at, blob, None)? {
-                        Made::After(moved) => {
-                            self.start(moved, true, carrier)?;
-                            self.wait_until_still(moved.blob, carrier)?;
-                        }
-                        _ => self.wait_for(blob, carrier)?,
+    /// Empties each tier's memory of all that nobody holds, the slowest first, so that there is room below; what exists
+    /// nowhere else goes to the next slower tier.
+    pub(super) fn sweep(&mut self, carrier: &mut dyn Carrier) -> Result<(), SwapError> {
+        (0..self.pools.len()).rev().try_for_each(|at| self.empty(at, carrier))
+    }
+
+    /// The same, the fastest first: then all that nobody holds is on the disk.
+    pub(crate) fn save(&mut self, carrier: &mut dyn Carrier) -> Result<(), SwapError> {
+        (0..self.pools.len()).try_for_each(|at| self.empty(at, carrier))
+    }
+
+    fn empty(&mut self, at: usize, carrier: &mut dyn Carrier) -> Result<(), SwapError> {
+        let tier = self.pools[at].tier;
+        let all: Vec<BlobId> = self.pools[at].layout.owners(0..self.pools[at].layout.len()).collect();
+        for blob in all {
+            self.wait_whatever_comes(blob, carrier)?;
+            while self.rank(at, blob).is_some_and(|rank| rank.dirty) {
+                match self.write_out(at, blob, None)? {
+                    Made::After(moved) => {
+                        self.start(moved, true, carrier)?;
+                        self.wait_until_still(moved.blob, carrier)?;
                     }
+                    _ => self.wait_for(blob, carrier)?,
                 }
-                self.leave_if_free(tier, blob)?;
             }
+            self.leave_if_free(tier, blob)?;
         }
         Ok(())
     }

@@ -15,6 +15,9 @@ use super::driver::{Event, Pinned, Stream};
 const PART: usize = 4 << 20;
 const PARTS: usize = 4;
 
+/// The same for what comes and goes: while one is copied the other is written to.
+const FILLER_PARTS: usize = 2;
+
 type Done = Result<(), DriverError>;
 
 /// When a memory was last touched.
@@ -82,25 +85,26 @@ impl Stage {
     }
 }
 
-/// A stream of its own for weights that come while launches run: nothing waits for it but whoever fills, and it waits
+/// A stream of its own for what comes and goes while launches run: nothing waits for it but whoever copies, and it waits
 /// for memory to be there, once.
 pub(super) struct Filler {
     stage: Stage,
     stream: Stream,
     copied: Event,
+    /// For each part of pinned memory that something has arrived in it.
+    arrived: [Event; FILLER_PARTS],
     /// The last copy that it is behind.
     copies_waited: u64,
 }
 
 impl Filler {
-    /// With two parts of pinned memory: while one is copied the other is written to.
     pub(super) fn new() -> Result<Filler, DriverError> {
-        let (stage, stream, copied) = (Stage::new(2)?, Stream::new()?, Event::new()?);
-        Ok(Filler { stage, stream, copied, copies_waited: 0 })
+        let (stage, stream, copied) = (Stage::new(FILLER_PARTS)?, Stream::new()?, Event::new()?);
+        Ok(Filler { stage, stream, copied, arrived: [Event::new()?, Event::new()?], copies_waited: 0 })
     }
 
-    /// A memory is about to be filled that copies may still have to touch: it begins with zeros, for one.
-    pub(super) fn before_fill(&mut self, touched: &Touched, streams: &Streams) -> Done {
+    /// A memory is about to be touched that copies may still have to touch: it begins with zeros, for one.
+    pub(super) fn before(&mut self, touched: &Touched, streams: &Streams) -> Done {
         if touched.copy.load(Ordering::Relaxed) > self.copies_waited {
             self.stream.wait(&self.copied, &streams.copy)?;
             self.copies_waited = streams.copies;
@@ -113,6 +117,34 @@ impl Filler {
         self.stage.copy(to, bytes, &self.stream)?;
         // SAFETY: the stream is alive.
         unsafe { calls::cuStreamSynchronize(self.stream.0) }
+    }
+
+    /// Copies from an address to the host, and waits for it: while one part arrives the one before is copied on.
+    pub(super) fn fetch(&mut self, from: sys::CUdeviceptr, bytes: &mut [u8]) -> Done {
+        let (len, parts) = (bytes.len(), bytes.len().div_ceil(PART));
+        for number in 0..=parts {
+            if number < parts {
+                let (start, part) = (number * PART, number % FILLER_PARTS);
+                let to = self.stage.memory.address(part * PART);
+                // SAFETY: the caller owns so many bytes at the address; nobody looks at the pinned bytes before the event.
+                unsafe {
+                    calls::cuMemcpyDtoHAsync_v2(
+                        to,
+                        from + start as u64,
+                        PART.min(len - start),
+                        self.stream.0,
+                    )?;
+                }
+                self.arrived[part].record(&self.stream)?;
+            }
+            if let Some(before) = number.checked_sub(1) {
+                let (start, part) = (before * PART, before % FILLER_PARTS);
+                self.arrived[part].synchronize()?;
+                let there = &mut bytes[start..len.min(start + PART)];
+                there.copy_from_slice(self.stage.memory.bytes(part * PART, there.len()));
+            }
+        }
+        Ok(())
     }
 }
 
