@@ -80,7 +80,7 @@ fn open(args: &BenchArgs) -> anyhow::Result<Model> {
         values: load::cache_type(args.cache_type_v),
         taps: false,
         sequences: args.parallel.iter().max().map_or(1, |most| usize::from(*most)),
-        memory: memory::limit(&args.memory, &checkpoint)?,
+        memory: memory::limit(&args.memory)?,
     };
     let mut model = Model::load(checkpoint, options, load::caches())?;
     model.ready()?;

@@ -26,6 +26,12 @@ pub(crate) fn device(flag: Option<Limit>) -> Result<Option<Limit>, Usage> {
     limit(flag, DEVICE, "--vram-limit")
 }
 
+/// Whether the host's memory has a limit that a flag or the environment asks for.
+pub(crate) fn limits_host(flag: Option<Limit>) -> bool {
+    let named = || matches!(value(HOST), Ok(Some(text)) if matches!(text.parse(), Ok(Limit::Bytes(_))));
+    flag.is_some() || (named() && saves().unwrap_or(true))
+}
+
 fn limit(flag: Option<Limit>, variable: &str, name: &str) -> Result<Option<Limit>, Usage> {
     if flag.is_some() {
         return Ok(flag);

@@ -172,7 +172,7 @@ fn backend(flag: BackendName, caps: CapsName) -> Backend {
 
 /// A model for one conversation, compiled and in memory.
 pub(crate) fn model(checkpoint: Checkpoint, machine: &MachineArgs) -> anyhow::Result<Model> {
-    let limit = memory::limit(&machine.memory, &checkpoint)?;
+    let limit = memory::limit(&machine.memory)?;
     let mut model = unread(checkpoint, machine, limit)?;
     model.ready()?;
     remark_threads(&model, machine.threads);

@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use jtllm_models::Checkpoint;
-use jtllm_runtime::machine::{Machine, disk_bytes, resident_bytes};
+use jtllm_runtime::machine::{Machine, disk_bytes, peak_resident_bytes, resident_bytes};
 use jtllm_runtime::residence::{Counted, Limit, Most, Own, Residence, Spill, Traffic};
 use jtllm_runtime::spill::SwapFolder;
 use jtllm_serve::Model;
@@ -14,33 +13,32 @@ use crate::failure::Usage;
 use crate::terminal::{Style, bytes, say};
 use crate::{environment, interrupt, size};
 
-/// What a model takes beside its weights, at the least.
-const SPARE: u64 = 64 << 20;
-
 /// Of the memory that is there a sixteenth is left to others.
 const LEFT: u64 = 16;
 
-/// The limit that is asked for, or else the memory that there is, if the model does not fit into it: a mapped file of
-/// which a part is missing has the system read again and again what is wanted next.
+/// The limit that is asked for, or else the memory that there is, for a model that does not fit into it: of a mapped file
+/// of which a part is missing the system reads again and again what is wanted next.
 ///
 /// Who lets keys and values go to disk has that limit whatever fits: nobody knows yet how long they will be. Ctrl-C is heard
 /// while a pass waits for weights.
-pub(crate) fn limit(flags: &MemoryArgs, checkpoint: &Checkpoint) -> Result<Limit, Usage> {
+pub(crate) fn limit(flags: &MemoryArgs) -> Result<Limit, Usage> {
     let asked = environment::host(flags.mem_limit)?;
     let spill = spill(flags, asked)?;
-    let weights = checkpoint.total_bytes();
-    let most = match asked {
-        Some(size::Limit::Bytes(most)) => Most::Process(most),
-        Some(size::Limit::None) => Most::Unlimited,
-        None => {
-            let room = Machine::probe().memory.available_bytes;
-            match room.filter(|room| spill.is_some() || weights + SPARE > room - room / LEFT) {
-                Some(room) => Most::Process(room - room / LEFT + resident_bytes().unwrap_or(0)),
-                None => Most::Unlimited,
+    let room = Machine::probe().memory.available_bytes;
+    let held = resident_bytes().unwrap_or(0);
+    let most = match (asked, room) {
+        (Some(size::Limit::Bytes(most)), room) => {
+            if let Some(room) = room.filter(|room| most > room + held) {
+                let (asked, room) = (bytes(most), bytes(room + held));
+                say(Style::Plain, format_args!("a memory limit of {asked}: only {room} are there now"));
             }
+            Most::Process(most)
         }
+        (None, Some(room)) => Most::Process(room - room / LEFT + held),
+        (Some(size::Limit::None), _) | (None, None) => Most::Unlimited,
     };
-    Ok(Limit { spill, cancel: interrupt::flag(), ..Limit::of(most) })
+    let if_needed = asked.is_none() && spill.is_none();
+    Ok(Limit { if_needed, spill, cancel: interrupt::flag(), ..Limit::of(most) })
 }
 
 /// Where keys and values may go; tries whether they can be written there.
@@ -66,8 +64,9 @@ fn limited(model: &Model) -> impl Iterator<Item = &Residence> {
 
 /// Says what the limits are spent on, or that the host's has no effect.
 pub(crate) fn announce(model: &Model, flags: &MemoryArgs) {
+    let is_asked = environment::limits_host(flags.mem_limit);
     if let Most::Process(_) = model.options.memory.most
-        && flags.mem_limit.is_some()
+        && is_asked
         && limited(model).next().is_none()
     {
         say(Style::Plain, format_args!("--mem-limit has no effect: the model is {}", model.placement()));
@@ -83,7 +82,7 @@ pub(crate) fn announce(model: &Model, flags: &MemoryArgs) {
             say(Style::Faint, format_args!("{device}: {}{pages}", Spent(&counted, "limit", Some(stay))));
         }
         if let Some(counted) = residence.counted() {
-            let asked = if flags.mem_limit.is_some() { "limit" } else { "are there" };
+            let asked = if is_asked { "limit" } else { "are there" };
             match residence.counted_apart() {
                 Some(_) => say(Style::Faint, format_args!("memory: {}", Spent(&counted, asked, None))),
                 None => {
@@ -188,6 +187,7 @@ pub(crate) fn report(model: &Model) -> Value {
             "passes": traffic.passes,
             "stalls": traffic.stalls,
             "stall_ms": traffic.stall.as_secs_f64() * 1e3,
+            "peak_resident": peak_resident_bytes(),
             "disk_read": disk.map(|[read, _]| read),
             "disk_written": disk.map(|[_, written]| written),
         }))

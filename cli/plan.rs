@@ -41,9 +41,9 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<()> {
         name => Checkpoint::open(&client().locate(name)?)?,
     };
     let bits = checkpoint.total_bytes() as f64 * 8.0 / load::parameters(&checkpoint).max(1) as f64;
-    let limit = match memory::limit(&args.machine.memory, &checkpoint)? {
-        asked @ Limit { most: Most::Process(_), .. } => asked,
-        // All that there is: then it is known how much is taken of it.
+    let limit = match memory::limit(&args.machine.memory)? {
+        // Within it all may fit: then it is known how much is taken of it.
+        within @ Limit { most: Most::Process(_), .. } => Limit { if_needed: false, ..within },
         _ => Limit::of(Most::Process(available())),
     };
     let disk = disk(&checkpoint);

@@ -164,7 +164,7 @@ fn engine(args: &VerifyArgs, context: usize, taps: bool) -> anyhow::Result<Engin
         values: DType::F32,
         taps,
         sequences: 1,
-        memory: memory::limit(&args.memory, &checkpoint)?,
+        memory: memory::limit(&args.memory)?,
     };
     // The cache of kernels is left alone: what is verified is what this program compiles now.
     let mut model = Model::load(checkpoint, options, KernelCache::off("comparisons compile anew"))?;

@@ -114,6 +114,20 @@ fn s15_the_variables_of_jittor_behave_as_flags() {
     // As `set` of Windows' shell leaves it, and without the switch that its users often forget.
     let text = said(&[], &[("cpu_mem_limit", " \"2147483648\" ")]);
     assert!(text.contains("--mem-limit is 2.1 GB"), "{text}");
+    // And what is computed within is what the flag has computed within.
+    let own = ["run", "-p", "x", "-n", "2", "--json", "--backend", "cpu"];
+    let memory = |flags: &[&str], variables: &[(&str, &str)]| {
+        let output = with(&[&own[..], flags].concat(), variables);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let told = stderr(&output).lines().filter(|line| line.starts_with("memory: ")).collect::<String>();
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        // What the program itself holds differs a little.
+        let words: Vec<&str> = told.split(", all else").take(1).collect();
+        (answer["memory"]["weights"].clone(), words.concat())
+    };
+    let by_flag = memory(&["--mem-limit", "1GB"], &[]);
+    assert!(by_flag.0.as_u64().is_some() && by_flag.1.starts_with("memory: 1.0 GB limit"), "{by_flag:?}");
+    assert_eq!(memory(&[], &[("cpu_mem_limit", "1000000000")]), by_flag);
     // There limits had no effect without the switch: who turns it off means that.
     let text = said(&[], &[("cpu_mem_limit", "5"), ("JT_SAVE_MEM", "0")]);
     assert!(text.contains("cpu_mem_limit is not kept: JT_SAVE_MEM=0"), "{text}");

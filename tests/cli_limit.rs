@@ -16,6 +16,9 @@ use xtask::synthetic::Synthetic;
 /// What the system may keep for a process beside what the process counts: its program's pages, its pipes.
 const BESIDE: u64 = 64 << 20;
 
+/// What a group may have beyond a limit: more than is looked for, so that it is seen if it is taken.
+const LOOSE: u64 = 8 * BESIDE;
+
 /// Bytes that the system reads beside those that were asked for, of the model's header and of its samples.
 const READ_AHEAD: u64 = 16 << 20;
 
@@ -56,6 +59,9 @@ impl Group {
             }
             let group = Group { folder, is_unified };
             if fs::write(group.folder.join(file), limit.to_string()).is_ok() && group.peak().is_some() {
+                // Where there is no swap there is no such file either.
+                let _ = fs::write(group.folder.join("memory.swappiness"), "0");
+                let _ = fs::write(group.folder.join("memory.swap.max"), "0");
                 return Some(group);
             }
         }
@@ -91,6 +97,13 @@ fn answer(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+/// What the process itself had at the most, where the system tells: also where there is no group.
+fn is_within(memory: &Value, limit: u64) {
+    if let Some(peak) = memory["peak_resident"].as_u64() {
+        assert!(peak < limit + BESIDE, "{peak} above {limit}");
+    }
+}
+
 /// Generates within a limit that lets a part of the weights stay: the same tokens, within the limit, and of weights nothing
 /// is written.
 fn check(name: &str, encoding: &str, layers: u64, limit: u64) {
@@ -104,7 +117,7 @@ fn check(name: &str, encoding: &str, layers: u64, limit: u64) {
     let packed = TempDir::new().unwrap();
     let text = limit.to_string();
     let more = ["--json", "--ignore-eos", "--mem-limit", &text];
-    let group = Group::new(name, limit + BESIDE);
+    let group = Group::new(name, limit + LOOSE);
     for start in 0..2 {
         let output = run(group.as_ref(), packed.path(), &[&own[..], &more].concat());
         println!("{name} {start}: {}", stderr(&output));
@@ -115,6 +128,7 @@ fn check(name: &str, encoding: &str, layers: u64, limit: u64) {
         let (weights, stay) = (number("weights"), number("weights_stay"));
         assert!(weights > all / 2 && stay < weights, "{memory}");
         assert!(number("rest") + stay <= limit, "{memory}");
+        is_within(memory, limit);
         let passes = TOKENS.parse::<u64>().unwrap();
         // Of the pass that is not run any more a part was read ahead.
         let most = (weights - stay) * (passes + 1) + stay;
@@ -165,18 +179,49 @@ fn s13_the_peak_is_kept_for_every_part_of_the_weights() {
     for part in [1, 2, 4, 8] {
         // What the program itself takes differs a little from run to run.
         let limit = rest + if part == 1 { all + BESIDE / 4 } else { (all / part).max(STEP) };
-        let group = Group::new(&format!("part{part}"), limit + BESIDE);
+        let group = Group::new(&format!("part{part}"), limit + LOOSE);
         let found = within(limit, group.as_ref());
         assert_eq!(found["ids"], free["ids"], "a part of {part}");
         let memory = &found["memory"];
         let number = |key: &str| memory[key].as_u64().unwrap();
         assert!(number("rest") + number("weights_stay") <= limit, "{memory}");
+        is_within(memory, limit);
         let is_read_once = number("bytes_read") <= number("weights");
         assert_eq!(is_read_once, part == 1, "{memory}");
         if let Some(peak) = group.as_ref().and_then(Group::peak) {
             println!("a part of {part}: peak {peak} of {limit}");
             assert!(peak < limit + BESIDE, "{peak} above {limit}");
         }
+    }
+}
+
+/// Without a flag the group's limit is one if weights, keys and values do not fit into it, however often the files were
+/// read before.
+#[test]
+fn without_a_flag_the_limit_of_the_group_is_kept_if_the_model_does_not_fit() {
+    let folder = TempDir::new().unwrap();
+    let (file, all) = model(folder.path(), "bf16", 2);
+    let model = file.to_str().unwrap();
+    let own = ["run", model, "--raw", "-p", "Memory is", "-n", TOKENS, "--temp", "0", "-t", "1", "-c"];
+    let run = |group: &Group, context| {
+        let arguments = [&own[..], &[context, "--json", "--ignore-eos"]].concat();
+        answer(&run(Some(group), folder.path(), &arguments))
+    };
+    // Positions take 2 KB: 131072 of them do not fit beside the weights.
+    for (room, context, fits) in [(300 << 20, "128", true), (300 << 20, "131072", false)] {
+        let Some(group) = Group::new(&format!("default{context}"), all + room) else { return };
+        for start in 0..4 {
+            let found = run(&group, context);
+            assert_eq!(found["memory"] == Value::Null, fits, "{context} {start}: {}", found["memory"]);
+        }
+    }
+    let Some(group) = Group::new("default-small", all * 3 / 4) else { return };
+    for start in 0..2 {
+        let memory = &run(&group, "128")["memory"];
+        let number = |key: &str| memory[key].as_u64().unwrap();
+        assert!(number("weights_stay") < number("weights"), "{start}: {memory}");
+        // Nobody was killed, and so much stays that most of the group is used.
+        assert!(number("weights_stay") + number("rest") > all / 2, "{start}: {memory}");
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) fn look(golden: &Golden, engine: &mut Engine, case: &Value) -> anyhow
             pixels.push(vision.look(image).tiles.concat());
         }
     }
-    engine.show(&seen);
+    engine.show(&seen)?;
     if images.is_empty() {
         return Ok(Vec::new());
     }

@@ -183,6 +183,8 @@ pub struct Network {
     /// The plan of the last body or image, and its tokens.
     last: Option<(Part, Bucket, usize)>,
     pages: usize,
+    /// Bytes of the host's memory that whoever runs it keeps for it.
+    beside: u64,
     /// Passes that were no chunks.
     decoded: usize,
     /// Compilation so far.
@@ -214,6 +216,7 @@ impl Network {
             hidden: None,
             last: None,
             pages: positions.div_ceil(TILE).max(1),
+            beside: 0,
             decoded: 0,
             compiled: CompileStats::default(),
         }
@@ -337,24 +340,27 @@ impl Network {
         Ok(())
     }
 
-    /// Makes the plans that one sequence needs: for its prompt and for decoding.
-    pub(crate) fn prepare_first(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
-        let one = Bucket::Fixed(1);
-        let mut parts = vec![(Part::Body, Bucket::Many), (Part::Body, one), (Part::Head, one)];
+    /// Makes the plans that one sequence needs: for its prompt and for decoding, with a head unless that is elsewhere.
+    pub(crate) fn prepare_first(&mut self, has_head: bool, locate: &Locate<'_>) -> Result<(), Error> {
+        let mut parts = vec![(Part::Body, Bucket::Many)];
+        let mut rows = vec![1];
         if self.residence().is_some() {
             // Made later, when several tokens are guessed, each would have what stays in memory read anew.
-            let more = [2, 4, 8, SEQUENCES].map(Bucket::Fixed);
-            parts.extend(more.iter().flat_map(|rows| [(Part::Body, *rows), (Part::Head, *rows)]));
+            rows.extend([2, 4, 8, SEQUENCES]);
+        }
+        for rows in rows.into_iter().map(Bucket::Fixed) {
+            parts.push((Part::Body, rows));
+            parts.extend(has_head.then_some((Part::Head, rows)));
         }
         self.prepare_all(parts, locate)
     }
 
-    /// Has the plans that one sequence needs, and begins to read.
-    pub fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
-        self.prepare_first(locate)?;
-        let one = Bucket::Fixed(1);
+    /// Has the plans that one sequence needs, with a head unless that is elsewhere, and begins to read.
+    pub(crate) fn ready(&mut self, has_head: bool, locate: &Locate<'_>) -> Result<(), Error> {
+        self.prepare_first(has_head, locate)?;
         // A limit that is too low is heard of now, and the first weights come while the prompt is typed.
-        let first = [(Part::Body, Bucket::Many), (Part::Head, one)];
+        let mut first = vec![(Part::Body, Bucket::Many)];
+        first.extend(has_head.then_some((Part::Head, Bucket::Fixed(1))));
         let plans: Vec<PlanId> = first.iter().filter_map(|key| self.plans[key].id()).collect();
         self.residence().map_or(Ok(()), |residence| residence.arrange(&plans))
     }

@@ -64,6 +64,8 @@ const CHUNK_BYTES: u64 = 1 << 20;
 pub struct Limit {
     /// The limit.
     pub most: Most,
+    /// Whether it is only for a model that does not fit into it: files of one that does are mapped, without a limit.
+    pub if_needed: bool,
     /// Launches that read more bytes of weights than this are cut, where they can be.
     pub range_bytes: u64,
     /// Opens files.
@@ -84,7 +86,7 @@ impl Limit {
     /// The limit, for the files of this machine.
     pub fn of(most: Most) -> Limit {
         let open = Arc::new(|path: &Path| Ok(Arc::new(FileStore::open(path)?) as Arc<dyn Store>));
-        Limit { most, range_bytes: RANGE_BYTES, open, cancel: Arc::default(), spill: None }
+        Limit { most, if_needed: false, range_bytes: RANGE_BYTES, open, cancel: Arc::default(), spill: None }
     }
 }
 

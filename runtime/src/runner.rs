@@ -33,6 +33,15 @@ pub trait Runner: Send {
     /// Pages of the cache.
     fn pages(&self) -> usize;
 
+    /// Says how many bytes of the host's memory are kept for it beside: a limit counts them.
+    ///
+    /// # Errors
+    /// What must leave memory for them cannot be written.
+    fn keep_beside(&mut self, bytes: u64) -> Result<(), Error> {
+        let _no_limit = bytes;
+        Ok(())
+    }
+
     /// Says that nobody wants what the cache holds: what no sequence has pages of need not be kept anywhere.
     fn forget(&mut self) {}
 
@@ -51,11 +60,11 @@ impl Runner for Network {
     }
 
     fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
-        Network::ready(self, locate)
+        Network::ready(self, true, locate)
     }
 
     fn prepare(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
-        self.prepare_first(locate)
+        self.prepare_first(true, locate)
     }
 
     fn image(&mut self, tokens: usize, pixels: &[f32], locate: &Locate<'_>) -> Result<(), Error> {
@@ -68,6 +77,10 @@ impl Runner for Network {
 
     fn pages(&self) -> usize {
         Network::pages(self)
+    }
+
+    fn keep_beside(&mut self, bytes: u64) -> Result<(), Error> {
+        Network::keep_beside(self, bytes)
     }
 
     fn forget(&mut self) {

@@ -120,9 +120,8 @@ impl Runner for Split {
     }
 
     fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
-        let bodies = vec![(Part::Body, Bucket::Many), (Part::Body, Bucket::Fixed(1))];
-        self.front.prepare_all(bodies, locate)?;
-        self.back.ready(locate)
+        self.front.ready(false, locate)?;
+        self.back.ready(true, locate)
     }
 
     fn image(&mut self, tokens: usize, pixels: &[f32], locate: &Locate<'_>) -> Result<(), Error> {
@@ -138,6 +137,10 @@ impl Runner for Split {
 
     fn pages(&self) -> usize {
         self.back.pages()
+    }
+
+    fn keep_beside(&mut self, bytes: u64) -> Result<(), Error> {
+        self.front.keep_beside(bytes)
     }
 
     fn forget(&mut self) {

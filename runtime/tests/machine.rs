@@ -135,7 +135,7 @@ fn limits_of_version_2() {
     let base = [MEMINFO, MOUNT_2, OWN_2];
     let with = |more: &[(&str, &str)]| probe(&[&base[..], more].concat(), &[0, 1, 2, 3, 4, 5, 6, 7]);
 
-    let stat_text = format!("anon {GB}\ninactive_file {}\nfile 1\n", GB / 2);
+    let stat_text = format!("anon {GB}\ninactive_file {}\nactive_file {}\nfile 1\n", GB / 4, GB / 4);
     let machine = with(&[
         (&max, "4294967296\n"),
         (&used, "2147483648\n"),
@@ -182,7 +182,10 @@ fn limits_of_version_1() {
         ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
         ("sys/fs/cgroup/memory/inner/memory.limit_in_bytes", "2147483648\n"),
         ("sys/fs/cgroup/memory/inner/memory.usage_in_bytes", "1610612736\n"),
-        ("sys/fs/cgroup/memory/inner/memory.stat", "inactive_file 1\ntotal_inactive_file 1073741824\n"),
+        (
+            "sys/fs/cgroup/memory/inner/memory.stat",
+            "inactive_file 1\nactive_file 2\ntotal_inactive_file 1073741000\ntotal_active_file 824\n",
+        ),
         ("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", "100000\n"),
     ];
     let with = |quota| {

@@ -214,6 +214,8 @@ pub struct Engine {
     facts: Vec<Fact>,
     /// The images that the tokens stand for.
     images: Vec<Arc<Seen>>,
+    /// Bytes of those that were looked at since.
+    looked: u64,
     guesser: Guesser,
     /// Times of kernels, while somebody wants them.
     pub trace: Option<Trace>,
@@ -225,7 +227,7 @@ impl Engine {
         let pages = PageTable::new(model.pages(), 1);
         let (held, facts, images) = (Vec::new(), Vec::new(), Vec::new());
         let guesser = Guesser::new(Speculation::default());
-        Engine { model, tokenizer, pages, held, facts, images, guesser, trace: None }
+        Engine { model, tokenizer, pages, held, facts, images, looked: 0, guesser, trace: None }
     }
 
     /// Says whether tokens of answers are guessed. Answers have the same tokens in any case.
@@ -267,14 +269,19 @@ impl Engine {
         &self.held
     }
 
-    /// Looks at an image, for [`Request::images`] or [`Engine::show`].
+    /// Looks at an image, for [`Request::images`] or [`Engine::show`]. A limit of memory counts it from now on, beside those
+    /// that were shown.
     pub fn see(&mut self, image: &Image) -> Result<Arc<Seen>, EngineError> {
-        match self.model.see(image) {
+        match self.model.see(image, sight::bytes(&self.images) + self.looked) {
             Err(EngineError::Runtime(error)) => {
                 self.retreat(error)?;
                 self.see(image)
             }
-            seen => Ok(Arc::new(seen?)),
+            seen => {
+                let seen = seen?;
+                self.looked += seen.bytes();
+                Ok(Arc::new(seen))
+            }
         }
     }
 
@@ -287,8 +294,11 @@ impl Engine {
     }
 
     /// Says which images the image tokens of what is fed from now on stand for, in their order. What the cache
-    /// holds of others is forgotten.
-    pub fn show(&mut self, images: &[Arc<Seen>]) {
+    /// holds of others is forgotten, and a limit of memory counts them and no others.
+    ///
+    /// # Errors
+    /// What must leave memory for them cannot be written.
+    pub fn show(&mut self, images: &[Arc<Seen>]) -> Result<(), EngineError> {
         let common = sight::common(&self.images, images);
         if let Some(vision) = self.model.shared_architecture().vision()
             && common < self.images.len().max(images.len())
@@ -301,6 +311,8 @@ impl Engine {
             }
         }
         self.images = images.to_vec();
+        self.looked = 0;
+        self.model.keep_beside(sight::bytes(images))
     }
 
     /// A prompt in which each image has one token, with as many as stand for it.
@@ -551,7 +563,7 @@ impl Engine {
         let mut voice = Voice { stream, stops, hear, ids: Vec::new(), text: String::new() };
         let mut timings = Timings::default();
         let begin = Instant::now();
-        self.show(&request.images);
+        self.show(&request.images)?;
         let facts = self.model.architecture().facts(&request.prompt);
         let reused = if request.prompt.is_empty() { 0 } else { self.reusable(&request.prompt, &facts) };
         let device = self.model.device_name();

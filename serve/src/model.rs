@@ -281,7 +281,9 @@ impl Model {
         });
         let Caches { kernels, packed } = caches.into();
         let keeping = Keeping { folder: Arc::new(packed), origins: origins(&checkpoint) };
-        let parts = Parts { graphs, cache: Arc::new(kernels), keeping, options: options.clone() };
+        let mut parts = Parts { graphs, cache: Arc::new(kernels), keeping, options };
+        parts.drop_needless_limit()?;
+        let options = parts.options.clone();
         let seat = parts.seat(ways)?;
         let (told_refusal, told_cached_files) = (false, false);
         Ok(Model {
@@ -455,6 +457,11 @@ impl Model {
             let what = "its file system has no direct reads; they go by way of the page cache";
             self.say(&format!("{}: {what}", path.display()));
         }
+    }
+
+    /// Says how many bytes are kept for it beside: rows of images.
+    pub(crate) fn keep_beside(&mut self, bytes: u64) -> Result<(), EngineError> {
+        Ok(self.seat.runner.keep_beside(bytes)?)
     }
 
     /// Says that nobody wants what the cache holds.

@@ -9,10 +9,12 @@ use jtllm_runtime::device::Device;
 use jtllm_runtime::device::cpu::Cpu;
 use jtllm_runtime::device::interp::Interpreter;
 use jtllm_runtime::device::native;
+use jtllm_runtime::machine::resident_bytes;
 use jtllm_runtime::need::Need;
 use jtllm_runtime::network::{Graphs, Network};
 use jtllm_runtime::packed::Keeping;
 use jtllm_runtime::reference::Reference;
+use jtllm_runtime::residence::Most;
 use jtllm_runtime::runner::Runner;
 use jtllm_runtime::split::Split;
 
@@ -22,6 +24,9 @@ use crate::place::{Layers, OnDevice, OnProcessor, Placement, Size, TooLarge, Way
 
 /// A tenth of a device's memory is left to whoever draws the screen, and to what is not counted before.
 const SPARE: u64 = 10;
+
+/// What a model takes of the host's memory beside what is counted before, at the least.
+const UNCOUNTED: u64 = 64 << 20;
 
 /// What runners are made of.
 pub(crate) struct Parts {
@@ -45,6 +50,22 @@ impl Parts {
 
     fn choices(&self) -> Options {
         Options { compute: self.options.compute, ..Options::default() }
+    }
+
+    /// Drops a limit of the host's memory that is only for models that do not fit into it, if this one does, with its
+    /// keys and values for the whole context: weights count, whether they are mapped or, on a first start, packed.
+    ///
+    /// # Errors
+    /// A graph cannot be built.
+    pub(crate) fn drop_needless_limit(&mut self) -> Result<(), EngineError> {
+        let limit = &self.options.memory;
+        let (Most::Process(bytes), true) = (limit.most, limit.if_needed) else { return Ok(()) };
+        let target = native::host().map_err(|error| EngineError::NoDevice(error.to_string()))?.target;
+        let need = Need::of(&*self.graphs, target.caps(), self.positions(), self.options.sequences)?;
+        if resident_bytes().unwrap_or(0) + need.all() + UNCOUNTED <= bytes {
+            self.options.memory.most = Most::Unlimited;
+        }
+        Ok(())
     }
 
     /// Where the options want the model.

@@ -19,6 +19,11 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Bytes of memory that it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        bytes_of(self.rows.len())
+    }
+
     /// How many tokens stand for it.
     pub fn tokens(&self) -> usize {
         self.rows.len() / self.width.max(1)
@@ -26,8 +31,11 @@ impl Seen {
 }
 
 impl Model {
-    /// Looks at an image, tile by tile.
-    pub fn see(&mut self, image: &Image) -> Result<Seen, EngineError> {
+    /// Looks at an image, tile by tile, while so many bytes are kept for others.
+    ///
+    /// # Errors
+    /// The model sees no images, or a pass fails.
+    pub(crate) fn see(&mut self, image: &Image, kept: u64) -> Result<Seen, EngineError> {
         let architecture = self.shared_architecture();
         let vision = architecture.vision().ok_or(EngineError::Blind)?;
         let look = vision.look(image);
@@ -35,7 +43,13 @@ impl Model {
         let mut line_end = Vec::new();
         for pixels in &look.tiles {
             self.look_at(vision.tokens(), pixels)?;
-            tiles.push(self.tap("rows", vision.tokens())?);
+            let rows = self.tap("rows", vision.tokens())?;
+            if tiles.is_empty() {
+                // All tiles, and the rows that are made of them.
+                let all = rows.len() * look.tiles.len() + rows.len() / vision.tokens() * look.places.len();
+                self.keep_beside(kept + bytes_of(all))?;
+            }
+            tiles.push(rows);
         }
         if look.places.contains(&Place::LineEnd) {
             line_end = self.tap("line_end", 1)?;
@@ -50,6 +64,16 @@ impl Model {
         }
         Ok(Seen { width, rows })
     }
+}
+
+/// Bytes of so many numbers.
+fn bytes_of(count: usize) -> u64 {
+    (count * size_of::<f32>()) as u64
+}
+
+/// Bytes of memory that images take.
+pub(crate) fn bytes(images: &[Arc<Seen>]) -> u64 {
+    images.iter().map(|image| image.bytes()).sum()
 }
 
 /// How many of `images` two conversations begin with alike.

@@ -9,12 +9,13 @@ mod files;
 use std::path::{Path, PathBuf};
 
 use jtllm_models::Checkpoint;
+use jtllm_models::image::Image;
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::options::Compute;
 use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::packed::PackedFolder;
-use jtllm_runtime::residence::{Limit, Most, RANGE_BYTES};
+use jtllm_runtime::residence::{Counted, Limit, Most, RANGE_BYTES};
 use jtllm_runtime::{Error, residence};
 use jtllm_serve::{Backend, Caches, Engine, EngineError, LoadOptions, Model, Place};
 use tempfile::TempDir;
@@ -211,9 +212,39 @@ fn a_limit_for_the_whole_process_says_what_is_missing() {
     let error = engine.model_mut().ready().unwrap_err();
     let EngineError::Runtime(Error::Limit(low)) = &error else { panic!("{error}") };
     let residence::TooLow(counted) = low;
-    assert_eq!(counted.rest() + counted.step, 1_000_000 + low.missing());
+    // With what is said to be missing it is enough, and with less it is not.
+    let raised = |more: u64| Counted { limit: Most::Process(1_000_000 + more), ..counted.clone() };
+    assert!(raised(low.missing()).left().is_ok());
+    assert!(raised(low.missing() - 3).left().is_err());
     let text = error.to_string();
     assert!(text.contains("MB are missing") && text.contains("weights of one step"), "{text}");
+}
+
+#[test]
+fn images_are_counted_while_a_conversation_has_them() {
+    let packed = TempDir::new().unwrap();
+    let memory = Limit::of(Most::Process(4_000_000_000));
+    let mut engine = engine(&fixture("llava-1.5-tiny"), packed.path(), 1, memory);
+    let buffers = |engine: &mut Engine| {
+        engine.clear();
+        engine.feed(&[1, 5, 9], false).unwrap();
+        engine.model().networks()[0].residence().unwrap().counted().unwrap().own.buffers
+    };
+    let image = Image::black(64, 48);
+    // The plans for images take buffers, too.
+    engine.see(&image).unwrap();
+    engine.show(&[]).unwrap();
+    let none = buffers(&mut engine);
+    let seen = [engine.see(&image).unwrap(), engine.see(&image).unwrap()];
+    let mut with = |count: usize| {
+        engine.show(&seen[..count]).unwrap();
+        buffers(&mut engine) - none
+    };
+    let [one, two] = [1, 2].map(&mut with);
+    // A vector for each token that stands for it.
+    assert!(one > 0 && one % (seen[0].tokens() as u64 * 4) == 0 && two == 2 * one, "{one} {two}");
+    engine.show(&[]).unwrap();
+    assert_eq!(buffers(&mut engine), none);
 }
 
 #[test]

@@ -18,7 +18,8 @@ pub(super) struct Groups {
 pub(super) struct GroupMemory {
     pub(super) limit: u64,
     pub(super) used: u64,
-    /// The part of `used` that the kernel gives up first: cached file pages not used lately.
+    /// The part of `used` that the kernel gives up for others: cached pages of files. Those of a model that ran twice count
+    /// as used lately, and can be given up all the same.
     pub(super) reclaimable: u64,
 }
 
@@ -67,25 +68,29 @@ impl Groups {
         let unified = self.unified.iter().filter_map(|folder| {
             // Above `memory.high` the kernel slows the process down to a crawl: as good as a limit.
             let limits = [number(&folder.join("memory.max")), number(&folder.join("memory.high"))];
-            group(folder, limits.into_iter().flatten().min()?, "memory.current", "inactive_file")
+            group(
+                folder,
+                limits.into_iter().flatten().min()?,
+                "memory.current",
+                ["inactive_file", "active_file"],
+            )
         });
         let separate = self.memory.iter().filter_map(|folder| {
             let limit = number(&folder.join("memory.limit_in_bytes"))?;
-            group(folder, limit, "memory.usage_in_bytes", "total_inactive_file")
+            let cached = ["total_inactive_file", "total_active_file"];
+            group(folder, limit, "memory.usage_in_bytes", cached)
         });
         unified.chain(separate)
     }
 }
 
-fn group(folder: &Path, limit: u64, used: &str, reclaimable: &str) -> Option<GroupMemory> {
+fn group(folder: &Path, limit: u64, used: &str, cached: [&str; 2]) -> Option<GroupMemory> {
     let used = number(&folder.join(used)).unwrap_or(0);
     let stat = read(&folder.join("memory.stat")).unwrap_or_default();
-    let row = stat.lines().filter_map(|line| line.split_once(' ')).find(|(name, _)| *name == reclaimable);
-    Some(GroupMemory {
-        limit,
-        used,
-        reclaimable: row.and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(0),
-    })
+    let rows = stat.lines().filter_map(|line| line.split_once(' ')).filter(|(name, _)| cached.contains(name));
+    let reclaimable =
+        rows.filter_map(|(_, value)| value.trim().parse::<u64>().ok()).fold(0, u64::saturating_add);
+    Some(GroupMemory { limit, used, reclaimable })
 }
 
 fn cpus(quota: u64, period: u64) -> Option<usize> {

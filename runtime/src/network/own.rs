@@ -23,7 +23,16 @@ impl Network {
             residence.own_apart(Own { buffers: own.buffers + symbols, ..own });
             own = Own::default();
         }
-        residence.own(Own { buffers: own.buffers + self.logits_bytes(), ..own }, grown)
+        residence.own(Own { buffers: own.buffers + self.logits_bytes() + self.beside, ..own }, grown)
+    }
+
+    /// Says how many bytes of the host's memory whoever runs it keeps for it: rows of images.
+    ///
+    /// # Errors
+    /// As [`Network::tell_own`].
+    pub(crate) fn keep_beside(&mut self, bytes: u64) -> Result<(), Error> {
+        let before = std::mem::replace(&mut self.beside, bytes);
+        if before == bytes { Ok(()) } else { self.tell_own(0) }
     }
 
     /// Bytes where the device has them.

@@ -12,6 +12,9 @@ const READING_BYTES: u64 = 1 << 20;
 /// the system keeps for us.
 const MARGIN_BYTES: u64 = 16 << 20;
 
+/// Of a limit one part of so many is for the tables of pages: eight bytes for each of 4 KiB.
+const MARGIN_SHARE: u64 = 512;
+
 /// Memory of the process that is not weights within the limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Own {
@@ -53,10 +56,10 @@ impl Counted {
         }
     }
 
-    /// What nobody counts, and the tables of pages: eight bytes for each of 4 KiB.
+    /// What nobody counts, and the tables of pages.
     pub fn margin(&self) -> u64 {
         match self.limit {
-            Most::Process(limit) => MARGIN_BYTES + limit / 512,
+            Most::Process(limit) => MARGIN_BYTES + limit / MARGIN_SHARE,
             _ => 0,
         }
     }
@@ -92,14 +95,19 @@ impl TooLow {
         }
     }
 
-    /// Bytes that are missing.
+    /// Bytes that are missing: with so many more the limit is enough.
     pub fn missing(&self) -> u64 {
         let Counted { limit, step, .. } = self.0;
-        let have = match limit {
-            Most::Process(limit) | Most::Weights(limit) | Most::Device(limit) => limit,
-            Most::Unlimited => u64::MAX,
-        };
-        (self.0.rest() + step).saturating_sub(have)
+        let need = self.0.rest() + step;
+        match limit {
+            // A share of the limit is not to be used.
+            Most::Process(limit) => {
+                let need = need - limit / MARGIN_SHARE;
+                (need * MARGIN_SHARE).div_ceil(MARGIN_SHARE - 1).saturating_sub(limit)
+            }
+            Most::Weights(limit) | Most::Device(limit) => need.saturating_sub(limit),
+            Most::Unlimited => 0,
+        }
     }
 }
 
@@ -115,7 +123,8 @@ impl fmt::Display for Mb {
 impl fmt::Display for TooLow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Counted { limit, base, own, step, .. } = &self.0;
-        let missing = Mb(self.missing());
+        // Rounded up: who adds what is said has enough.
+        let missing = Mb(self.missing().next_multiple_of(100_000));
         match limit {
             Most::Process(limit) => {
                 write!(f, "{missing} are missing: the memory limit is {}, ", Mb(*limit))?;
