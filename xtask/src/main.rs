@@ -4,8 +4,8 @@
 //!   `cargo deny` where it is installed.
 //! * `bless` rewrites the golden files: it runs the tests with `golden` in their names with `JTLLM_BLESS=1`.
 //! * `synthetic SHAPE FORMAT FILE [--layers N]` writes a model with random weights, for measurements of speed.
-//! * `bench-tiers [--models DIR] [--quick] [--llama DIR] [--jtllm FILE] [-t N] [--rounds N] [FILE..]` measures what limits of
-//!   memory cost.
+//! * `bench-tiers [--models DIR] [--quick] [--llama DIR] [--jtllm FILE] [-t N] [--rounds N] [--tokens N] [FILE..]` measures
+//!   what limits of memory cost.
 //! * `fuzz SECONDS` gives every test whose name begins with `fuzz_` that much time.
 //!
 //! # What this crate does not know
@@ -21,7 +21,7 @@ use xtask::synthetic::Synthetic;
 use xtask::tiers;
 
 const USAGE: &str = "usage: cargo xtask check | bless | fuzz SECONDS | synthetic SHAPE FORMAT FILE [--layers N] | bench-tiers \
-     [--models DIR] [--quick] [--llama DIR] [--jtllm FILE] [-t N] [--rounds N] [FILE..]";
+     [--models DIR] [--quick] [--llama DIR] [--jtllm FILE] [-t N] [--rounds N] [--tokens N] [FILE..]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -109,6 +109,7 @@ fn bench_tiers(words: &[&str]) -> Result<(), String> {
         jtllm: target.join("release/jtllm"),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         rounds: 3,
+        tokens: None,
     };
     let mut words = words.iter();
     while let Some(word) = words.next() {
@@ -124,6 +125,7 @@ fn bench_tiers(words: &[&str]) -> Result<(), String> {
             "--jtllm" => options.jtllm = value()?.into(),
             "-t" => options.threads = count(value()?)?,
             "--rounds" => options.rounds = count(value()?)?,
+            "--tokens" => options.tokens = Some(count(value()?)?),
             flag if flag.starts_with('-') => return Err(format!("`{flag}` is not known\n{USAGE}")),
             file => options.files.push(file.into()),
         }

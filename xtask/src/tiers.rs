@@ -37,6 +37,8 @@ pub struct Options {
     pub threads: usize,
     /// How often each program runs.
     pub rounds: usize,
+    /// Tokens of the shorter run, if others than usual.
+    pub tokens: Option<usize>,
 }
 
 /// Limits, as parts of a file's length.
@@ -131,11 +133,12 @@ fn measure(options: &Options, file: &Path, limit: u64, all_fits: bool) -> Result
     let mut decoders = vec![ours(options, file, Some(limit))];
     decoders.extend(all_fits.then(|| ours(options, file, None)));
     decoders.extend(options.llama.as_ref().map(|folder| llama(options, folder, file, limit)));
-    let tokens = match options.quick {
+    let usual = match options.quick {
         true => TOKENS_QUICK,
         false if all_fits => TOKENS_FITTING,
         false => TOKENS,
     };
+    let tokens = options.tokens.unwrap_or(usual);
     // What is made once is made before: packed weights, kernels.
     once(&decoders[0], 1)?;
     let mut all: Vec<Rounds> = decoders.iter().map(|_| Rounds::default()).collect();

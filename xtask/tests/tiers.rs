@@ -51,7 +51,7 @@ fn what_is_missing_is_told() {
     let missing = tiers(&["--jtllm", "/no/such/jtllm"]);
     let said = String::from_utf8_lossy(&missing.stderr).into_owned();
     assert!(!missing.status.success() && said.contains("/no/such/jtllm is not there"), "{said}");
-    for arguments in [&["--models"][..], &["-t", "0"], &["--rounds", "x"], &["--fast"]] {
+    for arguments in [&["--models"][..], &["-t", "0"], &["--rounds", "x"], &["--tokens", "0"], &["--fast"]] {
         let refused = tiers(arguments);
         assert!(String::from_utf8_lossy(&refused.stderr).contains("usage: cargo xtask"), "{arguments:?}");
     }
