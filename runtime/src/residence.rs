@@ -554,7 +554,9 @@ impl State {
         if let Some(room) = &mut room {
             room.bytes = room.bytes.min(taken);
         }
-        let left = left.min(room.as_ref().map_or(taken, |room| room.beside(taken)));
+        // What comes down takes the place of what is on its way up, unless there is room for all.
+        let beside = room.as_ref().filter(|_| counted.paged == 0).map_or(taken, |room| room.beside(taken));
+        let left = left.min(beside);
         let mut options = Options { policy: ring(left), swap_bytes: pages::SWAP_MAX, ..limit.options(left) };
         let swap = self.swap_file(limit)?;
         let mut mover = None;

@@ -103,7 +103,7 @@ fn a_hundred_matrices_of_1_mb_go_through_20_mb_of_a_device_and_50_mb_of_the_host
     assert!(expected.iter().flatten().any(|x| x.abs() > 0.01 && x.is_finite()));
     let metered = Metered::new(Late::device());
     let host = Limit::of(Most::Weights(50 * MB));
-    let mut limited = network(metered.clone()).apart(&host, 20 * MB);
+    let mut limited = network(metered.clone()).apart(&host, 20 * MB).unwrap();
     let mut before = None;
     for (at, expected) in expected.iter().enumerate() {
         if at == 2 {

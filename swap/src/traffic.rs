@@ -227,11 +227,15 @@ impl Traffic {
         self.now = tick;
         self.settle(carrier)?;
         let mut outcome = self.pin_all(blobs, carrier);
-        if let Err(SwapError::Full { tier: Tier::Device | Tier::Host, .. }) = outcome {
+        if let Err(SwapError::Full { tier: tier @ (Tier::Device | Tier::Host), .. }) = outcome {
             // Room there may be, but in pieces: what nobody holds leaves, and then it is in one.
             // Nothing that is read ahead may take a place in the middle of it again.
             let paused = std::mem::replace(&mut self.paused, true);
-            outcome = self.sweep(carrier).and_then(|()| self.pin_all(blobs, carrier));
+            let at = self.pools.iter().position(|pool| pool.tier == tier).unwrap_or(0);
+            outcome = self.empty(at, carrier).and_then(|()| self.pin_all(blobs, carrier));
+            if let Err(SwapError::Full { tier: Tier::Device | Tier::Host, .. }) = outcome {
+                outcome = self.sweep(carrier).and_then(|()| self.pin_all(blobs, carrier));
+            }
             self.paused = paused || outcome.is_err();
         }
         outcome?;

@@ -85,7 +85,7 @@ pub(crate) fn keys_and_values_come_and_go() {
     for name in ["llama2-gqa-tiny", "chatglm2-6b-tiny"] {
         let load = |limit, memory| {
             let place = Place { layers: Layers::All, memory: limit, ..Place::default() };
-            let options = LoadOptions { place, memory, context: 1024, ..options() };
+            let options = LoadOptions { place, memory, context: 512, ..options() };
             let checkpoint = Checkpoint::open(Path::new(&fixture(name))).unwrap();
             Model::load(checkpoint, options, KernelCache::off("a test")).unwrap()
         };
@@ -96,6 +96,8 @@ pub(crate) fn keys_and_values_come_and_go() {
         };
         let (limit, before) = (1 + low.missing(), log().len());
         let mut model = load(Some(limit), spilling(Most::Weights(low.0.step)));
+        // As many plans as were counted.
+        model.ready().unwrap();
         assert_eq!(answer(&mut model, 20), expected, "{name}");
         let traffic = model.network().unwrap().residence().unwrap().traffic();
         println!("{name}: {limit} of {}, {traffic:?}", low.0.rest() + low.0.all + low.0.paged);

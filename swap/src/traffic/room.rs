@@ -168,7 +168,8 @@ impl Traffic {
         (0..self.pools.len()).try_for_each(|at| self.empty(at, carrier))
     }
 
-    fn empty(&mut self, at: usize, carrier: &mut dyn Carrier) -> Result<(), SwapError> {
+    /// Empties the memory of the pool at `at` of all that nobody holds.
+    pub(super) fn empty(&mut self, at: usize, carrier: &mut dyn Carrier) -> Result<(), SwapError> {
         let tier = self.pools[at].tier;
         let all: Vec<BlobId> = self.pools[at].layout.owners(0..self.pools[at].layout.len()).collect();
         for blob in all {
