@@ -1,6 +1,7 @@
 //! Keys and values that leave memory for a swap file and come back: the same bits as without a limit, whatever the limit.
 #![allow(clippy::unwrap_used)]
 
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -323,7 +324,7 @@ fn failing(
     let counter = left.clone();
     let script = move |call: Call| {
         let is_now = call.action == action && counter.fetch_sub(1, Ordering::Relaxed) == 0;
-        is_now.then_some(Fault::Error(std::io::ErrorKind::Other))
+        is_now.then_some(Fault::Error(ErrorKind::Other))
     };
     (left, script)
 }
@@ -350,6 +351,44 @@ fn a_swap_file_that_fails_ends_the_answer_and_the_next_one_is_right() {
         }
         println!("{action}: {failed} failed");
         assert!(failed > 4, "{action}: {failed}");
+    }
+}
+
+/// Where the length of a file may grow and its bytes may not (a quota, say), it is a write that fails: perhaps one that nobody
+/// waits for.
+#[test]
+fn s07_whoever_may_not_write_any_more_hears_that_and_what_was_written_is_read_still() {
+    let (name, context) = ("llama2-gqa-tiny", 1024);
+    let expected = bits(&mut engine(name, context, Limit::default()), &prompt(100), 4).unwrap();
+    let most = counted(name, context, 1).step;
+    for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge] {
+        let left = Arc::new(AtomicI64::new(i64::MAX));
+        let counter = left.clone();
+        let script = move |call: Call| {
+            let is_over = call.action == Action::Write && counter.fetch_sub(1, Ordering::Relaxed) <= 0;
+            is_over.then_some(Fault::Error(kind))
+        };
+        let mut engine = engine(name, context, faulty(most, script));
+        let mut refused = 0;
+        for number in 0..40 {
+            engine.clear();
+            left.store(number, Ordering::Relaxed);
+            match bits(&mut engine, &prompt(100), 4) {
+                Ok(bits) => assert!(bits == expected, "{kind} {number}"),
+                Err(error) => {
+                    assert!(
+                        matches!(error, EngineError::Runtime(Error::SwapSpace(_))),
+                        "{kind} {number}: {error}"
+                    );
+                    assert!(error.to_string().starts_with("swap space exhausted: "), "{error}");
+                    refused += 1;
+                }
+            }
+            left.store(i64::MAX, Ordering::Relaxed);
+            assert!(bits(&mut engine, &prompt(100), 4).unwrap() == expected, "after {kind} {number}");
+        }
+        println!("{kind}: {refused} refused");
+        assert!(refused > 4, "{kind}: {refused}");
     }
 }
 

@@ -1,7 +1,6 @@
 //! What a reader's threads share: the files, the jobs in their order, and what was reported.
 
 use std::collections::VecDeque;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -147,7 +146,7 @@ impl State {
                 self.queue.retain(|slot| *slot != piece.slot);
             }
             // Where there is no room another time may have some.
-            if !matches!(&error, SwapError::Io { kind: io::ErrorKind::StorageFull, .. }) {
+            if !error.is_disk_full() {
                 self.files[file.0 as usize].failed.get_or_insert(error.to_string());
             }
             let open = self.jobs[piece.slot].as_mut().expect("it was open just now");
