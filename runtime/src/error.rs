@@ -121,6 +121,9 @@ impl fmt::Display for Error {
             Error::Weight { name, why } => write!(f, "weight {name}: {why}"),
             Error::Packed { file, why } => write!(f, "packed weights in {}: {why}", file.display()),
             Error::File { file, why } => write!(f, "{}: {why}", file.display()),
+            Error::Swap(error @ SwapError::Folder { .. }) => {
+                write!(f, "{error}; --swap-dir DIR names another one")
+            }
             Error::Swap(error) => write!(f, "weights cannot be read: {error}"),
             Error::SwapSpace(error) => write!(f, "swap space exhausted: {error}"),
             Error::Limit(error) => error.fmt(f),

@@ -415,11 +415,14 @@ impl Residence {
         Ok(Turn { state, plan })
     }
 
-    /// The files that are read by way of the system's page cache, since their file systems refuse to read past it.
+    /// The files that are read by way of the system's page cache, since their file systems refuse to read past it; the swap
+    /// file is one of them. Some refuse only when they are first asked.
     pub fn cached_files(&self) -> Vec<Arc<Path>> {
         let state = self.lock();
         let cached = state.files.iter().filter(|(_, store)| !store.is_direct());
-        cached.map(|(path, _)| path.clone()).collect()
+        let swap = state.swap.as_ref().or_else(|| state.residency.as_ref()?.swap());
+        let swap = swap.filter(|swap| !swap.store().is_direct()).map(|swap| Arc::from(swap.path()));
+        cached.map(|(path, _)| path.clone()).chain(swap).collect()
     }
 
     /// What was counted against the host's limit, if a pass has begun.

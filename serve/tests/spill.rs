@@ -17,6 +17,7 @@ use jtllm_runtime::residence::{Counted, Limit, Most, Residence, Spill, Traffic};
 use jtllm_runtime::swap::SwapError;
 use jtllm_runtime::swap::fault::{Call, Fault, FaultStore};
 use jtllm_runtime::swap::file::{SUM_BYTES, SwapFile};
+use jtllm_runtime::swap::os;
 use jtllm_runtime::swap::store::{Action, MemoryStore, Store};
 use jtllm_runtime::{Error, residence};
 use jtllm_serve::{
@@ -470,7 +471,12 @@ fn s07_a_full_disk_ends_the_request_that_needs_it_and_no_other() {
 
 #[test]
 fn who_has_no_folder_for_swap_files_hears_it_before_anything_is_loaded() {
-    let folder = tempfile::tempdir().unwrap();
+    // Not the temporary folder, which may be in memory.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    if os::is_in_memory(folder.path()) {
+        println!("skipped: {folder:?} lies in memory");
+        return;
+    }
     let limit = |path: &Path| Limit { spill: Some(Spill::to(path)), ..Limit::of(Most::Weights(1 << 20)) };
     let load = |memory, backend| {
         let options = LoadOptions { backend, ..options(96, 1, memory) };
@@ -486,6 +492,60 @@ fn who_has_no_folder_for_swap_files_hears_it_before_anything_is_loaded() {
     let mut implied = limit(folder.path());
     implied.spill.as_mut().unwrap().required = false;
     assert!(load(implied, Backend::Graph).is_ok());
+}
+
+/// A swap file on a file system that refuses direct reads.
+struct Cached(MemoryStore);
+
+impl Store for Cached {
+    fn read(&self, at: u64, out: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(at, out)
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write(at, bytes)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn size(&self) -> std::io::Result<u64> {
+        self.0.size()
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        self.0.sync()
+    }
+
+    fn is_direct(&self) -> bool {
+        // Known when it was first written to.
+        self.0.size().is_ok_and(|bytes| bytes == 0)
+    }
+}
+
+#[test]
+fn s06_a_swap_file_that_takes_page_cache_is_told_once() {
+    let (name, context) = ("llama2-gqa-tiny", 1024);
+    let open = || {
+        let store = Arc::new(Cached(MemoryStore::new(Vec::new())));
+        Ok(SwapFile::over(Path::new("the swap file").into(), store, 1 << 40, Box::new(|| None)))
+    };
+    let spill = Some(Spill { open: Arc::new(open), required: true });
+    let most = Most::Weights(counted(name, context, 1).step);
+    let mut engine = engine(name, context, Limit { spill, ..Limit::of(most) });
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let hears = told.clone();
+    engine.model_mut().tell(Box::new(move |what| hears.lock().unwrap().push(what.to_owned())));
+    // It is not written to by the first passes.
+    for _ in 0..3 {
+        bits(&mut engine, &prompt(300), 4).unwrap();
+        engine.append(3).unwrap();
+    }
+    assert!(traffic(&engine).bytes_written > 0);
+    let told = told.lock().unwrap();
+    let of_it = |what: &&String| what.starts_with("the swap file: ") && what.contains("page cache");
+    assert_eq!(told.iter().filter(of_it).count(), 1, "{told:?}");
 }
 
 #[test]

@@ -80,10 +80,14 @@ impl SwapFile {
     /// Makes a swap file of at most `limit_bytes` in a folder, after removing what dead processes left there.
     ///
     /// # Errors
-    /// `Folder` if that is missing, is not this user's alone to write to, or takes no file.
+    /// `Folder` if that is missing, is not this user's alone to write to, lies in memory, or takes no file.
     pub fn create(folder: &Path, limit_bytes: u64) -> Result<SwapFile, SwapError> {
         let refuse = |error: io::Error| SwapError::Folder { path: folder.into(), why: error.to_string() };
         os::check_private(folder).map_err(refuse)?;
+        if os::is_in_memory(folder) {
+            // What is written there takes the memory that it was to leave, and nobody would count it.
+            return Err(refuse(io::Error::other("its files lie in memory (tmpfs), and not on a disk")));
+        }
         remove_abandoned(folder).map_err(refuse)?;
         let (claim, store) = claim(folder).map_err(refuse)?;
         let (path, place) = (claim.path.as_path().into(), folder.to_owned());

@@ -317,6 +317,11 @@ impl Residency {
         self.traffic.resume();
     }
 
+    /// The swap file, if there is one.
+    pub fn swap(&self) -> Option<&SwapFile> {
+        self.road.swap()
+    }
+
     /// What it has cost so far.
     pub fn counts(&self) -> Counts {
         let (bytes_read, bytes_written) = self.road.reader.traffic();
@@ -329,7 +334,7 @@ impl Residency {
             stall: self.road.stall,
             used_bytes: ledger.used(Tier::Host),
             peak_bytes: ledger.peak(Tier::Host),
-            swap_bytes: self.road.swap_bytes(),
+            swap_bytes: self.swap().map_or(0, SwapFile::bytes),
         }
     }
 

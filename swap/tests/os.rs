@@ -49,6 +49,7 @@ fn the_portable_face_does_without() {
     assert_eq!(file.metadata().unwrap().len(), 5);
     assert!(!portable::wants_direct());
     assert_eq!(portable::free_bytes(folder.path()), None);
+    assert!(!portable::is_in_memory(folder.path()));
     portable::check_private(folder.path()).unwrap();
     assert!(portable::check_private(&path).is_err());
 }

@@ -15,6 +15,10 @@ use jtllm_swap::store::{Action, FileStore, MemoryStore, Store};
 use jtllm_swap::{Agenda, BlobId, Budget, Options, Origin, Policy, Residency, SwapError, Tick, Tier};
 use proptest::prelude::*;
 
+mod folder;
+
+use folder::on_disk;
+
 const KB: u64 = 1024;
 
 fn content(len: usize) -> Vec<u8> {
@@ -260,7 +264,7 @@ fn own(options: &Options, swap: Option<SwapFile>, count: u64) -> (Residency, Vec
 
 #[test]
 fn what_changes_survives_in_the_swap_file() {
-    let folder = tempfile::tempdir().unwrap();
+    let Some(folder) = on_disk() else { return };
     let swap = SwapFile::create(folder.path(), 1 << 20).unwrap();
     let (mut residency, blobs) = own(&options(4 * 12 * KB), Some(swap), 10);
     spill(&mut residency, &blobs, 5).unwrap();

@@ -40,6 +40,11 @@ pub fn free_bytes(_folder: &Path) -> Option<u64> {
     None
 }
 
+/// Not known.
+pub fn is_in_memory(_folder: &Path) -> bool {
+    false
+}
+
 /// A folder is a folder; whose it is cannot be asked.
 pub fn check_private(folder: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(folder)?.is_dir() {

@@ -71,6 +71,24 @@ pub fn free_bytes(folder: &Path) -> Option<u64> {
     Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
+/// What Linux calls its file systems that have no disk below them: `tmpfs` and `ramfs`.
+#[cfg(target_os = "linux")]
+const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
+
+/// Whether files of this folder lie in memory, where a control group counts them. What is below a file system of layers
+/// (`overlay`) is not asked.
+#[cfg(target_os = "linux")]
+pub fn is_in_memory(folder: &Path) -> bool {
+    // The number has 32 bits, the word for it often more.
+    rustix::fs::statfs(folder).is_ok_and(|found| IN_MEMORY.contains(&(found.f_type as u32)))
+}
+
+/// Not known.
+#[cfg(not(target_os = "linux"))]
+pub fn is_in_memory(_folder: &Path) -> bool {
+    false
+}
+
 /// Refuses a folder that is none, belongs to somebody else or may be written by others.
 pub fn check_private(folder: &Path) -> io::Result<()> {
     let found = std::fs::symlink_metadata(folder)?;

@@ -105,8 +105,8 @@ impl Road {
         self.swap.map(|(swap, _)| swap)
     }
 
-    pub(super) fn swap_bytes(&self) -> u64 {
-        self.swap.as_ref().map_or(0, |(swap, _)| swap.bytes())
+    pub(super) fn swap(&self) -> Option<&SwapFile> {
+        self.swap.as_ref().map(|(swap, _)| swap)
     }
 
     /// The job that a move is.
