@@ -322,7 +322,7 @@ impl Residence {
     /// Gives the memory of blobs up, so that what else is taken can be measured.
     ///
     /// # Errors
-    /// Keys and values cannot be written to the swap file; then all stay where they are.
+    /// Keys and values cannot be written to the swap file, or a file hangs; then all stay where they are.
     pub(crate) fn retire(&self) -> Result<(), Error> {
         self.lock().retire()
     }
@@ -508,6 +508,8 @@ impl State {
             let why = || self.apart.as_ref().and_then(Apart::why);
             residency.save().map_err(|error| why().map_or_else(|| spilled(error), Error::Device))?;
         }
+        // A read that hangs would keep its memory beside what comes in its place.
+        self.residency.as_mut().map_or(Ok(()), Residency::rest).map_err(Error::Swap)?;
         self.before = self.before.and(self.residency.as_ref());
         self.swap = self.residency.take().map_or(self.swap.take(), Residency::into_swap);
         if let Some(apart) = &mut self.apart {

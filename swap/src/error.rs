@@ -8,6 +8,25 @@ use std::sync::Arc;
 use crate::store::Action;
 use crate::{BlobId, Tier};
 
+/// What was asked of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The file.
+    pub path: Arc<Path>,
+    /// To read or to write.
+    pub action: Action,
+    /// Where in the file.
+    pub at: u64,
+    /// How many bytes.
+    pub len: u64,
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} bytes at byte {}", self.action, self.len, self.at)
+    }
+}
+
 /// Why a change of the ledger is refused, or bytes did not come. A refused change changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SwapError {
@@ -93,10 +112,10 @@ pub enum SwapError {
     },
     /// Bytes did not come in the time that somebody was ready to wait.
     Late {
-        /// The blob.
-        blob: BlobId,
         /// That time.
         waited_ms: u64,
+        /// What has not ended; nothing if it is a copy between the memories of host and device.
+        asked: Option<Asked>,
     },
     /// Somebody who waited for bytes wants them no more.
     Cancelled,
@@ -145,8 +164,11 @@ impl fmt::Display for SwapError {
             }
             SwapError::Memory { len, why } => write!(f, "no {len} bytes of memory: {why}"),
             SwapError::Cancelled => f.write_str("nobody waits for it any more"),
-            SwapError::Late { blob, waited_ms } => {
-                write!(f, "{blob} has not come after {waited_ms} ms")
+            SwapError::Late { waited_ms, asked: Some(asked) } => {
+                write!(f, "{}: {waited_ms} ms were not enough to {asked}", asked.path.display())
+            }
+            SwapError::Late { waited_ms, asked: None } => {
+                write!(f, "{waited_ms} ms were not enough to copy bytes to a device or back")
             }
         }
     }

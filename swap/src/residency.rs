@@ -94,7 +94,11 @@ pub struct Counts {
     pub swap_bytes: u64,
 }
 
-/// Blobs in memory when they are used, for one executor thread. Its threads end when it is dropped.
+/// Blobs in memory when they are used, for one executor thread.
+///
+/// When it is dropped its threads end, and its memory goes. If a file hangs, that is waited for as long as a pin would, or not
+/// at all after a pin has given up; then threads that the system does not let go of stay, and the memory with them. So
+/// whoever wants other memory in its place calls [`Residency::rest`] before.
 #[derive(Debug)]
 pub struct Residency {
     traffic: Traffic,
@@ -193,6 +197,15 @@ impl Residency {
     /// As [`Residency::pin`]; then nothing is lost.
     pub fn save(&mut self) -> Result<(), SwapError> {
         self.traffic.save(&mut self.road)
+    }
+
+    /// Waits until nothing is read or written any more, so that the memory goes with the residency. What was to be read ahead
+    /// and was not begun need not come for that.
+    ///
+    /// # Errors
+    /// `Late`, `Cancelled`; then all goes on as before.
+    pub fn rest(&mut self) -> Result<(), SwapError> {
+        self.road.rest()
     }
 
     /// Ends the residency. What was not [saved](Residency::save) of blobs of our own is lost.
@@ -313,7 +326,7 @@ impl Residency {
 
     /// Lets files that failed be tried again: what one request could not read the next one may.
     pub fn forgive(&mut self) {
-        self.road.reader.forgive();
+        self.road.forgive();
         self.traffic.resume();
     }
 
