@@ -15,6 +15,7 @@ use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::residence::{Counted, Limit, Most, Residence, Spill, Traffic};
 use jtllm_runtime::swap::SwapError;
+use jtllm_runtime::swap::error::Asked;
 use jtllm_runtime::swap::fault::{Call, Fault, FaultStore};
 use jtllm_runtime::swap::file::{SUM_BYTES, SwapFile};
 use jtllm_runtime::swap::os;
@@ -455,7 +456,9 @@ fn s07_a_full_disk_ends_the_request_that_needs_it_and_no_other() {
         assert!(disk.used_by(0) > 0);
         let error = bits(&mut engines[1], &prompt(6000), 4).unwrap_err();
         assert!(matches!(error, EngineError::Runtime(Error::SwapSpace(_))), "{error}");
-        assert!(error.to_string().starts_with("swap space exhausted: "), "{error}");
+        let text = error.to_string();
+        assert!(text.starts_with("swap space exhausted: swap: no room for "), "{text}");
+        assert!(text.contains("; a shorter context needs less, and --swap-dir DIR names"), "{text}");
         // What it had written is free, and who did not ask for so much goes on.
         assert_eq!((disk.used_by(1), disk.used()), (0, disk.used_by(0)), "round {round}");
         let mut held = engines[0].held().to_vec();
@@ -467,6 +470,42 @@ fn s07_a_full_disk_ends_the_request_that_needs_it_and_no_other() {
     }
     engines.iter_mut().for_each(Engine::clear);
     assert_eq!(disk.used(), 0);
+}
+
+#[test]
+fn an_error_says_what_is_so_and_where() {
+    let path: Arc<Path> = Path::new("/d/swap").into();
+    let io = |action| SwapError::Io {
+        path: path.clone(),
+        action,
+        at: 8192,
+        kind: ErrorKind::Other,
+        why: "it smokes".to_owned(),
+    };
+    let asked = Asked { path: path.clone(), action: Action::Write, at: 4096, len: 8192 };
+    for (error, expected) in [
+        (io(Action::Write), "/d/swap: cannot write at byte 8192: it smokes"),
+        (io(Action::Read), "/d/swap: cannot read at byte 8192: it smokes"),
+        (
+            SwapError::Late { waited_ms: 60_000, asked: Some(asked) },
+            "/d/swap: 60000 ms were not enough to write 8192 bytes at byte 4096",
+        ),
+        (
+            SwapError::Folder { path: path.clone(), why: "it is no folder".to_owned() },
+            "/d/swap: no place for swap files: it is no folder; --swap-dir DIR names another one",
+        ),
+        (
+            SwapError::Memory { len: 4096, why: "none left".to_owned() },
+            "memory for weights, keys and values: 4096 bytes of memory are not to be had: none left",
+        ),
+    ] {
+        assert_eq!(Error::Swap(error).to_string(), expected);
+    }
+    assert_eq!(
+        Error::SwapSpace(SwapError::DiskFull { path, need: 8192, have: 5 }).to_string(),
+        "swap space exhausted: /d/swap: no room for 8192 bytes more, 5 are free; \
+         a shorter context needs less, and --swap-dir DIR names a folder on another disk"
+    );
 }
 
 #[test]
@@ -485,6 +524,7 @@ fn who_has_no_folder_for_swap_files_hears_it_before_anything_is_loaded() {
     };
     let missing = load(limit(&folder.path().join("missing")), Backend::Cpu).err().unwrap();
     assert!(matches!(missing, EngineError::Runtime(Error::Swap(SwapError::Folder { .. }))), "{missing}");
+    assert!(missing.to_string().ends_with("; --swap-dir DIR names another one"), "{missing}");
     assert!(load(limit(folder.path()), Backend::Cpu).is_ok());
     // The interpreter of graphs has no memory of its own to keep.
     let graph = load(limit(folder.path()), Backend::Graph).err().unwrap();

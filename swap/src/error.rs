@@ -39,6 +39,15 @@ pub enum SwapError {
         /// The bytes that are free.
         have: u64,
     },
+    /// The swap file has no room, within what it may take or on its disk.
+    DiskFull {
+        /// The file.
+        path: Arc<Path>,
+        /// The bytes asked for.
+        need: u64,
+        /// The bytes that are free.
+        have: u64,
+    },
     /// No blob of that name is registered.
     Unknown {
         /// The name.
@@ -127,6 +136,7 @@ impl SwapError {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         match self {
             SwapError::Full { tier, .. } => *tier == Tier::Disk,
+            SwapError::DiskFull { .. } => true,
             SwapError::Io { kind, .. } => matches!(kind, StorageFull | QuotaExceeded | FileTooLarge),
             _ => false,
         }
@@ -138,6 +148,9 @@ impl fmt::Display for SwapError {
         match self {
             SwapError::Full { tier, need, have } => {
                 write!(f, "{need} bytes are needed on tier {tier}, {have} are free within its budget")
+            }
+            SwapError::DiskFull { path, need, have } => {
+                write!(f, "{}: no room for {need} bytes more, {have} are free", path.display())
             }
             SwapError::Unknown { blob } => write!(f, "{blob} is not registered"),
             SwapError::Absent { blob, tier } => write!(f, "{blob} has no current copy on tier {tier}"),
@@ -162,8 +175,8 @@ impl fmt::Display for SwapError {
             SwapError::Folder { path, why } => {
                 write!(f, "{}: no place for swap files: {why}", path.display())
             }
-            SwapError::Memory { len, why } => write!(f, "no {len} bytes of memory: {why}"),
-            SwapError::Cancelled => f.write_str("nobody waits for it any more"),
+            SwapError::Memory { len, why } => write!(f, "{len} bytes of memory are not to be had: {why}"),
+            SwapError::Cancelled => f.write_str("whoever waited for a disk has called that off"),
             SwapError::Late { waited_ms, asked: Some(asked) } => {
                 write!(f, "{}: {waited_ms} ms were not enough to {asked}", asked.path.display())
             }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::os;
 use crate::reader::Sums;
 use crate::store::{BLOCK_BYTES, FileStore, Store};
-use crate::{BlobId, Extent, Space, SwapError, Tier};
+use crate::{BlobId, Extent, Space, SwapError};
 
 /// What the names of swap files begin with; what follows are the process and a number.
 const PREFIX: &str = "jtllm-swap-";
@@ -120,7 +120,7 @@ impl SwapFile {
     /// the bytes that [`SwapFile::change`] named, rounded to whole chunks, else all.
     ///
     /// # Errors
-    /// `Full` if neither the limit nor the disk has room; `Io` if the file does not grow.
+    /// `DiskFull` if the limit or the disk has no room; `Io` if the file does not grow.
     pub fn admit(&mut self, blob: BlobId, bytes: &[u8]) -> Result<(Extent, Range<u64>), SwapError> {
         let need = bytes.len() as u64;
         match self.extents.get_mut(&blob) {
@@ -140,7 +140,8 @@ impl SwapFile {
             Some(_) => self.forget(blob),
             None => {}
         }
-        let full = |have: u64| SwapError::Full { tier: Tier::Disk, need, have };
+        let path = self.path.clone();
+        let full = |have: u64| SwapError::DiskFull { path: path.clone(), need, have };
         let extent = self.space.allocate(need, BLOCK_BYTES).ok_or_else(|| full(self.space.largest_free()))?;
         if let Err(error) = self.grow(extent.end(), full) {
             self.space.free(extent);

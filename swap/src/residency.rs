@@ -226,7 +226,7 @@ impl Residency {
     ///
     /// # Errors
     /// What hinders one from coming: `Io`, `PreviousIo`, `Corrupt`, `Late`, `Cancelled`; `Full` if they do not fit beside what else
-    /// is pinned, or what must leave for them cannot be written.
+    /// is pinned; `DiskFull` (`Full` without a swap file) if what must leave for them cannot be written.
     pub fn pin(&mut self, tick: Tick, blobs: &[BlobId]) -> Result<(), SwapError> {
         self.traffic.pin(tick, blobs, &mut self.road)
     }

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use jtllm_swap::file::{SwapFile, remove_abandoned};
 use jtllm_swap::store::{read_all, write_all};
-use jtllm_swap::{BlobId, SwapError, Tier};
+use jtllm_swap::{BlobId, SwapError};
 
 mod folder;
 
@@ -130,12 +130,12 @@ fn a_limit_is_a_limit_and_so_is_the_disk() {
     let Some(folder) = on_disk() else { return };
     let mut swap = SwapFile::create(folder.path(), 3 * 4096).unwrap();
     swap.admit(BlobId(0), &[0; 8192]).unwrap();
-    let full = SwapError::Full { tier: Tier::Disk, need: 8192, have: 4096 };
-    assert_eq!(swap.admit(BlobId(1), &[0; 8192]).unwrap_err(), full);
+    let full = |path: &Path| SwapError::DiskFull { path: path.into(), need: 8192, have: 4096 };
+    assert_eq!(swap.admit(BlobId(1), &[0; 8192]).unwrap_err(), full(swap.path()));
     swap.forget(BlobId(0));
     swap.admit(BlobId(1), &[0; 8192]).unwrap();
     let room = Box::new(|| Some(4096));
     let mut small = SwapFile::over(folder.path().into(), swap.store(), 1 << 20, room);
-    assert_eq!(small.admit(BlobId(0), &[0; 8192]).unwrap_err(), full);
+    assert_eq!(small.admit(BlobId(0), &[0; 8192]).unwrap_err(), full(folder.path()));
     small.admit(BlobId(0), &[0; 4096]).unwrap();
 }
