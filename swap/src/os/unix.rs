@@ -43,15 +43,25 @@ fn direct_flag(_direct: bool) -> i32 {
     rustix::fs::OFlags::NONBLOCK.bits() as i32
 }
 
-/// Has an open file go through the page cache from now on.
-pub fn stop_direct(file: &File) -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    {
-        let flags = rustix::fs::fcntl_getfl(file)? - rustix::fs::OFlags::DIRECT;
-        rustix::fs::fcntl_setfl(file, flags)?;
+/// Has an open file leave the page cache out from now on, or go through it again. The first a file system may refuse with
+/// `InvalidInput`.
+#[cfg(target_os = "linux")]
+pub fn set_direct(file: &File, direct: bool) -> io::Result<()> {
+    let mut flags = rustix::fs::fcntl_getfl(file)?;
+    flags.set(rustix::fs::OFlags::DIRECT, direct);
+    Ok(rustix::fs::fcntl_setfl(file, flags)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub use super::portable::set_direct;
+
+/// Whether the open file is the one that the path leads to.
+pub fn is_at(file: &File, path: &Path) -> bool {
+    let node = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(held), Ok(named)) => node(held) == node(named),
+        _ => false,
     }
-    let _ = file;
-    Ok(())
 }
 
 /// Takes these bytes of a file out of the page cache, where the system can; nothing else depends on it.
