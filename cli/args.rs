@@ -131,7 +131,8 @@ pub(crate) struct MemoryArgs {
     /// [default: JT_SAVE_MEM of the environment]
     #[arg(long)]
     pub(crate) kv_spill: bool,
-    /// The folder of the swap file; it must exist and be yours alone to write to [default: swap below jtllm's caches]
+    /// The folder of the swap file; it must exist, lie on a disk, and be yours alone to write to [default: swap below jtllm's
+    /// caches]
     #[arg(long, value_name = "DIR")]
     pub(crate) swap_dir: Option<PathBuf>,
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use jtllm_runtime::Error;
 use jtllm_runtime::machine::{Machine, disk_bytes, peak_resident_bytes, resident_bytes};
 use jtllm_runtime::residence::{Counted, Limit, Most, Own, Residence, Spill, Traffic};
 use jtllm_runtime::spill::SwapFolder;
@@ -53,8 +54,15 @@ fn spill(flags: &MemoryArgs, asked: Option<size::Limit>) -> Result<Option<Spill>
         }
         (None, _) => return Ok(None),
     };
-    let folder = SwapFolder::ready(flags.swap_dir.clone()).map_err(|error| Usage(error.to_string()))?;
-    Ok(Some(Spill { required, ..Spill::to(&folder) }))
+    match SwapFolder::ready(flags.swap_dir.clone()).map_err(Error::Swap) {
+        Ok(folder) => Ok(Some(Spill { required, ..Spill::to(&folder) })),
+        // Who named neither flag nor folder has asked for what can be.
+        Err(error) if !required && flags.swap_dir.is_none() => {
+            say(Style::Plain, format_args!("keys and values stay in memory: {error}"));
+            Ok(None)
+        }
+        Err(error) => Err(Usage(error.to_string())),
+    }
 }
 
 /// Those that hold weights within a limit.

@@ -13,6 +13,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use jtllm_runtime::swap::os;
 use serde_json::Value;
 use support::{FRANCE, failure, jtllm, stderr, stdout};
 use tempfile::TempDir;
@@ -36,7 +37,7 @@ fn model() -> &'static (String, String) {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("spill.gguf");
         Synthetic::of("chatglm2-100m", "bf16", Some(LAYERS)).unwrap().write(&file, &mut |_| {}).unwrap();
         let model = file.to_str().unwrap().to_owned();
-        let folder = swap_folder();
+        let folder = swap_folder().unwrap();
         let flags = ["--mem-limit", "4GB", "--kv-spill", "--swap-dir", folder.path().to_str().unwrap()];
         let output = command(&model, "2", &flags).output().unwrap();
         let rest = json_of(&output)["memory"]["rest"].as_u64().unwrap();
@@ -63,10 +64,24 @@ fn json_of(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// A folder that is this user's alone.
-fn swap_folder() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
+/// A folder that is this user's alone, and not the temporary one, which may be in memory. Of who builds there, too, no swap
+/// file is taken, and these tests say that they are skipped.
+fn swap_folder() -> Option<TempDir> {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let is_on_disk = !os::is_in_memory(folder.path());
+    if !is_on_disk {
+        println!("skipped: {folder:?} lies in memory");
+    }
+    Some(folder).filter(|_| is_on_disk)
+}
+
+/// One that lies in memory, if there is such a thing here.
+fn memory_folder() -> Option<TempDir> {
+    let folder = tempfile::tempdir_in("/dev/shm").ok().filter(|folder| os::is_in_memory(folder.path()));
+    if folder.is_none() {
+        println!("skipped: there is no tmpfs at /dev/shm that we may write to");
+    }
     folder
 }
 
@@ -76,7 +91,8 @@ fn names(folder: &Path) -> Vec<String> {
 
 #[test]
 fn keys_and_values_leave_memory_and_answers_stay_the_same() {
-    let (swap, (model, limit)) = (swap_folder(), model());
+    let Some(swap) = swap_folder() else { return };
+    let (model, limit) = model();
     let free = json_of(&command(model, "6", &[]).output().unwrap());
     let output = within(swap.path(), "6").output().unwrap();
     println!("{}", stderr(&output));
@@ -113,7 +129,7 @@ fn keys_and_values_leave_memory_and_answers_stay_the_same() {
 
 #[test]
 fn s11_of_weights_nothing_is_written() {
-    let swap = swap_folder();
+    let Some(swap) = swap_folder() else { return };
     let found = json_of(&within(swap.path(), "12").output().unwrap());
     let memory = &found["memory"];
     let number = |key: &str| memory[key].as_u64().unwrap_or_else(|| panic!("{key}: {memory}"));
@@ -145,6 +161,10 @@ fn s09_a_folder_that_takes_no_swap_file_is_refused_at_start() {
     refused(&open, "others may write to it");
     // Where nobody can make a file, not even root.
     refused(Path::new("/proc/self"), "");
+    if let Some(folder) = memory_folder() {
+        let why = "its files lie in memory (tmpfs), and not on a disk; --swap-dir DIR names another one";
+        refused(folder.path(), why);
+    }
     let text = failure(&["run", "demo", "-p", "a", "--swap-dir", folder.path().to_str().unwrap()], 2);
     assert!(text.contains("--swap-dir wants --kv-spill"), "{text}");
     let text = failure(&["run", "demo", "-p", "a", "--kv-spill", "--mem-limit", "-1"], 2);
@@ -158,21 +178,27 @@ fn s09_a_folder_that_takes_no_swap_file_is_refused_at_start() {
 
 #[test]
 fn s15_jt_save_mem_alone_is_the_flag_and_is_said_once() {
-    let folder = TempDir::new().unwrap();
-    let run = |flags: &[&str]| {
+    let Some(folder) = swap_folder() else { return };
+    let run = |folder: &Path, flags: &[&str]| {
         let mut command = jtllm(&[&["run", "-p", FRANCE, "--temp", "0", "-t", "1"], flags].concat());
-        command.env("JTLLM_CACHE", folder.path()).env("JT_SAVE_MEM", "1");
+        command.env("JTLLM_CACHE", folder).env("JT_SAVE_MEM", "1");
         let output = command.output().unwrap();
         assert_eq!(stdout(&output), "The capital of France is Paris.\n", "{}", stderr(&output));
         stderr(&output)
     };
-    let text = run(&["--backend", "cpu"]);
+    let text = run(folder.path(), &["--backend", "cpu"]);
     assert_eq!(text.matches("JT_SAVE_MEM=1: --kv-spill").count(), 1, "{text}");
     assert!(text.contains("are there: weights") && text.contains("; keys and values: "), "{text}");
     assert_eq!(fs::metadata(folder.path().join("swap")).unwrap().permissions().mode() & 0o777, 0o700);
     // It asks for what is possible; the flag insists.
-    let text = run(&["--backend", "graph"]);
+    let text = run(folder.path(), &["--backend", "graph"]);
     assert!(text.contains("keys and values stay in memory: the model is"), "{text}");
+    if let Some(folder) = memory_folder() {
+        let text = run(folder.path(), &["--backend", "cpu"]);
+        let swap = folder.path().join("swap");
+        let why = format!("keys and values stay in memory: {}: no place for swap files: ", swap.display());
+        assert!(text.contains(&why) && !text.contains("; keys and values: "), "{text}");
+    }
 }
 
 /// A process that is killed when it goes.
@@ -209,7 +235,7 @@ fn spilling(swap: &Path, bytes: u64) -> (Killed, PathBuf) {
 
 #[test]
 fn s10_the_swap_file_is_this_users_alone_and_has_no_name() {
-    let swap = swap_folder();
+    let Some(swap) = swap_folder() else { return };
     let (_child, file) = spilling(swap.path(), 1);
     let found = fs::metadata(&file).unwrap();
     assert_eq!(found.permissions().mode() & 0o777, 0o600);
@@ -219,7 +245,7 @@ fn s10_the_swap_file_is_this_users_alone_and_has_no_name() {
 
 #[test]
 fn s08_what_a_killed_process_leaves_goes_with_it_or_at_the_next_start() {
-    let folder = swap_folder();
+    let Some(folder) = swap_folder() else { return };
     let swap = folder.path();
     // In the first writes, and after some.
     for bytes in [1, 4 << 20] {

@@ -93,7 +93,7 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
-    /// Weights did not come in time, or keys and values.
+    /// Weights, keys or values do not come or go: a file fails or hangs, a folder takes no swap file, memory is short.
     Swap(SwapError),
     /// The disk has no room for keys and values that do not fit into memory.
     SwapSpace(SwapError),
@@ -121,12 +121,33 @@ impl fmt::Display for Error {
             Error::Weight { name, why } => write!(f, "weight {name}: {why}"),
             Error::Packed { file, why } => write!(f, "packed weights in {}: {why}", file.display()),
             Error::File { file, why } => write!(f, "{}: {why}", file.display()),
-            Error::Swap(error) => write!(f, "weights cannot be read: {error}"),
-            Error::SwapSpace(error) => write!(f, "swap space exhausted: {error}"),
+            Error::Swap(error) => swap(error, f),
+            Error::SwapSpace(error) => {
+                write!(f, "swap space exhausted: {error}; a shorter context needs less, ")?;
+                f.write_str("and --swap-dir DIR names a folder on another disk")
+            }
             Error::Limit(error) => error.fmt(f),
             Error::Graph { graph, faults } => write!(f, "graph {graph} is malformed: {faults}"),
             Error::Pass { why } => write!(f, "a pass cannot run: {why}"),
         }
+    }
+}
+
+/// An error of blobs: most name the file and what was to be done with it.
+fn swap(error: &SwapError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    use SwapError::*;
+    match error {
+        Folder { .. } => write!(f, "{error}; --swap-dir DIR names another one"),
+        Io { .. } | PreviousIo { .. } | Corrupt { .. } | Late { .. } | DiskFull { .. } | Cancelled => {
+            write!(f, "{error}")
+        }
+        Memory { .. }
+        | Full { .. }
+        | Unknown { .. }
+        | Absent { .. }
+        | Pinned { .. }
+        | OnlyCopy { .. }
+        | Exhausted => write!(f, "memory for weights, keys and values: {error}"),
     }
 }
 

@@ -22,11 +22,11 @@ pub use fault::{Watched, is_lost};
 #[cfg(not(unix))]
 pub use portable::{
     Mapping, Watched, bytes_of_path, check_private, create_private_file, create_private_folder, free_bytes,
-    is_at, is_lost, open_private_file, page_size, path_of_bytes, release, survive_file_limits,
+    is_lost, open_private_file, page_size, path_of_bytes, release, survive_file_limits,
 };
 #[cfg(unix)]
 pub use unix::{
-    Mapping, bytes_of_path, check_private, create_private_file, create_private_folder, free_bytes, is_at,
+    Mapping, bytes_of_path, check_private, create_private_file, create_private_folder, free_bytes,
     open_private_file, page_size, path_of_bytes, release, survive_file_limits,
 };
 

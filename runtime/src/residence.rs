@@ -322,7 +322,7 @@ impl Residence {
     /// Gives the memory of blobs up, so that what else is taken can be measured.
     ///
     /// # Errors
-    /// Keys and values cannot be written to the swap file; then all stay where they are.
+    /// Keys and values cannot be written to the swap file, or a file hangs; then all stay where they are.
     pub(crate) fn retire(&self) -> Result<(), Error> {
         self.lock().retire()
     }
@@ -415,11 +415,14 @@ impl Residence {
         Ok(Turn { state, plan })
     }
 
-    /// The files that are read by way of the system's page cache, since their file systems refuse to read past it.
+    /// The files that are read by way of the system's page cache, since their file systems refuse to read past it; the swap
+    /// file is one of them. Some refuse only when they are first asked.
     pub fn cached_files(&self) -> Vec<Arc<Path>> {
         let state = self.lock();
         let cached = state.files.iter().filter(|(_, store)| !store.is_direct());
-        cached.map(|(path, _)| path.clone()).collect()
+        let swap = state.swap.as_ref().or_else(|| state.residency.as_ref()?.swap());
+        let swap = swap.filter(|swap| !swap.store().is_direct()).map(|swap| Arc::from(swap.path()));
+        cached.map(|(path, _)| path.clone()).chain(swap).collect()
     }
 
     /// What was counted against the host's limit, if a pass has begun.
@@ -505,6 +508,8 @@ impl State {
             let why = || self.apart.as_ref().and_then(Apart::why);
             residency.save().map_err(|error| why().map_or_else(|| spilled(error), Error::Device))?;
         }
+        // A read that hangs would keep its memory beside what comes in its place.
+        self.residency.as_mut().map_or(Ok(()), Residency::rest).map_err(Error::Swap)?;
         self.before = self.before.and(self.residency.as_ref());
         self.swap = self.residency.take().map_or(self.swap.take(), Residency::into_swap);
         if let Some(apart) = &mut self.apart {

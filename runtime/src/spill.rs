@@ -1,12 +1,11 @@
 //! The folder of swap files: where bytes go that memory has no room for and no other file has.
 
 use std::ffi::OsString;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use jtllm_swap::SwapError;
-use jtllm_swap::file::{Named, SwapFile, abandoned};
+use jtllm_swap::file::{Abandoned, SwapFile, abandoned};
 
 use crate::cache::{CacheError, Size, Status, default_folder};
 use crate::os;
@@ -59,8 +58,13 @@ impl SwapFolder {
     /// # Errors
     /// The folder cannot be listed.
     pub fn size(&self) -> Result<Size, CacheError> {
-        let left = self.left()?;
-        Ok(Size { entries: left.len() as u64, bytes: left.iter().map(|file| file.bytes).sum() })
+        let mut size = Size::default();
+        self.left(|file| {
+            size.entries += 1;
+            size.bytes += file.bytes();
+            Ok(())
+        })?;
+        Ok(size)
     }
 
     /// Removes what dead processes have left.
@@ -68,22 +72,23 @@ impl SwapFolder {
     /// # Errors
     /// The folder cannot be listed, or a file cannot be removed.
     pub fn clear(&self) -> Result<(), CacheError> {
-        for Named { path, .. } in self.left()? {
-            match fs::remove_file(&path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(CacheError { path, action: "remove", source });
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        self.left(|file| {
+            let path = file.path().to_owned();
+            file.remove().map_err(|source| CacheError { path, action: "remove", source })
+        })
     }
 
-    fn left(&self) -> Result<Vec<Named>, CacheError> {
-        let Status::On(folder) = &self.0 else { return Ok(Vec::new()) };
-        match abandoned(folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            found => found.map_err(|source| CacheError { path: folder.clone(), action: "list", source }),
+    /// Does something with each file that dead processes have left.
+    fn left(&self, mut deal: impl FnMut(Abandoned) -> Result<(), CacheError>) -> Result<(), CacheError> {
+        let Status::On(folder) = &self.0 else { return Ok(()) };
+        let failed = |source| CacheError { path: folder.clone(), action: "list", source };
+        let files = match abandoned(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            found => found.map_err(failed)?,
+        };
+        for file in files {
+            deal(file.map_err(failed)?)?;
         }
+        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use jtllm_models::arch::{self, Architecture, Pass, Rows, Weights};
@@ -91,8 +92,8 @@ pub struct Model {
     tell: Option<Box<Tell>>,
     /// Whether it was told that launches are not recorded.
     told_refusal: bool,
-    /// Whether it was told which files are read by way of the page cache.
-    told_cached_files: bool,
+    /// The files of which it was told that they are read by way of the page cache.
+    told_cached_files: BTreeSet<Arc<Path>>,
     /// How it was loaded.
     pub options: LoadOptions,
 }
@@ -285,15 +286,14 @@ impl Model {
         parts.drop_needless_limit()?;
         let options = parts.options.clone();
         let seat = parts.seat(ways)?;
-        let (told_refusal, told_cached_files) = (false, false);
         Ok(Model {
             checkpoint,
             architecture,
             parts,
             seat,
             tell: None,
-            told_refusal,
-            told_cached_files,
+            told_refusal: false,
+            told_cached_files: BTreeSet::new(),
             options,
         })
     }
@@ -447,15 +447,16 @@ impl Model {
         Ok(logits)
     }
 
-    /// Says once which files take memory of the system's beside that of the limit, when all were read from.
+    /// Says once of each file that it takes memory of the system's beside that of the limit, when it was read from: of the swap
+    /// file that may be long after the others.
     fn tell_cached_files(&mut self) {
-        if std::mem::replace(&mut self.told_cached_files, true) {
-            return;
-        }
         let residences = self.networks().into_iter().filter_map(Network::residence);
-        for path in residences.flat_map(|residence| residence.cached_files()).collect::<BTreeSet<_>>() {
-            let what = "its file system has no direct reads; they go by way of the page cache";
-            self.say(&format!("{}: {what}", path.display()));
+        let cached: Vec<Arc<Path>> = residences.flat_map(|residence| residence.cached_files()).collect();
+        for path in cached {
+            if self.told_cached_files.insert(path.clone()) {
+                let what = "its file system has no direct reads; they go by way of the page cache";
+                self.say(&format!("{}: {what}", path.display()));
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! Keys and values that leave memory for a swap file and come back: the same bits as without a limit, whatever the limit.
 #![allow(clippy::unwrap_used)]
 
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -14,8 +15,10 @@ use jtllm_runtime::codegen::target::Caps;
 use jtllm_runtime::ir::DType;
 use jtllm_runtime::residence::{Counted, Limit, Most, Residence, Spill, Traffic};
 use jtllm_runtime::swap::SwapError;
+use jtllm_runtime::swap::error::Asked;
 use jtllm_runtime::swap::fault::{Call, Fault, FaultStore};
 use jtllm_runtime::swap::file::{SUM_BYTES, SwapFile};
+use jtllm_runtime::swap::os;
 use jtllm_runtime::swap::store::{Action, MemoryStore, Store};
 use jtllm_runtime::{Error, residence};
 use jtllm_serve::{
@@ -323,7 +326,7 @@ fn failing(
     let counter = left.clone();
     let script = move |call: Call| {
         let is_now = call.action == action && counter.fetch_sub(1, Ordering::Relaxed) == 0;
-        is_now.then_some(Fault::Error(std::io::ErrorKind::Other))
+        is_now.then_some(Fault::Error(ErrorKind::Other))
     };
     (left, script)
 }
@@ -350,6 +353,44 @@ fn a_swap_file_that_fails_ends_the_answer_and_the_next_one_is_right() {
         }
         println!("{action}: {failed} failed");
         assert!(failed > 4, "{action}: {failed}");
+    }
+}
+
+/// Where the length of a file may grow and its bytes may not (a quota, say), it is a write that fails: perhaps one that nobody
+/// waits for.
+#[test]
+fn s07_whoever_may_not_write_any_more_hears_that_and_what_was_written_is_read_still() {
+    let (name, context) = ("llama2-gqa-tiny", 1024);
+    let expected = bits(&mut engine(name, context, Limit::default()), &prompt(100), 4).unwrap();
+    let most = counted(name, context, 1).step;
+    for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge] {
+        let left = Arc::new(AtomicI64::new(i64::MAX));
+        let counter = left.clone();
+        let script = move |call: Call| {
+            let is_over = call.action == Action::Write && counter.fetch_sub(1, Ordering::Relaxed) <= 0;
+            is_over.then_some(Fault::Error(kind))
+        };
+        let mut engine = engine(name, context, faulty(most, script));
+        let mut refused = 0;
+        for number in 0..40 {
+            engine.clear();
+            left.store(number, Ordering::Relaxed);
+            match bits(&mut engine, &prompt(100), 4) {
+                Ok(bits) => assert!(bits == expected, "{kind} {number}"),
+                Err(error) => {
+                    assert!(
+                        matches!(error, EngineError::Runtime(Error::SwapSpace(_))),
+                        "{kind} {number}: {error}"
+                    );
+                    assert!(error.to_string().starts_with("swap space exhausted: "), "{error}");
+                    refused += 1;
+                }
+            }
+            left.store(i64::MAX, Ordering::Relaxed);
+            assert!(bits(&mut engine, &prompt(100), 4).unwrap() == expected, "after {kind} {number}");
+        }
+        println!("{kind}: {refused} refused");
+        assert!(refused > 4, "{kind}: {refused}");
     }
 }
 
@@ -415,7 +456,9 @@ fn s07_a_full_disk_ends_the_request_that_needs_it_and_no_other() {
         assert!(disk.used_by(0) > 0);
         let error = bits(&mut engines[1], &prompt(6000), 4).unwrap_err();
         assert!(matches!(error, EngineError::Runtime(Error::SwapSpace(_))), "{error}");
-        assert!(error.to_string().starts_with("swap space exhausted: "), "{error}");
+        let text = error.to_string();
+        assert!(text.starts_with("swap space exhausted: swap: no room for "), "{text}");
+        assert!(text.contains("; a shorter context needs less, and --swap-dir DIR names"), "{text}");
         // What it had written is free, and who did not ask for so much goes on.
         assert_eq!((disk.used_by(1), disk.used()), (0, disk.used_by(0)), "round {round}");
         let mut held = engines[0].held().to_vec();
@@ -430,8 +473,49 @@ fn s07_a_full_disk_ends_the_request_that_needs_it_and_no_other() {
 }
 
 #[test]
+fn an_error_says_what_is_so_and_where() {
+    let path: Arc<Path> = Path::new("/d/swap").into();
+    let io = |action| SwapError::Io {
+        path: path.clone(),
+        action,
+        at: 8192,
+        kind: ErrorKind::Other,
+        why: "it smokes".to_owned(),
+    };
+    let asked = Asked { path: path.clone(), action: Action::Write, at: 4096, len: 8192 };
+    for (error, expected) in [
+        (io(Action::Write), "/d/swap: cannot write at byte 8192: it smokes"),
+        (io(Action::Read), "/d/swap: cannot read at byte 8192: it smokes"),
+        (
+            SwapError::Late { waited_ms: 60_000, asked: Some(asked) },
+            "/d/swap: 60000 ms were not enough to write 8192 bytes at byte 4096",
+        ),
+        (
+            SwapError::Folder { path: path.clone(), why: "it is no folder".to_owned() },
+            "/d/swap: no place for swap files: it is no folder; --swap-dir DIR names another one",
+        ),
+        (
+            SwapError::Memory { len: 4096, why: "none left".to_owned() },
+            "memory for weights, keys and values: 4096 bytes of memory are not to be had: none left",
+        ),
+    ] {
+        assert_eq!(Error::Swap(error).to_string(), expected);
+    }
+    assert_eq!(
+        Error::SwapSpace(SwapError::DiskFull { path, need: 8192, have: 5 }).to_string(),
+        "swap space exhausted: /d/swap: no room for 8192 bytes more, 5 are free; \
+         a shorter context needs less, and --swap-dir DIR names a folder on another disk"
+    );
+}
+
+#[test]
 fn who_has_no_folder_for_swap_files_hears_it_before_anything_is_loaded() {
-    let folder = tempfile::tempdir().unwrap();
+    // Not the temporary folder, which may be in memory.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    if os::is_in_memory(folder.path()) {
+        println!("skipped: {folder:?} lies in memory");
+        return;
+    }
     let limit = |path: &Path| Limit { spill: Some(Spill::to(path)), ..Limit::of(Most::Weights(1 << 20)) };
     let load = |memory, backend| {
         let options = LoadOptions { backend, ..options(96, 1, memory) };
@@ -440,6 +524,7 @@ fn who_has_no_folder_for_swap_files_hears_it_before_anything_is_loaded() {
     };
     let missing = load(limit(&folder.path().join("missing")), Backend::Cpu).err().unwrap();
     assert!(matches!(missing, EngineError::Runtime(Error::Swap(SwapError::Folder { .. }))), "{missing}");
+    assert!(missing.to_string().ends_with("; --swap-dir DIR names another one"), "{missing}");
     assert!(load(limit(folder.path()), Backend::Cpu).is_ok());
     // The interpreter of graphs has no memory of its own to keep.
     let graph = load(limit(folder.path()), Backend::Graph).err().unwrap();
@@ -447,6 +532,60 @@ fn who_has_no_folder_for_swap_files_hears_it_before_anything_is_loaded() {
     let mut implied = limit(folder.path());
     implied.spill.as_mut().unwrap().required = false;
     assert!(load(implied, Backend::Graph).is_ok());
+}
+
+/// A swap file on a file system that refuses direct reads.
+struct Cached(MemoryStore);
+
+impl Store for Cached {
+    fn read(&self, at: u64, out: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(at, out)
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write(at, bytes)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn size(&self) -> std::io::Result<u64> {
+        self.0.size()
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        self.0.sync()
+    }
+
+    fn is_direct(&self) -> bool {
+        // Known when it was first written to.
+        self.0.size().is_ok_and(|bytes| bytes == 0)
+    }
+}
+
+#[test]
+fn s06_a_swap_file_that_takes_page_cache_is_told_once() {
+    let (name, context) = ("llama2-gqa-tiny", 1024);
+    let open = || {
+        let store = Arc::new(Cached(MemoryStore::new(Vec::new())));
+        Ok(SwapFile::over(Path::new("the swap file").into(), store, 1 << 40, Box::new(|| None)))
+    };
+    let spill = Some(Spill { open: Arc::new(open), required: true });
+    let most = Most::Weights(counted(name, context, 1).step);
+    let mut engine = engine(name, context, Limit { spill, ..Limit::of(most) });
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let hears = told.clone();
+    engine.model_mut().tell(Box::new(move |what| hears.lock().unwrap().push(what.to_owned())));
+    // It is not written to by the first passes.
+    for _ in 0..3 {
+        bits(&mut engine, &prompt(300), 4).unwrap();
+        engine.append(3).unwrap();
+    }
+    assert!(traffic(&engine).bytes_written > 0);
+    let told = told.lock().unwrap();
+    let of_it = |what: &&String| what.starts_with("the swap file: ") && what.contains("page cache");
+    assert_eq!(told.iter().filter(of_it).count(), 1, "{told:?}");
 }
 
 #[test]

@@ -8,6 +8,25 @@ use std::sync::Arc;
 use crate::store::Action;
 use crate::{BlobId, Tier};
 
+/// What was asked of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The file.
+    pub path: Arc<Path>,
+    /// To read or to write.
+    pub action: Action,
+    /// Where in the file.
+    pub at: u64,
+    /// How many bytes.
+    pub len: u64,
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} bytes at byte {}", self.action, self.len, self.at)
+    }
+}
+
 /// Why a change of the ledger is refused, or bytes did not come. A refused change changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SwapError {
@@ -15,6 +34,15 @@ pub enum SwapError {
     Full {
         /// The tier.
         tier: Tier,
+        /// The bytes asked for.
+        need: u64,
+        /// The bytes that are free.
+        have: u64,
+    },
+    /// The swap file has no room, within what it may take or on its disk.
+    DiskFull {
+        /// The file.
+        path: Arc<Path>,
         /// The bytes asked for.
         need: u64,
         /// The bytes that are free.
@@ -93,10 +121,10 @@ pub enum SwapError {
     },
     /// Bytes did not come in the time that somebody was ready to wait.
     Late {
-        /// The blob.
-        blob: BlobId,
         /// That time.
         waited_ms: u64,
+        /// What has not ended; nothing if it is a copy between the memories of host and device.
+        asked: Option<Asked>,
     },
     /// Somebody who waited for bytes wants them no more.
     Cancelled,
@@ -108,6 +136,7 @@ impl SwapError {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         match self {
             SwapError::Full { tier, .. } => *tier == Tier::Disk,
+            SwapError::DiskFull { .. } => true,
             SwapError::Io { kind, .. } => matches!(kind, StorageFull | QuotaExceeded | FileTooLarge),
             _ => false,
         }
@@ -119,6 +148,9 @@ impl fmt::Display for SwapError {
         match self {
             SwapError::Full { tier, need, have } => {
                 write!(f, "{need} bytes are needed on tier {tier}, {have} are free within its budget")
+            }
+            SwapError::DiskFull { path, need, have } => {
+                write!(f, "{}: no room for {need} bytes more, {have} are free", path.display())
             }
             SwapError::Unknown { blob } => write!(f, "{blob} is not registered"),
             SwapError::Absent { blob, tier } => write!(f, "{blob} has no current copy on tier {tier}"),
@@ -143,10 +175,13 @@ impl fmt::Display for SwapError {
             SwapError::Folder { path, why } => {
                 write!(f, "{}: no place for swap files: {why}", path.display())
             }
-            SwapError::Memory { len, why } => write!(f, "no {len} bytes of memory: {why}"),
-            SwapError::Cancelled => f.write_str("nobody waits for it any more"),
-            SwapError::Late { blob, waited_ms } => {
-                write!(f, "{blob} has not come after {waited_ms} ms")
+            SwapError::Memory { len, why } => write!(f, "{len} bytes of memory are not to be had: {why}"),
+            SwapError::Cancelled => f.write_str("whoever waited for a disk has called that off"),
+            SwapError::Late { waited_ms, asked: Some(asked) } => {
+                write!(f, "{}: {waited_ms} ms were not enough to {asked}", asked.path.display())
+            }
+            SwapError::Late { waited_ms, asked: None } => {
+                write!(f, "{waited_ms} ms were not enough to copy bytes to a device or back")
             }
         }
     }

@@ -2,7 +2,9 @@
 //!
 //! Its name is gone from the folder as soon as it is open, where the system allows that: so the file goes with its
 //! process, however that ends. Elsewhere, and in the moment before, a lock says that somebody lives: whoever opens a swap
-//! file in the same folder removes those of which nobody holds the lock, and no others.
+//! file in the same folder removes those of which nobody holds the lock, and no others. A name is taken away by whoever
+//! holds the lock of the file that has it, and by nobody else. What a name leads to may change all the same before that
+//! (processes in containers have the same numbers): so it is the file that was made that is used, never one of its name.
 
 use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
@@ -15,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::os;
 use crate::reader::Sums;
 use crate::store::{BLOCK_BYTES, FileStore, Store};
-use crate::{BlobId, Extent, Space, SwapError, Tier};
+use crate::{BlobId, Extent, Space, SwapError};
 
 /// What the names of swap files begin with; what follows are the process and a number.
 const PREFIX: &str = "jtllm-swap-";
@@ -34,16 +36,46 @@ const NAMES_MAX: u32 = 16;
 #[derive(Debug)]
 struct Claim {
     path: PathBuf,
-    /// Held for its lock.
-    _locked: File,
+    locked: File,
+    /// Whether the file has kept its name.
     named: bool,
+}
+
+impl Claim {
+    /// Locks a file that was just created at this path, and takes its name away; none if somebody takes it for abandoned.
+    fn of(file: File, path: PathBuf) -> io::Result<Option<Claim>> {
+        match file.try_lock() {
+            Ok(()) => {}
+            // Whoever has the lock removes the file.
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => {
+                let _ = remove(&file, &path);
+                return Err(error);
+            }
+        }
+        let mut claim = Claim { path, locked: file, named: true };
+        // Where an open file cannot lose its name, it keeps it until it is dropped.
+        claim.named = remove(&claim.locked, &claim.path).is_err();
+        Ok(Some(claim))
+    }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         if self.named {
-            let _ = fs::remove_file(&self.path);
+            let _ = remove(&self.locked, &self.path);
         }
+    }
+}
+
+/// Takes a file's name away, if it is the file's still.
+fn remove(file: &File, path: &Path) -> io::Result<()> {
+    if !os::is_at(file, path) {
+        return Ok(());
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -80,10 +112,14 @@ impl SwapFile {
     /// Makes a swap file of at most `limit_bytes` in a folder, after removing what dead processes left there.
     ///
     /// # Errors
-    /// `Folder` if that is missing, is not this user's alone to write to, or takes no file.
+    /// `Folder` if that is missing, is not this user's alone to write to, lies in memory, or takes no file.
     pub fn create(folder: &Path, limit_bytes: u64) -> Result<SwapFile, SwapError> {
         let refuse = |error: io::Error| SwapError::Folder { path: folder.into(), why: error.to_string() };
         os::check_private(folder).map_err(refuse)?;
+        if os::is_in_memory(folder) {
+            // What is written there takes the memory that it was to leave, and nobody would count it.
+            return Err(refuse(io::Error::other("its files lie in memory (tmpfs), and not on a disk")));
+        }
         remove_abandoned(folder).map_err(refuse)?;
         let (claim, store) = claim(folder).map_err(refuse)?;
         let (path, place) = (claim.path.as_path().into(), folder.to_owned());
@@ -116,7 +152,7 @@ impl SwapFile {
     /// the bytes that [`SwapFile::change`] named, rounded to whole chunks, else all.
     ///
     /// # Errors
-    /// `Full` if neither the limit nor the disk has room; `Io` if the file does not grow.
+    /// `DiskFull` if the limit or the disk has no room; `Io` if the file does not grow.
     pub fn admit(&mut self, blob: BlobId, bytes: &[u8]) -> Result<(Extent, Range<u64>), SwapError> {
         let need = bytes.len() as u64;
         match self.extents.get_mut(&blob) {
@@ -136,7 +172,8 @@ impl SwapFile {
             Some(_) => self.forget(blob),
             None => {}
         }
-        let full = |have: u64| SwapError::Full { tier: Tier::Disk, need, have };
+        let path = self.path.clone();
+        let full = |have: u64| SwapError::DiskFull { path: path.clone(), need, have };
         let extent = self.space.allocate(need, BLOCK_BYTES).ok_or_else(|| full(self.space.largest_free()))?;
         if let Err(error) = self.grow(extent.end(), full) {
             self.space.free(extent);
@@ -204,62 +241,67 @@ fn claim(folder: &Path) -> io::Result<(Claim, FileStore)> {
     for _ in 0..NAMES_MAX {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = folder.join(format!("{PREFIX}{}-{number}", std::process::id()));
-        let locked = match os::create_private(&path) {
+        let file = match os::create_private(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
             Err(error) => return Err(error),
         };
         // Before we have the lock the file looks abandoned: somebody may be about to remove it.
-        if locked.try_lock().is_err() {
-            continue;
+        if let Some(claim) = Claim::of(file, path)? {
+            let store = FileStore::of(claim.locked.try_clone()?, &claim.path)?;
+            return Ok((claim, store));
         }
-        let store = match FileStore::open_for_writing(&path) {
-            Ok(store) => store,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => {
-                let _ = fs::remove_file(&path);
-                return Err(error);
-            }
-        };
-        // Where an open file cannot lose its name, it keeps it until it is dropped.
-        let named = fs::remove_file(&path).is_err();
-        return Ok((Claim { path, _locked: locked, named }, store));
     }
     Err(io::Error::new(io::ErrorKind::AlreadyExists, "every name for a swap file is taken"))
 }
 
-/// A swap file that has a name in a folder.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Named {
-    /// Where it is.
-    pub path: PathBuf,
-    /// How long it is.
-    pub bytes: u64,
+/// A swap file that has a name in a folder and no owner. Its lock is held as long as this is.
+#[derive(Debug)]
+pub struct Abandoned {
+    path: PathBuf,
+    locked: File,
 }
 
-/// The swap files in a folder that nobody has locked: their processes are dead, or have not yet locked them.
+impl Abandoned {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How long it is.
+    pub fn bytes(&self) -> u64 {
+        self.locked.metadata().map_or(0, |found| found.len())
+    }
+
+    /// Removes it. That somebody else has done that is no fault.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn remove(self) -> io::Result<()> {
+        remove(&self.locked, &self.path)
+    }
+}
+
+/// The swap files in a folder that nobody has locked, one after another: their processes are dead, or have not yet locked
+/// them.
 ///
 /// # Errors
 /// The folder cannot be listed.
-pub fn abandoned(folder: &Path) -> io::Result<Vec<Named>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
-        if !ours || !entry.file_type()?.is_file() {
-            continue;
-        }
-        // What we may not open is somebody else's.
-        let Ok(file) = File::open(entry.path()) else { continue };
-        match file.try_lock() {
-            Ok(()) => {
-                let bytes = file.metadata().map_or(0, |found| found.len());
-                found.push(Named { path: entry.path(), bytes });
-            }
-            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
-        }
+pub fn abandoned(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<Abandoned>>> {
+    Ok(fs::read_dir(folder)?.filter_map(|entry| entry.map(unowned).transpose()))
+}
+
+/// An entry of a folder, if it is a swap file that nobody has locked.
+fn unowned(entry: fs::DirEntry) -> Option<Abandoned> {
+    let is_named_so = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
+    if !is_named_so || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+        return None;
     }
-    Ok(found)
+    let path = entry.path();
+    // What we may not open or lock is somebody else's; what is not at its place any more, nobody's.
+    let locked = File::open(&path).ok()?;
+    let is_unowned = locked.try_lock().is_ok() && os::is_at(&locked, &path);
+    is_unowned.then_some(Abandoned { path, locked })
 }
 
 /// Removes swap files that nobody has locked.
@@ -268,7 +310,12 @@ pub fn abandoned(folder: &Path) -> io::Result<Vec<Named>> {
 /// The folder cannot be listed.
 pub fn remove_abandoned(folder: &Path) -> io::Result<()> {
     for file in abandoned(folder)? {
-        let _ = fs::remove_file(file.path);
+        // What cannot be removed takes room and does no other harm.
+        let _ = file?.remove();
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "../tests/claim/mod.rs"]
+mod tests;

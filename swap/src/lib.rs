@@ -21,6 +21,7 @@
 //!   written.
 //! * Bytes that have a hash are compared with it before anybody sees them.
 //! * Extents in use never overlap, and free neighbours are always joined.
+//! * Memory that a request may write to is there until the request ends, even if that is after its residency.
 //! * No pin waits for ever, and none allocates once tables have grown to their size.
 //!
 //! Everything below [`Traffic`] is a change of tables that moves no byte, so it can be tested without memory or disk.

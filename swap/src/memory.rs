@@ -17,6 +17,9 @@ pub struct Memory {
 // SAFETY: a memory is plain bytes owned by this value and bound to no thread.
 unsafe impl Send for Memory {}
 
+// SAFETY: what is shared gives out addresses; who may touch the bytes is said where that is done.
+unsafe impl Sync for Memory {}
+
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Memory({} bytes)", self.len)

@@ -10,11 +10,13 @@ pub mod unix;
 
 #[cfg(not(unix))]
 pub use portable::{
-    Pages, check_private, create_private, forget_cached, free_bytes, open, stop_direct, wants_direct,
+    Pages, check_private, create_private, forget_cached, free_bytes, is_at, is_in_memory, open, set_direct,
+    wants_direct,
 };
 #[cfg(unix)]
 pub use unix::{
-    Pages, check_private, create_private, forget_cached, free_bytes, open, stop_direct, wants_direct,
+    Pages, check_private, create_private, forget_cached, free_bytes, is_at, is_in_memory, open, set_direct,
+    wants_direct,
 };
 
 /// How a file is opened.

@@ -11,14 +11,15 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::SwapError;
-use crate::memory::Span;
+use crate::error::Asked;
+use crate::memory::{Memory, Span};
 use crate::store::{Action, Store, read_all, write_all};
-use crate::sync::{Condvar, JoinHandle, Mutex, lock, thread};
+use crate::sync::{Condvar, JoinHandle, Mutex, MutexGuard, lock, thread};
 use state::{Piece, State};
 
 /// How much is asked for at a time. The defaults are measured: `benches/RESULTS.md`, "Reading".
@@ -118,11 +119,22 @@ struct Shared {
     state: Mutex<State>,
     /// There may be something to do.
     work: Condvar,
-    /// A job was reported.
+    /// A job was reported, or a thread has nothing to do.
     done: Condvar,
 }
 
-/// Threads that read and write. Dropping it waits for the requests that are in flight; other jobs are forgotten.
+impl Shared {
+    /// Waits for [`Shared::done`], but no longer than `limit`.
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, limit: Duration) -> MutexGuard<'a, State> {
+        match self.done.wait_timeout(state, limit) {
+            Ok((state, _)) => state,
+            Err(poisoned) => poisoned.into_inner().0,
+        }
+    }
+}
+
+/// Threads that read and write. Dropping it waits for the requests that are in flight, unless somebody said that they
+/// [need not](Reader::leave) be waited for; other jobs are forgotten.
 pub struct Reader {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -167,8 +179,8 @@ impl Reader {
     /// Asks for a job, after those that were asked for before, or before them if it is `urgent`.
     ///
     /// # Safety
-    /// Until the ticket is reported or the reader is dropped, the memory of the span must be there, and nobody may
-    /// write to it; nor read it, if the job does not write.
+    /// Until the ticket is reported or the reader is dropped (if it did not [leave](Reader::leave) before), the memory of the
+    /// span must be there, and nobody may write to it; nor read it, if the job does not write.
     pub unsafe fn submit(&self, job: Job, urgent: bool) -> Ticket {
         let ticket = lock(&self.shared.state).submit(job, urgent);
         self.shared.work.notify_all();
@@ -184,12 +196,52 @@ impl Reader {
     pub fn wait(&self, into: &mut Vec<Outcome>, limit: Duration) {
         let mut state = lock(&self.shared.state);
         if state.reported.is_empty() {
-            state = match self.shared.done.wait_timeout(state, limit) {
-                Ok((state, _)) => state,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
+            state = self.shared.wait(state, limit);
         }
         into.append(&mut state.reported);
+    }
+
+    /// What is in flight: of this job if any of it is, else of the one that has been asked for first.
+    pub fn in_flight(&self, ticket: Option<Ticket>) -> Option<Asked> {
+        lock(&self.shared.state).in_flight(ticket)
+    }
+
+    /// Makes no more requests before another job is asked for or [`Reader::resume`] is called, and says whether none is in
+    /// flight any more, after about so long at the most.
+    pub fn pause(&self, limit: Duration) -> bool {
+        let begin = Instant::now();
+        let mut state = lock(&self.shared.state);
+        state.paused = true;
+        while state.busy > 0 {
+            let left = limit.saturating_sub(begin.elapsed());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.shared.wait(state, left);
+        }
+        true
+    }
+
+    /// Goes on after a pause.
+    pub fn resume(&self) {
+        if std::mem::take(&mut lock(&self.shared.state).paused) {
+            self.shared.work.notify_all();
+        }
+    }
+
+    /// Ends the reader without waiting for the requests that are in flight, which the system may never end. The last of its
+    /// threads drops the memory and the stores.
+    ///
+    /// # Safety
+    /// All jobs that were not reported have their bytes in this memory.
+    pub unsafe fn leave(&mut self, memory: Arc<Memory>) {
+        let mut state = lock(&self.shared.state);
+        state.closing = true;
+        state._kept = Some(memory);
+        drop(state);
+        self.shared.work.notify_all();
+        // Nobody waits for threads without a handle.
+        self.threads.clear();
     }
 
     /// Lets files that failed be tried again.
@@ -219,12 +271,14 @@ impl Drop for Reader {
 fn serve(shared: &Shared) {
     let mut state = lock(&shared.state);
     while !state.closing {
-        let Some(piece) = state.take(shared.requests.bytes) else {
+        let next = if state.paused { None } else { state.take(shared.requests.bytes) };
+        let Some(piece) = next else {
             // Jobs of a failed file may just have been reported.
             shared.done.notify_all();
             state = shared.work.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
             continue;
         };
+        state.busy += 1;
         drop(state);
         let outcome = carry(&piece);
         state = lock(&shared.state);
@@ -234,6 +288,7 @@ fn serve(shared: &Shared) {
             state = lock(&shared.state);
             state.report(check.slot, outcome);
         }
+        state.busy -= 1;
         shared.done.notify_all();
     }
 }

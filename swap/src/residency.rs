@@ -94,7 +94,11 @@ pub struct Counts {
     pub swap_bytes: u64,
 }
 
-/// Blobs in memory when they are used, for one executor thread. Its threads end when it is dropped.
+/// Blobs in memory when they are used, for one executor thread.
+///
+/// When it is dropped its threads end, and its memory goes. If a file hangs, that is waited for as long as a pin would, or not
+/// at all after a pin has given up; then threads that the system does not let go of stay, and the memory with them. So
+/// whoever wants other memory in its place calls [`Residency::rest`] before.
 #[derive(Debug)]
 pub struct Residency {
     traffic: Traffic,
@@ -195,6 +199,15 @@ impl Residency {
         self.traffic.save(&mut self.road)
     }
 
+    /// Waits until nothing is read or written any more, so that the memory goes with the residency. What was to be read ahead
+    /// and was not begun need not come for that.
+    ///
+    /// # Errors
+    /// `Late`, `Cancelled`; then all goes on as before.
+    pub fn rest(&mut self) -> Result<(), SwapError> {
+        self.road.rest()
+    }
+
     /// Ends the residency. What was not [saved](Residency::save) of blobs of our own is lost.
     pub fn into_swap(self) -> Option<SwapFile> {
         self.road.into_swap()
@@ -213,7 +226,7 @@ impl Residency {
     ///
     /// # Errors
     /// What hinders one from coming: `Io`, `PreviousIo`, `Corrupt`, `Late`, `Cancelled`; `Full` if they do not fit beside what else
-    /// is pinned, or what must leave for them cannot be written.
+    /// is pinned; `DiskFull` (`Full` without a swap file) if what must leave for them cannot be written.
     pub fn pin(&mut self, tick: Tick, blobs: &[BlobId]) -> Result<(), SwapError> {
         self.traffic.pin(tick, blobs, &mut self.road)
     }
@@ -313,8 +326,13 @@ impl Residency {
 
     /// Lets files that failed be tried again: what one request could not read the next one may.
     pub fn forgive(&mut self) {
-        self.road.reader.forgive();
+        self.road.forgive();
         self.traffic.resume();
+    }
+
+    /// The swap file, if there is one.
+    pub fn swap(&self) -> Option<&SwapFile> {
+        self.road.swap()
     }
 
     /// What it has cost so far.
@@ -329,7 +347,7 @@ impl Residency {
             stall: self.road.stall,
             used_bytes: ledger.used(Tier::Host),
             peak_bytes: ledger.peak(Tier::Host),
-            swap_bytes: self.road.swap_bytes(),
+            swap_bytes: self.swap().map_or(0, SwapFile::bytes),
         }
     }
 

@@ -174,6 +174,19 @@ impl FileStore {
         FileStore::from(os::open(path, Access::Read, false)?, path, false)
     }
 
+    /// A file that is open already, past the page cache from now on if its file system allows that; `path` is where it was
+    /// found.
+    ///
+    /// # Errors
+    /// As [`FileStore::open`].
+    pub fn of(file: File, path: &Path) -> io::Result<FileStore> {
+        let direct = match os::wants_direct().then(|| os::set_direct(&file, true)) {
+            Some(Err(error)) if !refuses_direct(&error) => return Err(error),
+            outcome => matches!(outcome, Some(Ok(()))),
+        };
+        FileStore::from(file, path, direct)
+    }
+
     fn with(path: &Path, access: Access) -> io::Result<FileStore> {
         if os::wants_direct() {
             match os::open(path, access, true) {
@@ -231,7 +244,7 @@ impl FileStore {
 
     /// Goes through the page cache from now on.
     fn fall_back(&self) -> io::Result<()> {
-        os::stop_direct(&self.file)?;
+        os::set_direct(&self.file, false)?;
         self.direct.store(false, Ordering::Relaxed);
         Ok(())
     }

@@ -10,7 +10,11 @@ use std::process::{Command, Stdio};
 
 use jtllm_swap::file::{SwapFile, remove_abandoned};
 use jtllm_swap::store::{read_all, write_all};
-use jtllm_swap::{BlobId, SwapError, Tier};
+use jtllm_swap::{BlobId, SwapError};
+
+mod folder;
+
+use folder::on_disk;
 
 /// Set where this binary is started again, to be a process that dies: the folder of its swap files.
 const FOLDER: &str = "JTLLM_TEST_SWAP_FOLDER";
@@ -35,7 +39,7 @@ fn s08_other_process() {
 
 #[test]
 fn s08_what_a_killed_process_leaves_is_removed_and_what_a_living_one_has_is_not() {
-    let folder = tempfile::tempdir().unwrap();
+    let Some(folder) = on_disk() else { return };
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "s08_other_process", "--nocapture"])
         .env(FOLDER, folder.path())
@@ -57,7 +61,7 @@ fn s08_what_a_killed_process_leaves_is_removed_and_what_a_living_one_has_is_not(
 
 #[test]
 fn s10_a_swap_file_has_no_name_and_is_this_users_alone() {
-    let folder = tempfile::tempdir().unwrap();
+    let Some(folder) = on_disk() else { return };
     let mut swap = SwapFile::create(folder.path(), 1 << 20).unwrap();
     assert!(names(folder.path()).is_empty());
     assert!(swap.path().starts_with(folder.path()));
@@ -103,17 +107,35 @@ fn s09_a_folder_that_is_not_ours_alone_is_refused() {
     assert!(names(&open).is_empty());
 }
 
+/// Bytes there take the memory that they were to leave.
+#[cfg(target_os = "linux")]
+#[test]
+fn s09_a_folder_in_memory_is_refused() {
+    use jtllm_swap::os;
+    assert!(!os::is_in_memory(Path::new("/proc")) && !os::is_in_memory(Path::new("/no/such/folder")));
+    let shared = Path::new("/dev/shm");
+    let Some(folder) = tempfile::tempdir_in(shared).ok().filter(|_| os::is_in_memory(shared)) else {
+        println!("skipped: there is no tmpfs at /dev/shm that we may write to");
+        return;
+    };
+    let error = SwapFile::create(folder.path(), 1 << 20).unwrap_err();
+    let place = folder.path().display();
+    let why = "no place for swap files: its files lie in memory (tmpfs), and not on a disk";
+    assert_eq!(error.to_string(), format!("{place}: {why}"));
+    assert!(names(folder.path()).is_empty());
+}
+
 #[test]
 fn a_limit_is_a_limit_and_so_is_the_disk() {
-    let folder = tempfile::tempdir().unwrap();
+    let Some(folder) = on_disk() else { return };
     let mut swap = SwapFile::create(folder.path(), 3 * 4096).unwrap();
     swap.admit(BlobId(0), &[0; 8192]).unwrap();
-    let full = SwapError::Full { tier: Tier::Disk, need: 8192, have: 4096 };
-    assert_eq!(swap.admit(BlobId(1), &[0; 8192]).unwrap_err(), full);
+    let full = |path: &Path| SwapError::DiskFull { path: path.into(), need: 8192, have: 4096 };
+    assert_eq!(swap.admit(BlobId(1), &[0; 8192]).unwrap_err(), full(swap.path()));
     swap.forget(BlobId(0));
     swap.admit(BlobId(1), &[0; 8192]).unwrap();
     let room = Box::new(|| Some(4096));
     let mut small = SwapFile::over(folder.path().into(), swap.store(), 1 << 20, room);
-    assert_eq!(small.admit(BlobId(0), &[0; 8192]).unwrap_err(), full);
+    assert_eq!(small.admit(BlobId(0), &[0; 8192]).unwrap_err(), full(folder.path()));
     small.admit(BlobId(0), &[0; 4096]).unwrap();
 }

@@ -44,11 +44,14 @@ fn the_portable_face_does_without() {
     assert_eq!(portable::create_private(&path).unwrap_err().kind(), ErrorKind::AlreadyExists);
     assert_eq!(portable::open(&path, Access::Read, true).unwrap_err().kind(), ErrorKind::InvalidInput);
     portable::open(&path, Access::Write, false).unwrap().set_len(5).unwrap();
-    portable::stop_direct(&file).unwrap();
+    portable::set_direct(&file, false).unwrap();
+    assert_eq!(portable::set_direct(&file, true).unwrap_err().kind(), ErrorKind::InvalidInput);
     portable::forget_cached(&file, 0, 5);
     assert_eq!(file.metadata().unwrap().len(), 5);
+    assert!(portable::is_at(&file, &path) && !portable::is_at(&file, &folder.path().join("other")));
     assert!(!portable::wants_direct());
     assert_eq!(portable::free_bytes(folder.path()), None);
+    assert!(!portable::is_in_memory(folder.path()));
     portable::check_private(folder.path()).unwrap();
     assert!(portable::check_private(&path).is_err());
 }
@@ -61,6 +64,15 @@ fn files_are_created_once_and_for_this_user_alone() {
     assert_eq!(os::create_private(&path).unwrap_err().kind(), ErrorKind::AlreadyExists);
     #[cfg(unix)]
     assert_eq!(std::os::unix::fs::MetadataExt::mode(&file.metadata().unwrap()) & 0o777, 0o600);
+    os::set_direct(&file, false).unwrap();
+    assert!(os::is_at(&file, &path));
+    #[cfg(unix)]
+    {
+        std::fs::rename(&path, folder.path().join("another")).unwrap();
+        assert!(!os::is_at(&file, &path));
+        std::fs::write(&path, "").unwrap();
+        assert!(!os::is_at(&file, &path));
+    }
     drop(file);
     os::check_private(folder.path()).unwrap();
     #[cfg(unix)]

@@ -110,6 +110,40 @@ fn what_is_written_is_read_back() {
     assert_eq!(reader.traffic(), (0, 5 * 4096));
 }
 
+/// A disk that is full and one on which this user may have no more are the same to who writes: the file is whole.
+#[test]
+fn s07_a_write_without_room_is_no_fault_of_the_file() {
+    let is_broken = |kind: ErrorKind| {
+        let store = FaultStore::new(MemoryStore::new(bytes(4096)), move |call| {
+            (call.action == Action::Write).then_some(Fault::Error(kind))
+        });
+        let reader = Reader::new(requests(2, 4096));
+        let file = reader.add(Path::new("swap"), Arc::new(store)).unwrap();
+        let memory = Memory::new(4096).unwrap();
+        let span = memory.span(0, memory.len());
+        let job = Job { action: Action::Write, file, at: 4096, span, wanted: (0, span.len()), sums: None };
+        // SAFETY: the report is waited for.
+        unsafe { reader.submit(job, false) };
+        let error = wait(&reader, 1).remove(0).1.unwrap_err();
+        let SwapError::Io { action: Action::Write, at: 4096, kind: found, .. } = &error else {
+            panic!("{error}")
+        };
+        assert_eq!((*found, error.is_disk_full()), (kind, kind != ErrorKind::Other));
+        read(&reader, file, 0, &memory, 4096, Some(Sums::of(&bytes(4096), 4096)));
+        match wait(&reader, 1).remove(0).1 {
+            Ok(()) => false,
+            Err(error) => {
+                assert!(matches!(error, SwapError::PreviousIo { .. }), "{error}");
+                true
+            }
+        }
+    };
+    for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge] {
+        assert!(!is_broken(kind), "{kind}");
+    }
+    assert!(is_broken(ErrorKind::Other));
+}
+
 #[test]
 fn s01_the_nth_failing_read_is_named_and_sticks_until_forgiven() {
     for failing in 0..5 {

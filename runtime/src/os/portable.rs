@@ -153,14 +153,6 @@ pub fn open_private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(false).open(path)
 }
 
-/// Whether the open file is the one that the path leads to, as far as lengths tell.
-pub fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), std::fs::symlink_metadata(path)) {
-        (Ok(held), Ok(named)) => held.len() == named.len(),
-        _ => false,
-    }
-}
-
 /// Files have no limits that kill.
 pub fn survive_file_limits() {}
 

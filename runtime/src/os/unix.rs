@@ -224,15 +224,6 @@ pub fn open_private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-/// Whether the open file is the one that the path leads to.
-pub fn is_at(file: &File, path: &Path) -> bool {
-    let node = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-    match (file.metadata(), std::fs::symlink_metadata(path)) {
-        (Ok(held), Ok(named)) => node(held) == node(named),
-        _ => false,
-    }
-}
-
 /// Has a file that grows beyond the limit of the process's files (`ulimit -f`) fail with an error, as one does on a full
 /// disk. Unasked, the system kills the process by a signal.
 pub fn survive_file_limits() {

@@ -4,6 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use jtllm_swap::os::is_at;
 use jtllm_swap::store::{BLOCK_BYTES, FileStore, write_all};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -148,7 +149,7 @@ fn locked(temporary: &Path) -> io::Result<Option<File>> {
         Ok(()) => {}
     }
     // Whoever had it before may have given it its name, or removed it, before we had the lock.
-    if !os::is_at(&file, temporary) {
+    if !is_at(&file, temporary) {
         return Ok(None);
     }
     file.set_len(0)?;

@@ -354,6 +354,38 @@ fn s19_an_answer_that_waits_for_a_read_that_hangs_can_be_cancelled() {
     assert_eq!(answer(&mut engine, &prompt, 8).unwrap().ids, expected);
 }
 
+/// What is stuck in the system is left behind: an error that nobody sees before the disk answers is none.
+#[test]
+fn s19_whoever_leaves_does_not_wait_for_a_read_that_hangs() {
+    let (_folder, file, packed, _) = small("bf16");
+    let prompt: Vec<u32> = (0..20).collect();
+    let [hangs, opened] = [false, false].map(|is| Arc::new(AtomicBool::new(is)));
+    let (hanging, gate) = (hangs.clone(), opened.clone());
+    // Rows of embeddings are read by who computes, and nobody else.
+    let script = move |call: Call| {
+        while call.len > 128 && hanging.load(Ordering::Relaxed) && !gate.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        None
+    };
+    let limit = faulty(60_000, script);
+    let cancel = limit.cancel.clone();
+    let mut engine = engine(&file, packed.path(), 1, limit);
+    answer(&mut engine, &prompt, 8).unwrap();
+    hangs.store(true, Ordering::Relaxed);
+    let canceller = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(300));
+        cancel.store(true, Ordering::Relaxed);
+    });
+    engine.clear();
+    assert_eq!(answer(&mut engine, &prompt, 1000).unwrap().finish, Finish::Cancelled);
+    canceller.join().unwrap();
+    let begin = Instant::now();
+    drop(engine);
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    opened.store(true, Ordering::Relaxed);
+}
+
 #[test]
 fn guessed_tokens_are_the_same_where_weights_stream_and_each_pass_gives_more() {
     for encoding in ["bf16", "q4_0"] {

@@ -27,9 +27,17 @@ pub fn create_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).open(path)
 }
 
-/// Nothing to do: files go through the page cache in any case.
-pub fn stop_direct(_file: &File) -> io::Result<()> {
-    Ok(())
+/// Files go through the page cache in any case.
+pub fn set_direct(_file: &File, direct: bool) -> io::Result<()> {
+    if direct { Err(io::ErrorKind::InvalidInput.into()) } else { Ok(()) }
+}
+
+/// Whether the open file is the one that the path leads to, as far as lengths tell.
+pub fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(held), Ok(named)) => held.len() == named.len(),
+        _ => false,
+    }
 }
 
 /// The cache is the system's own affair.
@@ -38,6 +46,11 @@ pub fn forget_cached(_file: &File, _at: u64, _len: u64) {}
 /// Not known.
 pub fn free_bytes(_folder: &Path) -> Option<u64> {
     None
+}
+
+/// Not known.
+pub fn is_in_memory(_folder: &Path) -> bool {
+    false
 }
 
 /// A folder is a folder; whose it is cannot be asked.

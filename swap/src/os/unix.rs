@@ -43,15 +43,25 @@ fn direct_flag(_direct: bool) -> i32 {
     rustix::fs::OFlags::NONBLOCK.bits() as i32
 }
 
-/// Has an open file go through the page cache from now on.
-pub fn stop_direct(file: &File) -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    {
-        let flags = rustix::fs::fcntl_getfl(file)? - rustix::fs::OFlags::DIRECT;
-        rustix::fs::fcntl_setfl(file, flags)?;
+/// Has an open file leave the page cache out from now on, or go through it again. The first a file system may refuse with
+/// `InvalidInput`.
+#[cfg(target_os = "linux")]
+pub fn set_direct(file: &File, direct: bool) -> io::Result<()> {
+    let mut flags = rustix::fs::fcntl_getfl(file)?;
+    flags.set(rustix::fs::OFlags::DIRECT, direct);
+    Ok(rustix::fs::fcntl_setfl(file, flags)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub use super::portable::set_direct;
+
+/// Whether the open file is the one that the path leads to.
+pub fn is_at(file: &File, path: &Path) -> bool {
+    let node = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(held), Ok(named)) => node(held) == node(named),
+        _ => false,
     }
-    let _ = file;
-    Ok(())
 }
 
 /// Takes these bytes of a file out of the page cache, where the system can; nothing else depends on it.
@@ -69,6 +79,24 @@ pub fn forget_cached(file: &File, at: u64, len: u64) {
 pub fn free_bytes(folder: &Path) -> Option<u64> {
     let found = rustix::fs::statvfs(folder).ok()?;
     Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// What Linux calls its file systems that have no disk below them: `tmpfs` and `ramfs`.
+#[cfg(target_os = "linux")]
+const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
+
+/// Whether files of this folder lie in memory, where a control group counts them. What is below a file system of layers
+/// (`overlay`) is not asked.
+#[cfg(target_os = "linux")]
+pub fn is_in_memory(folder: &Path) -> bool {
+    // The number has 32 bits, the word for it often more.
+    rustix::fs::statfs(folder).is_ok_and(|found| IN_MEMORY.contains(&(found.f_type as u32)))
+}
+
+/// Not known.
+#[cfg(not(target_os = "linux"))]
+pub fn is_in_memory(_folder: &Path) -> bool {
+    false
 }
 
 /// Refuses a folder that is none, belongs to somebody else or may be written by others.

@@ -1,13 +1,13 @@
 //! What a reader's threads share: the files, the jobs in their order, and what was reported.
 
 use std::collections::VecDeque;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::{Job, Outcome, Sums, Ticket};
 use crate::SwapError;
-use crate::memory::Span;
+use crate::error::Asked;
+use crate::memory::{Memory, Span};
 use crate::store::{Action, Store};
 
 struct File {
@@ -58,7 +58,14 @@ pub(super) struct State {
     queue: VecDeque<usize>,
     tickets: u64,
     pub(super) reported: Vec<Outcome>,
+    /// Threads that are at work.
+    pub(super) busy: usize,
+    /// No more requests are made for now.
+    pub(super) paused: bool,
+    /// Threads are to end.
     pub(super) closing: bool,
+    /// Memory that nobody but the threads has any more.
+    pub(super) _kept: Option<Arc<Memory>>,
     pub(super) bytes_read: u64,
     pub(super) bytes_written: u64,
 }
@@ -78,6 +85,7 @@ impl State {
             Action::Read => job.span.len().min(usize::try_from(there).unwrap_or(usize::MAX)).max(wanted_end),
             _ => job.span.len(),
         };
+        self.paused = false;
         let ticket = Ticket(self.tickets);
         self.tickets += 1;
         let slot = self.vacant.pop().unwrap_or_else(|| {
@@ -147,7 +155,7 @@ impl State {
                 self.queue.retain(|slot| *slot != piece.slot);
             }
             // Where there is no room another time may have some.
-            if !matches!(&error, SwapError::Io { kind: io::ErrorKind::StorageFull, .. }) {
+            if !error.is_disk_full() {
                 self.files[file.0 as usize].failed.get_or_insert(error.to_string());
             }
             let open = self.jobs[piece.slot].as_mut().expect("it was open just now");
@@ -181,6 +189,15 @@ impl State {
         let open = self.jobs[slot].take().expect("a job is reported once");
         self.vacant.push(slot);
         self.reported.push((open.ticket, outcome));
+    }
+
+    /// What a job asks that has requests in flight: this one, else the first of them. If none has, one that has not begun.
+    pub(super) fn in_flight(&self, ticket: Option<Ticket>) -> Option<Asked> {
+        let rank = |open: &&Open| (open.in_flight == 0, Some(open.ticket) != ticket, open.ticket);
+        let Open { job, .. } = self.jobs.iter().flatten().min_by_key(rank)?;
+        let path = self.files[job.file.0 as usize].path.clone();
+        let (skip, len) = job.wanted;
+        Some(Asked { path, action: job.action, at: job.at + skip as u64, len: len as u64 })
     }
 
     pub(super) fn forgive(&mut self) {

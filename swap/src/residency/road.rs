@@ -30,12 +30,13 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// How long is waited for copies before files are looked at, where both are in flight.
 const TURN: Duration = Duration::from_millis(1);
 
-/// Reader and device come before the memory, so that nobody touches it any more when it goes.
+/// Reader and device come before the memory, so that nobody touches it any more when it goes; if the reader hangs, it takes
+/// the memory along.
 #[derive(Debug)]
 pub(super) struct Road {
     pub(super) reader: Reader,
     device: Option<Device>,
-    pub(super) memory: Memory,
+    pub(super) memory: Arc<Memory>,
     swap: Option<(SwapFile, FileId)>,
     pub(super) blobs: Vec<Kept>,
     /// The blobs that open jobs move; a few, so that looking through them is quickest.
@@ -43,6 +44,8 @@ pub(super) struct Road {
     reports: Vec<Outcome>,
     wait_max: Duration,
     cancel: Arc<AtomicBool>,
+    /// Why somebody has waited in vain, until something ends or the next request begins.
+    given_up: Option<SwapError>,
     pub(super) stalls: u64,
     pub(super) stall: Duration,
     /// Bytes between the memories of host and device.
@@ -60,13 +63,14 @@ impl Road {
         let mut road = Road {
             reader,
             device: mover.map(|mover| Device { mover, in_flight: 0 }),
-            memory,
+            memory: Arc::new(memory),
             swap: None,
             blobs: Vec::new(),
             moved: Vec::new(),
             reports: Vec::new(),
             wait_max: options.wait_max,
             cancel: options.cancel.clone(),
+            given_up: None,
             stalls: 0,
             stall: Duration::ZERO,
             copied: 0,
@@ -101,12 +105,30 @@ impl Road {
     }
 
     /// The swap file, when nothing moves any more.
-    pub(super) fn into_swap(self) -> Option<SwapFile> {
-        self.swap.map(|(swap, _)| swap)
+    pub(super) fn into_swap(mut self) -> Option<SwapFile> {
+        self.swap.take().map(|(swap, _)| swap)
     }
 
-    pub(super) fn swap_bytes(&self) -> u64 {
-        self.swap.as_ref().map_or(0, |(swap, _)| swap.bytes())
+    /// Waits until nothing is read or written any more, and nothing is until somebody waits for a blob again.
+    pub(super) fn rest(&mut self) -> Result<(), SwapError> {
+        if self.reader.pause(Duration::ZERO) {
+            return Ok(());
+        }
+        let outcome = self.patiently(None, |road, limit| road.reader.pause(limit).then_some(()));
+        if outcome.is_err() {
+            self.reader.resume();
+        }
+        outcome
+    }
+
+    /// Lets files that failed be tried again, and what did not come be waited for again.
+    pub(super) fn forgive(&mut self) {
+        self.given_up = None;
+        self.reader.forgive();
+    }
+
+    pub(super) fn swap(&self) -> Option<&SwapFile> {
+        self.swap.as_ref().map(|(swap, _)| swap)
     }
 
     /// The job that a move is.
@@ -163,28 +185,57 @@ impl Road {
     /// A move that has ended. Waits for one, and counts how long, if a blob needs it.
     fn next(&mut self, waiting: Option<BlobId>) -> Result<Option<Ended>, SwapError> {
         if let Some(ended) = self.poll(Duration::ZERO) {
+            self.given_up = None;
             return Ok(Some(ended));
         }
         let Some(blob) = waiting else { return Ok(None) };
-        let mut waited = Duration::ZERO;
+        // Whoever has waited in vain, and is clearing up now, does not wait for each blob again.
+        if let Some(late @ SwapError::Late { .. }) = &self.given_up {
+            return Err(late.clone());
+        }
+        self.reader.resume();
         self.stalls += 1;
-        loop {
+        let start = Instant::now();
+        let ended = self.patiently(Some(blob), Road::poll);
+        self.stall += start.elapsed();
+        ended.map(Some)
+    }
+
+    /// Tries, a turn at a time, for as long as somebody is ready to wait.
+    fn patiently<T>(
+        &mut self,
+        blob: Option<BlobId>,
+        mut attempt: impl FnMut(&mut Road, Duration) -> Option<T>,
+    ) -> Result<T, SwapError> {
+        let mut waited = Duration::ZERO;
+        let given_up = loop {
             if self.cancel.load(Ordering::Relaxed) {
-                return Err(SwapError::Cancelled);
+                break SwapError::Cancelled;
             }
             let turn = self.wait_max.saturating_sub(waited).min(PATIENCE);
             if turn.is_zero() {
-                let waited_ms = u64::try_from(self.wait_max.as_millis()).unwrap_or(u64::MAX);
-                return Err(SwapError::Late { blob, waited_ms });
+                break self.late(blob);
             }
             let start = Instant::now();
-            let ended = self.poll(turn);
+            let found = attempt(self, turn);
             waited += start.elapsed().min(turn);
-            self.stall += start.elapsed();
-            if ended.is_some() {
-                return Ok(ended);
+            if let Some(found) = found {
+                self.given_up = None;
+                return Ok(found);
             }
-        }
+        };
+        self.given_up = Some(given_up.clone());
+        Err(given_up)
+    }
+
+    /// Says what hangs: what moves the blob that is waited for, or what it waits behind.
+    fn late(&self, blob: Option<BlobId>) -> SwapError {
+        let waited_ms = u64::try_from(self.wait_max.as_millis()).unwrap_or(u64::MAX);
+        let own = self.moved.iter().find(|(_, moved)| Some(*moved) == blob).map(|(ticket, _)| *ticket);
+        let copies = self.device.as_ref().is_some_and(|device| device.in_flight > 0);
+        let is_copied = blob.is_some() && own.is_none() && copies;
+        let asked = if is_copied { None } else { self.reader.in_flight(own) };
+        SwapError::Late { waited_ms, asked }
     }
 
     /// A move that has ended, or nothing after about so long.
@@ -203,6 +254,17 @@ impl Road {
         let (ticket, outcome) = self.reports.pop()?;
         let at = self.moved.iter().position(|(open, _)| *open == ticket).expect("each job is reported once");
         Some((self.moved.swap_remove(at).1, outcome))
+    }
+}
+
+impl Drop for Road {
+    fn drop(&mut self) {
+        // Whoever has just waited in vain waits a moment more; others for as long as for anything.
+        let patience = if self.given_up.is_some() { PATIENCE } else { self.wait_max };
+        if !self.reader.pause(patience) {
+            // SAFETY: all that is asked of the reader here has its bytes in this memory.
+            unsafe { self.reader.leave(self.memory.clone()) };
+        }
     }
 }
 

@@ -95,6 +95,24 @@ fn a_reader_can_be_dropped_at_any_moment() {
     unsafe { memory.span(0, memory.len()).bytes_mut() }.fill(0);
 }
 
+fn memory_that_is_left_goes_with_the_last_thread() {
+    let memory = Arc::new(Memory::new(4 * BLOCK as u64).unwrap());
+    let mut reader = Reader::new(REQUESTS);
+    let file = reader.add(Path::new("weights"), Arc::new(Yielding(MemoryStore::new(content(4))))).unwrap();
+    let (span, wanted) = (memory.span(0, memory.len()), (0, 4 * BLOCK));
+    let job = Job { action: Action::Read, file, at: 0, span, wanted, sums: None };
+    // SAFETY: the memory is given to the reader before it is dropped.
+    unsafe { reader.submit(job, false) };
+    thread::yield_now();
+    let held = Arc::downgrade(&memory);
+    // SAFETY: the only job has its bytes there.
+    unsafe { reader.leave(memory) };
+    drop(reader);
+    while held.upgrade().is_some() {
+        thread::yield_now();
+    }
+}
+
 fn a_failed_file_answers_every_job() {
     let reader = Reader::new(REQUESTS);
     let store = FaultStore::new(Yielding(MemoryStore::new(content(4))), |call| {
@@ -165,6 +183,11 @@ fn s20_jobs_are_reported_once() {
 #[test]
 fn s20_a_reader_can_be_dropped_at_any_moment() {
     shuttle::check_random(a_reader_can_be_dropped_at_any_moment, 3000);
+}
+
+#[test]
+fn s20_memory_that_is_left_goes_with_the_last_thread() {
+    shuttle::check_random(memory_that_is_left_goes_with_the_last_thread, 3000);
 }
 
 #[test]
