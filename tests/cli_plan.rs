@@ -100,6 +100,22 @@ fn flags_change_what_is_foreseen() {
     }
 }
 
+/// Those that cannot be kept are in memory, and counted once, however far they have come when the process is looked at.
+#[test]
+fn what_the_program_takes_is_counted_without_its_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("m.gguf");
+    Synthetic::of("chatglm2-100m", "q8_0", None).unwrap().write(&file, &mut |_| {}).unwrap();
+    let own = ["plan", file.to_str().unwrap(), "--json", "--mem-limit", "1GB"];
+    let base = |cache: &Path| {
+        let plan = json_of(cache, &[&own[..], &FLAGS].concat());
+        println!("{plan}");
+        plan["base"].as_u64().unwrap()
+    };
+    let (kept, copied) = (base(folder.path()), base(Path::new("/dev/null/x")));
+    assert!(copied < kept + (24 << 20), "{copied} and {kept}: the weights have 100 MB");
+}
+
 #[test]
 fn s14_what_cannot_run_is_refused_with_what_is_missing_by_both() {
     let folder = tempfile::tempdir().unwrap();
