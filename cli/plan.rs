@@ -1,5 +1,6 @@
-//! `jtllm plan`: what a model takes of a machine within its limits, and what that makes of its speed, before any weight is
-//! read. The decisions are those that will be taken, on a clock instead of on a disk.
+//! `jtllm plan`: what a model takes of a machine within its limits, and what that makes of its speed, before a token is
+//! computed. The decisions are those that will be taken, on a clock instead of on a disk. Weights that a run would pack, since
+//! nobody has done so yet, are packed for it, if the limit is not too low: it is from there that they would be read.
 
 use std::path::Path;
 use std::time::Duration;

@@ -117,6 +117,28 @@ fn what_the_program_takes_is_counted_without_its_weights() {
 }
 
 #[test]
+fn s14_what_cannot_run_is_refused_before_its_weights_are_packed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("m.gguf");
+    Synthetic::of("chatglm2-100m", "q8_0", Some(3)).unwrap().write(&file, &mut |_| {}).unwrap();
+    let (model, cache) = (file.to_str().unwrap(), folder.path().join("cache"));
+    let packed = || std::fs::read_dir(cache.join("packed")).map_or(0, |files| files.count());
+    let start = |command: &[&str], limit: &str| {
+        let arguments = [command, &FLAGS, &["--mem-limit", limit]].concat();
+        jtllm(&arguments).env("JTLLM_CACHE", &cache).output().unwrap()
+    };
+    for command in [&["plan", model][..], &["run", model, "-p", "x", "-n", "1"]] {
+        let output = start(command, "30MB");
+        assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
+        assert!(stderr(&output).contains("MB are missing: the memory limit is 30.0 MB"), "{}", stderr(&output));
+        assert_eq!(packed(), 0, "{command:?}");
+    }
+    // Where there is room for it, it is what is looked at.
+    assert!(start(&["plan", model], "1GB").status.success());
+    assert_eq!(packed(), 1);
+}
+
+#[test]
 fn s14_what_cannot_run_is_refused_with_what_is_missing_by_both() {
     let folder = tempfile::tempdir().unwrap();
     let model = model(folder.path(), 3);

@@ -374,6 +374,16 @@ pub(crate) enum Written {
 }
 
 impl Draft {
+    /// Where the file will be.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where planes will lie in it.
+    pub(crate) fn planes(&self) -> &[Entry] {
+        &self.head.planes
+    }
+
     /// Writes the file before anybody reads it, without a trace in the page cache. `chunks` is asked as in
     /// [`Draft::write`].
     ///

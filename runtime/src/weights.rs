@@ -214,7 +214,7 @@ impl Weights {
         self.bind_if(&|_| Ok(()), device, wanted, locate)
     }
 
-    /// The same if that is admitted, which is asked where planes come and go: before any is copied.
+    /// The same if that is admitted, which is asked where planes come and go: before any is packed or copied.
     pub(crate) fn bind_if(
         &mut self,
         admit: &Admit<'_>,

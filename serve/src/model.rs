@@ -396,10 +396,10 @@ impl Model {
     }
 
     /// Has plans for the first passes without reading weights, where there is a limit: then [`Model::outlook`] tells what
-    /// they are going to cost.
+    /// they are going to cost. Weights are packed if they never were.
     ///
     /// # Errors
-    /// Those of [`Model::ready`], but for a limit that is too low.
+    /// Those of [`Model::ready`]; a limit that is too low is one if weights would have to be packed or copied.
     pub fn prepare(&mut self) -> Result<(), EngineError> {
         self.checkpoint.storages().for_each(Storage::give_back);
         let checkpoint = self.checkpoint.clone();

@@ -143,8 +143,8 @@ impl Weights {
         self.streamed.insert(plane.to_owned(), streamed);
     }
 
-    /// Finds these planes in a packed file, or makes one, and has them come and go from there. If there can be none it says
-    /// why, and whether there is room to copy them was asked.
+    /// Finds these planes in a packed file, or makes one, and has them come and go from there. Before one is made it asks
+    /// whether there is room for that; if there can be none it says why, and has asked whether there is room to copy them.
     pub(super) fn stream_packed(
         &mut self,
         residence: &Residence,
@@ -154,7 +154,7 @@ impl Weights {
         if packings.is_empty() {
             return Ok(None);
         }
-        let found = match self.packed_file(packings)? {
+        let found = match self.packed_file(packings, admit)? {
             Ok(found) => found,
             Err(why) => {
                 residence.cannot_keep(&why.to_string());
@@ -175,7 +175,11 @@ impl Weights {
         Ok(None)
     }
 
-    fn packed_file(&self, packings: &[Packing]) -> Result<Result<PackedFile, Unkept>, Error> {
+    fn packed_file(
+        &self,
+        packings: &[Packing],
+        admit: &Admit<'_>,
+    ) -> Result<Result<PackedFile, Unkept>, Error> {
         let Some(keeping) = &self.keeping else { return Ok(Err(Unkept::NoFiles)) };
         let mut tried = false;
         loop {
@@ -188,6 +192,8 @@ impl Weights {
                     return Ok(Err(Unkept::Because(why.to_owned())));
                 }
                 Kept::Absent(draft) => {
+                    // Packing takes as long as reading and writing all of it: not for a limit that is too low.
+                    admit(&Foreseen::packing(self, &draft))?;
                     let mut making = Making::new(packings);
                     match draft.write_past_cache(&mut |plane, chunk| {
                         if let Some(word) = making.word() {

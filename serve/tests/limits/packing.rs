@@ -1,4 +1,4 @@
-//! Packed files within a limit: what becomes of weights whose file cannot be kept.
+//! Packed files within a limit: when they are written, and what becomes of weights whose file cannot be kept.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use jtllm_runtime::residence::{Limit, Most, TooLow};
 use jtllm_serve::{Caches, Engine, EngineError, Model};
 use tempfile::TempDir;
 
-use super::{bits, options, synthetic};
+use super::{bits, options, synthetic, synthetic_as};
 
 /// An engine whose packed weights are in a folder, which may be none.
 fn engine(model: &Path, packed: PackedFolder, memory: Limit) -> Engine {
@@ -58,6 +58,37 @@ fn weights_whose_packed_file_cannot_be_kept_are_refused_before_they_are_copied()
             assert_eq!(network.weights().copied_bytes, copied);
             assert_eq!(network.residence().unwrap().counted().unwrap().own.copied, copied);
         }
-        assert_eq!(std::fs::read_dir(full.path()).unwrap().count(), 0, "nothing unfinished is left");
+        assert_eq!(files(full.path()), 0, "nothing unfinished is left");
+    }
+}
+
+fn files(folder: &Path) -> usize {
+    std::fs::read_dir(folder).unwrap().count()
+}
+
+/// What is foreseen of a file that nobody has written is what is counted when it is there.
+#[test]
+fn a_limit_that_is_too_low_is_refused_before_weights_are_packed() {
+    for encoding in ["q4_0", "q8_0"] {
+        for range_bytes in [4096, 256 << 10, u64::MAX] {
+            let (_folder, file) = synthetic_as("chatglm2-100m", encoding, Some(2));
+            let packed = TempDir::new().unwrap();
+            let within = |most| {
+                let place = PackedFolder::open(Some(packed.path().to_owned()));
+                engine(&file, place, Limit { range_bytes, ..Limit::of(most) })
+            };
+            let low = refused(&mut within(Most::Weights(0)));
+            assert_eq!(low.missing(), low.0.step);
+            let nearly = refused(&mut within(Most::Weights(low.0.step - 1)));
+            assert_eq!(nearly.missing(), 1);
+            let process = refused(&mut within(Most::Process(10_000_000)));
+            assert_eq!((process.0.all, process.0.step, process.0.own), (low.0.all, low.0.step, low.0.own));
+            assert_eq!(files(packed.path()), 0, "{encoding}");
+            let mut enough = within(Most::Weights(low.0.step));
+            enough.model_mut().ready().unwrap();
+            assert_eq!(files(packed.path()), 1);
+            let counted = enough.model().networks()[0].residence().unwrap().counted().unwrap();
+            assert_eq!((counted.all, counted.step, counted.own), (low.0.all, low.0.step, low.0.own));
+        }
     }
 }
