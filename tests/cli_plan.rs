@@ -116,6 +116,35 @@ fn what_the_program_takes_is_counted_without_its_weights() {
     assert!(copied < kept + (24 << 20), "{copied} and {kept}: the weights have 100 MB");
 }
 
+/// Bytes that come from the disk, and not from the page cache, when all of a file is read.
+#[cfg(target_os = "linux")]
+fn fetched(file: &Path) -> u64 {
+    let mut command = std::process::Command::new("sh");
+    let output = command.args(["-c", "cat \"$0\" > /dev/null && cat /proc/$$/io"]).arg(file).output().unwrap();
+    let text = stdout(&output);
+    let read = text.lines().find_map(|line| line.strip_prefix("read_bytes: "));
+    read.unwrap_or_else(|| panic!("{text} {}", stderr(&output))).parse().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_model_stays_in_the_page_cache() {
+    // Not the temporary folder, which may be in memory.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let model = model(folder.path(), 3);
+    let file = Path::new(&model);
+    let all = file.metadata().unwrap().len();
+    // It was written past the page cache.
+    if fetched(file) < all / 2 {
+        return println!("skipped: this file system keeps every page, or does not count reads");
+    }
+    for limit in [&[][..], &["--mem-limit", "1GB"]] {
+        json_of(folder.path(), &[&["plan", model.as_str(), "--json"][..], &FLAGS, limit].concat());
+        let found = fetched(file);
+        assert!(found < all / 10, "{limit:?}: {found} of {all} had to be read again");
+    }
+}
+
 #[test]
 fn s14_what_cannot_run_is_refused_before_its_weights_are_packed() {
     let folder = tempfile::tempdir().unwrap();
