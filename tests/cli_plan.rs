@@ -162,9 +162,21 @@ fn s14_what_cannot_run_is_refused_before_its_weights_are_packed() {
         assert!(stderr(&output).contains("MB are missing: the memory limit is 30.0 MB"), "{}", stderr(&output));
         assert_eq!(packed(), 0, "{command:?}");
     }
-    // Where there is room for it, it is what is looked at.
     assert!(start(&["plan", model], "1GB").status.success());
     assert_eq!(packed(), 1);
+}
+
+/// The packed file may be on another disk than the model's.
+#[test]
+fn the_disk_of_what_streams_is_measured() {
+    for (encoding, streams) in [("bf16", "m.gguf"), ("q8_0", ".packed")] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("m.gguf");
+        Synthetic::of("chatglm2-100m", encoding, Some(3)).unwrap().write(&file, &mut |_| {}).unwrap();
+        let own = ["plan", file.to_str().unwrap(), "--json", "--mem-limit", "1GB"];
+        let plan = json_of(folder.path(), &[&own[..], &FLAGS].concat());
+        assert!(plan["disk_file"].as_str().unwrap().ends_with(streams), "{plan}");
+    }
 }
 
 #[test]

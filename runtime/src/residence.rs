@@ -431,6 +431,19 @@ impl Residence {
         cached.map(|(path, _)| path.clone()).collect()
     }
 
+    /// The file that most of the weights come from, if any come and go.
+    pub fn main_file(&self) -> Option<Arc<Path>> {
+        let state = self.lock();
+        let mut bytes = vec![0; state.files.len()];
+        for kept in &state.blobs {
+            if let Lies::File { file, .. } = kept.lies {
+                bytes[file] += kept.len;
+            }
+        }
+        let most = (0..bytes.len()).max_by_key(|file| bytes[*file])?;
+        Some(state.files[most].0.clone())
+    }
+
     /// What was counted against the host's limit, if a pass has begun.
     pub fn counted(&self) -> Option<Counted> {
         self.lock().counted.clone().filter(|counted| counted.limit != Most::Unlimited)
