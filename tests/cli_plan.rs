@@ -120,7 +120,8 @@ fn what_the_program_takes_is_counted_without_its_weights() {
 #[cfg(target_os = "linux")]
 fn fetched(file: &Path) -> u64 {
     let mut command = std::process::Command::new("sh");
-    let output = command.args(["-c", "cat \"$0\" > /dev/null && cat /proc/$$/io"]).arg(file).output().unwrap();
+    let output =
+        command.args(["-c", "cat \"$0\" > /dev/null && cat /proc/$$/io"]).arg(file).output().unwrap();
     let text = stdout(&output);
     let read = text.lines().find_map(|line| line.strip_prefix("read_bytes: "));
     read.unwrap_or_else(|| panic!("{text} {}", stderr(&output))).parse().unwrap()
@@ -159,7 +160,11 @@ fn s14_what_cannot_run_is_refused_before_its_weights_are_packed() {
     for command in [&["plan", model][..], &["run", model, "-p", "x", "-n", "1"]] {
         let output = start(command, "30MB");
         assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
-        assert!(stderr(&output).contains("MB are missing: the memory limit is 30.0 MB"), "{}", stderr(&output));
+        assert!(
+            stderr(&output).contains("MB are missing: the memory limit is 30.0 MB"),
+            "{}",
+            stderr(&output)
+        );
         assert_eq!(packed(), 0, "{command:?}");
     }
     assert!(start(&["plan", model], "1GB").status.success());

@@ -29,7 +29,7 @@ use crate::weights::pack::Packing;
 pub(crate) use file::{PackedFile, damaged};
 pub use table::Origin;
 use table::{ALIGNMENT, Entry, Head};
-pub(crate) use write::Chunks;
+pub(crate) use write::{ByWeight, Chunks};
 use write::{Refusal, Way};
 
 /// Ends the names of packed files.
@@ -384,14 +384,13 @@ impl Draft {
         &self.head.planes
     }
 
-    /// Writes the file before anybody reads it, without a trace in the page cache. `chunks` is asked as in
-    /// [`Draft::write`].
+    /// Writes the file before anybody reads it, without a trace in the page cache.
     ///
     /// # Errors
     /// The weights cannot be had.
-    pub(crate) fn write_past_cache(mut self, chunks: &mut Chunks<'_>) -> Result<Written, Error> {
+    pub(crate) fn write_past_cache(mut self, chunks: ByWeight<'_>) -> Result<Written, Error> {
         self.folder.sweep();
-        match write::write(&self.folder, &self.path, &mut self.head, chunks, Way::PastCache) {
+        match write::write(&self.folder, &self.path, &mut self.head, Way::PastCache(chunks)) {
             Ok(()) => Ok(Written::Whole),
             Err(Refusal::Busy) => Ok(Written::Busy),
             Err(Refusal::Weights(error)) => Err(error),
@@ -403,7 +402,7 @@ impl Draft {
     /// order of the weights. What is in the way is said once: the weights are in memory in any case.
     pub(crate) fn write(mut self, chunks: &mut Chunks<'_>) {
         self.folder.sweep();
-        match write::write(&self.folder, &self.path, &mut self.head, chunks, Way::Cached) {
+        match write::write(&self.folder, &self.path, &mut self.head, Way::Cached(chunks)) {
             // Another process keeps them for us.
             Ok(()) | Err(Refusal::Busy) => {}
             Err(refusal) => self.folder.say_unkept(&self.why(&refusal)),

@@ -17,7 +17,7 @@ use super::pack::Packing;
 use super::{Piece, Source, Weights, lying};
 use crate::device::{Device, Span};
 use crate::error::Error;
-use crate::packed::{Kept, PackedFile, Unkept, Written};
+use crate::packed::{ByWeight, Kept, PackedFile, Unkept, Written};
 use crate::residence::{Files, Opened, Residence, Run};
 
 /// How long we wait before we look again whether another process has written the packed file.
@@ -195,12 +195,14 @@ impl Weights {
                     // Packing takes as long as reading and writing all of it: not for a limit that is too low.
                     admit(&Foreseen::packing(self, &draft))?;
                     let mut making = Making::new(packings);
-                    match draft.write_past_cache(&mut |plane, chunk| {
+                    let planes = packings.iter().map(|packing| packing.planes.len()).collect();
+                    let mut chunks = |weight: usize, chunk: usize| {
                         if let Some(word) = making.word() {
                             keeping.folder.say(&word);
                         }
-                        making.next(plane, chunk)
-                    })? {
+                        making.next(weight, chunk)
+                    };
+                    match draft.write_past_cache(ByWeight { planes, chunks: &mut chunks })? {
                         Written::Whole => tried = true,
                         Written::Refused(why) => return Ok(Err(why)),
                         Written::Busy => thread::sleep(TURN),
@@ -211,10 +213,10 @@ impl Weights {
     }
 }
 
-/// Chunks of planes in the order in which they are written, a few of them made ahead.
+/// Chunks of weights in the order in which they are written, a few of them made ahead.
 struct Making<'a> {
-    planes: Vec<(&'a Packing, usize)>,
-    ahead: VecDeque<Vec<u8>>,
+    packings: &'a [Packing],
+    ahead: VecDeque<Vec<Vec<u8>>>,
     begin: Instant,
     told: Instant,
     /// Bytes so far, and of all planes.
@@ -224,25 +226,22 @@ struct Making<'a> {
 
 impl<'a> Making<'a> {
     fn new(packings: &'a [Packing]) -> Making<'a> {
-        let planes = |packing: &'a Packing| (0..packing.planes.len()).map(move |plane| (packing, plane));
-        let planes: Vec<_> = packings.iter().flat_map(planes).collect();
-        let all = planes.iter().map(|(packing, plane)| packing.planes[*plane].len).sum();
+        let all = packings.iter().flat_map(|packing| &packing.planes).map(|plane| plane.len).sum();
         let now = Instant::now();
-        Making { planes, ahead: VecDeque::new(), begin: now, told: now, done: 0, all }
+        Making { packings, ahead: VecDeque::new(), begin: now, told: now, done: 0, all }
     }
 
-    /// The next chunk.
-    fn next(&mut self, number: usize, chunk: usize) -> Result<Vec<u8>, Error> {
-        let (packing, plane) = self.planes[number];
+    /// The next chunk of a weight, in each of its planes.
+    fn next(&mut self, weight: usize, chunk: usize) -> Result<Vec<Vec<u8>>, Error> {
+        let packing = &self.packings[weight];
         if self.ahead.is_empty() {
             let step = AT_ONCE.min(rayon::current_num_threads());
             let made = (chunk..(chunk + step).min(packing.chunks())).into_par_iter();
-            let made = made.map(|chunk| Ok(packing.chunk(chunk)?.swap_remove(plane)));
-            self.ahead.extend(made.collect::<Result<Vec<_>, Error>>()?);
+            self.ahead.extend(made.map(|chunk| packing.chunk(chunk)).collect::<Result<Vec<_>, Error>>()?);
         }
-        let bytes = self.ahead.pop_front().unwrap_or_default();
-        self.done += bytes.len() as u64;
-        Ok(bytes)
+        let planes = self.ahead.pop_front().unwrap_or_default();
+        self.done += planes.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
+        Ok(planes)
     }
 
     /// How far it is, if it is time to say so.

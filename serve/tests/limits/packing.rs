@@ -1,12 +1,17 @@
-//! Packed files within a limit: when they are written, and what becomes of weights whose file cannot be kept.
+//! Packed files within a limit: when and how they are written, and what becomes of weights whose file cannot be kept.
 
-use std::path::Path;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jtllm_models::Checkpoint;
 use jtllm_runtime::Error;
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::packed::PackedFolder;
 use jtllm_runtime::residence::{Limit, Most, TooLow};
+use jtllm_runtime::swap::store::{FileStore, Store};
 use jtllm_serve::{Caches, Engine, EngineError, Model};
 use tempfile::TempDir;
 
@@ -36,7 +41,8 @@ fn weights_whose_packed_file_cannot_be_kept_are_refused_before_they_are_copied()
             // A file is no folder.
             false => PackedFolder::open(Some(file.clone())),
         };
-        let mut free = engine(&file, PackedFolder::open(Some(folder.path().join("packed"))), Limit::default());
+        let mut free =
+            engine(&file, PackedFolder::open(Some(folder.path().join("packed"))), Limit::default());
         let expected = bits(&mut free).unwrap();
         let copied = free.model().networks()[0].weights().copied_bytes;
         for (is_full, why) in [(true, "10000 bytes free, and they take "), (false, "model.gguf: ")] {
@@ -58,12 +64,12 @@ fn weights_whose_packed_file_cannot_be_kept_are_refused_before_they_are_copied()
             assert_eq!(network.weights().copied_bytes, copied);
             assert_eq!(network.residence().unwrap().counted().unwrap().own.copied, copied);
         }
-        assert_eq!(files(full.path()), 0, "nothing unfinished is left");
+        assert!(files(full.path()).is_empty(), "nothing unfinished is left");
     }
 }
 
-fn files(folder: &Path) -> usize {
-    std::fs::read_dir(folder).unwrap().count()
+fn files(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
 /// What is foreseen of a file that nobody has written is what is counted when it is there.
@@ -83,12 +89,73 @@ fn a_limit_that_is_too_low_is_refused_before_weights_are_packed() {
             assert_eq!(nearly.missing(), 1);
             let process = refused(&mut within(Most::Process(10_000_000)));
             assert_eq!((process.0.all, process.0.step, process.0.own), (low.0.all, low.0.step, low.0.own));
-            assert_eq!(files(packed.path()), 0, "{encoding}");
+            assert!(files(packed.path()).is_empty(), "{encoding}");
             let mut enough = within(Most::Weights(low.0.step));
             enough.model_mut().ready().unwrap();
-            assert_eq!(files(packed.path()), 1);
+            assert_eq!(files(packed.path()).len(), 1);
             let counted = enough.model().networks()[0].residence().unwrap().counted().unwrap();
             assert_eq!((counted.all, counted.step, counted.own), (low.0.all, low.0.step, low.0.own));
         }
+    }
+}
+
+/// A file of which it is counted how many bytes are read.
+struct Counting {
+    file: FileStore,
+    read: Arc<AtomicU64>,
+}
+
+impl Store for Counting {
+    fn read(&self, at: u64, out: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(at, out)?;
+        self.read.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> io::Result<usize> {
+        unreachable!("models are never written")
+    }
+
+    fn set_len(&self, _: u64) -> io::Result<()> {
+        unreachable!("models are never written")
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.file.size()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        unreachable!("models are never written")
+    }
+}
+
+/// Two planes each, and five; of one chunk and of many.
+#[test]
+fn a_weight_is_read_once_however_many_planes_it_has() {
+    for (shape, encoding, layers) in [("chatglm2-100m", "q8_0", 2), ("llama-1.1b", "q4_k", 1)] {
+        let (folder, file) = synthetic_as(shape, encoding, Some(layers));
+        let folders = ["free", "limited"].map(|name| folder.path().join(name));
+        let [free, limited] = folders.each_ref().map(|path| PackedFolder::open(Some(path.clone())));
+        let mut free = engine(&file, free, Limit::default());
+        free.model_mut().ready().unwrap();
+        // Its file is written when it goes.
+        drop(free);
+        let read = Arc::new(AtomicU64::new(0));
+        let counter = read.clone();
+        let open = move |path: &Path| {
+            let is_model = path.extension().is_some_and(|end| end == "gguf");
+            let read = if is_model { counter.clone() } else { Arc::default() };
+            Ok(Arc::new(Counting { file: FileStore::open(path)?, read }) as Arc<dyn Store>)
+        };
+        let limit = Limit { open: Arc::new(open), ..Limit::of(Most::Weights(64 << 20)) };
+        engine(&file, limited, limit).model_mut().ready().unwrap();
+        // But for the embeddings, of which rows are read.
+        let (read, all) = (read.load(Ordering::Relaxed), file.metadata().unwrap().len());
+        println!("{shape} {encoding}: {read} bytes of {all} were read");
+        assert!(read > all / 2 && read < all, "{read} of {all}");
+        let [free, limited] = folders.map(|path| files(&path));
+        assert_eq!((free.len(), limited.len()), (1, 1));
+        assert_eq!(free[0].file_name(), limited[0].file_name());
+        assert!(fs::read(&free[0]).unwrap() == fs::read(&limited[0]).unwrap(), "{shape} {encoding}");
     }
 }
