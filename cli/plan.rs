@@ -1,7 +1,10 @@
-//! `jtllm plan`: what a model takes of a machine within its limits, and what that makes of its speed, before any weight is
-//! read. The decisions are those that will be taken, on a clock instead of on a disk.
+//! `jtllm plan`: what a model takes of a machine within its limits, and what that makes of its speed, before a token is
+//! computed. The decisions are those that will be taken, on a clock instead of on a disk. Weights that a run would pack, since
+//! nobody has done so yet, are packed for it, if the limit is not too low: it is from there that they would be read.
 
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jtllm_models::Checkpoint;
@@ -46,18 +49,18 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<()> {
         within @ Limit { most: Most::Process(_), .. } => Limit { if_needed: false, ..within },
         _ => Limit::of(Most::Process(available())),
     };
-    let disk = disk(&checkpoint);
     let mut model = load::unread(checkpoint, &args.machine, limit)?;
     model.prepare()?;
-    let steps = model.rehearse()?.unwrap_or_default();
+    let unforeseen =
+        || Usage(format!("the model would be {}: what that costs is not foreseen", model.placement()));
+    let steps = model.rehearse()?.ok_or_else(unforeseen)?;
+    let file = streamed(&model);
+    let disk = file.as_deref().and_then(disk);
     let rates = Rates { disk: disk.unwrap_or(f64::INFINITY), steps };
-    let Some(outlook) = model.outlook(&rates, &Change::NONE)? else {
-        let what = format!("the model would be {}: what that costs is not foreseen", model.placement());
-        return Err(Usage(what).into());
-    };
+    let outlook = model.outlook(&rates, &Change::NONE)?.ok_or_else(unforeseen)?;
     let knobs = knobs(&model, &rates, &outlook, bits)?;
     match args.json {
-        true => print_json(&report(&rates, &outlook, &knobs)),
+        true => print_json(&report(&rates, file.as_deref(), &outlook, &knobs)),
         false => print(&text(&rates, &outlook, &knobs)?),
     }
 }
@@ -68,17 +71,17 @@ fn available() -> u64 {
     room.saturating_add(resident_bytes().unwrap_or(0))
 }
 
-/// The speed of the disk where the largest of the model's files is, if it has files and they can be read.
-fn disk(checkpoint: &Checkpoint) -> Option<f64> {
-    let files = checkpoint.storages().filter(|storage| storage.identity().is_some());
-    let largest = files.max_by_key(|storage| storage.len())?;
-    let measured = disk_bandwidth(largest.path(), DISK);
-    measured
-        .inspect_err(|error| {
-            let path = largest.path().display();
-            say(Style::Plain, format_args!("{path}: {error}; taken to come at once"));
-        })
-        .ok()
+/// The file that most weights would be read from, the model's own or a packed one, if they are in files.
+fn streamed(model: &Model) -> Option<Arc<Path>> {
+    model.networks().into_iter().find_map(|network| network.residence()?.main_file())
+}
+
+/// The speed of the disk where a file is, if it can be read.
+fn disk(file: &Path) -> Option<f64> {
+    let failed = |error: &io::Error| {
+        say(Style::Plain, format_args!("{}: {error}; taken to come at once", file.display()));
+    };
+    disk_bandwidth(file, DISK).inspect_err(failed).ok()
 }
 
 /// What other limits, fewer bits and a shorter context buy.
@@ -171,7 +174,7 @@ fn text(rates: &Rates, outlook: &Outlook, knobs: &[Knob]) -> anyhow::Result<Stri
     Ok(text)
 }
 
-fn report(rates: &Rates, outlook: &Outlook, knobs: &[Knob]) -> Value {
+fn report(rates: &Rates, file: Option<&Path>, outlook: &Outlook, knobs: &[Knob]) -> Value {
     let Outlook { counted, forecast, used, peak } = outlook;
     let limit = match counted.limit {
         Most::Process(limit) | Most::Weights(limit) | Most::Device(limit) => Some(limit),
@@ -188,6 +191,7 @@ fn report(rates: &Rates, outlook: &Outlook, knobs: &[Knob]) -> Value {
         "swap_written": forecast.bytes_written,
         "buffers": counted.own.buffers,
         "base": counted.base,
+        "disk_file": file.map(|path| path.display().to_string()),
         "disk_bytes_per_s": rates.disk,
         "memory_bytes_per_s": *used as f64 / rates.computing(),
         "seconds": forecast.seconds,

@@ -256,6 +256,31 @@ fn s17_a_process_that_is_stopped_goes_on_where_it_was() {
     assert_eq!(found["ids"], free["ids"]);
 }
 
+/// A folder that cannot be made: what is packed would have to stay in memory, beyond the limit.
+#[test]
+fn packed_weights_that_cannot_be_kept_are_refused_before_they_are_in_memory() {
+    const LIMIT: u64 = 150_000_000;
+    let folder = TempDir::new().unwrap();
+    let (file, all) = model(folder.path(), "q4_0", 8);
+    assert!(all > LIMIT + BESIDE, "{all}");
+    let model = file.to_str().unwrap();
+    let limit = LIMIT.to_string();
+    let flags = ["--backend", "cpu", "-c", "128", "-t", "1", "--mem-limit", &limit];
+    for own in [&["plan", model][..], &["run", model, "-p", "a", "-n", "1"]] {
+        let group = Group::new(&format!("unkept-{}", own[0]), LIMIT + BESIDE);
+        let output = run(group.as_ref(), Path::new("/dev/null/x"), &[own, &flags].concat());
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(5), "{said}");
+        assert!(said.contains("MB are missing: the memory limit is 150.0 MB"), "{said}");
+        assert!(said.contains("packed weights cannot be kept: /dev/null/x/packed: "), "{said}");
+        assert!(!said.contains("stay in memory"), "{said}");
+        if let Some(peak) = group.as_ref().and_then(Group::peak) {
+            println!("{}: peak {peak} of {LIMIT}", own[0]);
+            assert!(peak < LIMIT, "{peak} above {LIMIT}");
+        }
+    }
+}
+
 #[test]
 fn a_limit_that_is_too_low_is_refused_with_what_is_missing() {
     let folder = TempDir::new().unwrap();

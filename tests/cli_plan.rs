@@ -100,6 +100,90 @@ fn flags_change_what_is_foreseen() {
     }
 }
 
+/// Those that cannot be kept are in memory, and counted once, however far they have come when the process is looked at.
+#[test]
+fn what_the_program_takes_is_counted_without_its_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("m.gguf");
+    Synthetic::of("chatglm2-100m", "q8_0", None).unwrap().write(&file, &mut |_| {}).unwrap();
+    let own = ["plan", file.to_str().unwrap(), "--json", "--mem-limit", "1GB"];
+    let base = |cache: &Path| {
+        let plan = json_of(cache, &[&own[..], &FLAGS].concat());
+        println!("{plan}");
+        plan["base"].as_u64().unwrap()
+    };
+    let (kept, copied) = (base(folder.path()), base(Path::new("/dev/null/x")));
+    assert!(copied < kept + (24 << 20), "{copied} and {kept}: the weights have 100 MB");
+}
+
+/// Bytes that come from the disk, and not from the page cache, when all of a file is read.
+#[cfg(target_os = "linux")]
+fn fetched(file: &Path) -> u64 {
+    let mut command = std::process::Command::new("sh");
+    let output =
+        command.args(["-c", "cat \"$0\" > /dev/null && cat /proc/$$/io"]).arg(file).output().unwrap();
+    let text = stdout(&output);
+    let read = text.lines().find_map(|line| line.strip_prefix("read_bytes: "));
+    read.unwrap_or_else(|| panic!("{text} {}", stderr(&output))).parse().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_model_stays_in_the_page_cache() {
+    // Not the temporary folder, which may be in memory.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let model = model(folder.path(), 3);
+    let file = Path::new(&model);
+    let all = file.metadata().unwrap().len();
+    // It was written past the page cache.
+    if fetched(file) < all / 2 {
+        return println!("skipped: this file system keeps every page, or does not count reads");
+    }
+    for limit in [&[][..], &["--mem-limit", "1GB"]] {
+        json_of(folder.path(), &[&["plan", model.as_str(), "--json"][..], &FLAGS, limit].concat());
+        let found = fetched(file);
+        assert!(found < all / 10, "{limit:?}: {found} of {all} had to be read again");
+    }
+}
+
+#[test]
+fn s14_what_cannot_run_is_refused_before_its_weights_are_packed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("m.gguf");
+    Synthetic::of("chatglm2-100m", "q8_0", Some(3)).unwrap().write(&file, &mut |_| {}).unwrap();
+    let (model, cache) = (file.to_str().unwrap(), folder.path().join("cache"));
+    let packed = || std::fs::read_dir(cache.join("packed")).map_or(0, |files| files.count());
+    let start = |command: &[&str], limit: &str| {
+        let arguments = [command, &FLAGS, &["--mem-limit", limit]].concat();
+        jtllm(&arguments).env("JTLLM_CACHE", &cache).output().unwrap()
+    };
+    for command in [&["plan", model][..], &["run", model, "-p", "x", "-n", "1"]] {
+        let output = start(command, "30MB");
+        assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
+        assert!(
+            stderr(&output).contains("MB are missing: the memory limit is 30.0 MB"),
+            "{}",
+            stderr(&output)
+        );
+        assert_eq!(packed(), 0, "{command:?}");
+    }
+    assert!(start(&["plan", model], "1GB").status.success());
+    assert_eq!(packed(), 1);
+}
+
+/// The packed file may be on another disk than the model's.
+#[test]
+fn the_disk_of_what_streams_is_measured() {
+    for (encoding, streams) in [("bf16", "m.gguf"), ("q8_0", ".packed")] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("m.gguf");
+        Synthetic::of("chatglm2-100m", encoding, Some(3)).unwrap().write(&file, &mut |_| {}).unwrap();
+        let own = ["plan", file.to_str().unwrap(), "--json", "--mem-limit", "1GB"];
+        let plan = json_of(folder.path(), &[&own[..], &FLAGS].concat());
+        assert!(plan["disk_file"].as_str().unwrap().ends_with(streams), "{plan}");
+    }
+}
+
 #[test]
 fn s14_what_cannot_run_is_refused_with_what_is_missing_by_both() {
     let folder = tempfile::tempdir().unwrap();

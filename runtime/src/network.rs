@@ -1,5 +1,6 @@
 //! A model on a device: weights, states, and the plans that passes run.
 
+mod foresee;
 mod inputs;
 mod outlook;
 mod own;
@@ -24,8 +25,9 @@ use crate::error::{DeviceError, Error};
 use crate::packed::Keeping;
 use crate::plan::{Bindings, Plan, Sizes, bytes_of, positions};
 use crate::program::artifact;
-use crate::residence::{Limit, PlanId, Residence, held};
+use crate::residence::{Limit, PlanId, Residence};
 use crate::trace::{Extent, Trace};
+use crate::weights::foresee::Foreseen;
 use crate::weights::{Locate, Wanted, Weights};
 pub(crate) use inputs::Inputs;
 use states::say_pages;
@@ -329,15 +331,23 @@ impl Network {
         let compilation = Arc::new(compilation);
         let programs = self.load(&compilation)?;
         self.compiled.time += begin.elapsed();
-        self.make_states(&compilation)?;
         let shared = self.shared(part, &compilation)?;
-        let limits = self.limits(part, bucket);
-        let (weights, states, paged) = (&self.weights, &self.states, &self.paged);
-        let fixed = &self.sizes(&[]);
-        let bindings = Bindings { weights, states, paged, limits: &limits, fixed, shared: &shared };
+        let (limits, fixed) = (self.limits(part, bucket), self.sizes(&[]));
+        let bindings = self.bindings(&limits, &fixed, &shared);
         let plan = Plan::build(&*self.device, compilation, &programs, &bindings)?;
         self.plans.insert((part, bucket), plan);
         Ok(())
+    }
+
+    /// What a plan is bound to.
+    fn bindings<'a>(
+        &'a self,
+        limits: &'a Sizes,
+        fixed: &'a Sizes,
+        shared: &'a HashMap<String, Span>,
+    ) -> Bindings<'a> {
+        let (weights, states, paged) = (&self.weights, &self.states, &self.paged);
+        Bindings { weights, states, paged, limits, fixed, shared }
     }
 
     /// Makes the plans that one sequence needs: for its prompt and for decoding, with a head unless that is elsewhere.
@@ -378,17 +388,18 @@ impl Network {
         if let Some(residence) = self.residence() {
             residence.retire()?;
         }
-        let before = held();
+        let before = self.held_beside_copies();
         let begin = std::time::Instant::now();
         let compiled: Vec<Compilation> =
             parts.par_iter().map(|(part, bucket)| self.compile(*part, *bucket)).collect::<Result<_, _>>()?;
         self.compiled.time += begin.elapsed();
         self.check_room(&compiled)?;
-        self.bind_weights(&compiled, locate)?;
+        compiled.iter().try_for_each(|compilation| self.make_states(compilation))?;
+        self.bind_weights(&parts, &compiled, locate)?;
         for ((part, bucket), compilation) in parts.into_iter().zip(compiled) {
             self.install(part, bucket, compilation)?;
         }
-        self.tell_own(held().saturating_sub(before))
+        self.tell_own(self.held_beside_copies().saturating_sub(before))
     }
 
     /// The head reads its rows where the last body left them: in one buffer, copied there after each body.
@@ -465,10 +476,15 @@ impl Network {
     }
 
     /// Finds places for the weights that these parts read, in the order in which their launches do.
-    fn bind_weights(&mut self, parts: &[Compilation], locate: &Locate<'_>) -> Result<(), Error> {
+    fn bind_weights(
+        &mut self,
+        parts: &[(Part, Bucket)],
+        compiled: &[Compilation],
+        locate: &Locate<'_>,
+    ) -> Result<(), Error> {
         let mut wanted: Vec<Wanted> = Vec::new();
         let mut known: HashSet<&str> = HashSet::new();
-        for part in parts {
+        for part in compiled {
             let graph = &part.graph;
             let leaves: HashMap<&str, Node> = graph
                 .nodes()
@@ -484,8 +500,10 @@ impl Network {
                 wanted.push(Wanted { name: name.clone(), dtype: graph.dtype(*leaf), shape });
             }
         }
-        self.weights.bind(&self.device, &wanted, locate)?;
-        for gather in parts.iter().flat_map(|part| &part.gathers) {
+        let foresight = self.foresight(parts, compiled)?;
+        let admit = |foreseen: &Foreseen<'_>| foresight.as_ref().map_or(Ok(()), |one| one.admit(foreseen));
+        self.weights.bind_if(&admit, &self.device, &wanted, locate)?;
+        for gather in compiled.iter().flat_map(|part| &part.gathers) {
             let (weight, _) = jtllm_ir::format::split_plane_name(&gather.weight);
             self.weights.source(weight, locate)?;
         }

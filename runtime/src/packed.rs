@@ -29,7 +29,7 @@ use crate::weights::pack::Packing;
 pub(crate) use file::{PackedFile, damaged};
 pub use table::Origin;
 use table::{ALIGNMENT, Entry, Head};
-pub(crate) use write::Chunks;
+pub(crate) use write::{ByWeight, Chunks};
 use write::{Refusal, Way};
 
 /// Ends the names of packed files.
@@ -219,6 +219,13 @@ impl PackedFolder {
         self.voice.say(what);
     }
 
+    /// Says, once, that weights are in memory since they cannot be kept.
+    pub(crate) fn say_unkept(&self, why: &Unkept) {
+        if let (Unkept::Because(why), false) = (why, self.is_dead()) {
+            self.voice.say_once(&format!("packed weights stay in memory: {why}"));
+        }
+    }
+
     fn moment(&self, moment: Moment) -> io::Result<()> {
         match self.fate.as_ref().map_or(Happening::Nothing, |fate| fate(moment)) {
             Happening::Nothing => Ok(()),
@@ -260,7 +267,25 @@ pub(crate) enum Kept {
     /// Nothing yet; a file can be written.
     Absent(Draft),
     /// Nothing, and nothing can be kept.
-    Never,
+    Never(Unkept),
+}
+
+/// Why packed weights are not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unkept {
+    /// They are made of no files by which they would be known again: nobody expects it.
+    NoFiles,
+    /// Something is in the way.
+    Because(String),
+}
+
+impl fmt::Display for Unkept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unkept::NoFiles => f.write_str("the model is in no files"),
+            Unkept::Because(why) => f.write_str(why),
+        }
+    }
 }
 
 /// A file that is to be written.
@@ -279,16 +304,15 @@ impl Keeping {
     /// What there is for these weights.
     pub(crate) fn find<'a>(&self, packings: impl Iterator<Item = &'a Packing> + Clone) -> Kept {
         if self.origins.is_empty() || packings.clone().next().is_none() {
-            return Kept::Never;
+            return Kept::Never(Unkept::NoFiles);
         }
         let folder = match &self.folder.status {
             Status::On(folder) => folder,
-            Status::Off(why) => {
-                self.folder.voice.say_once(&format!("packed weights stay in memory: {why}"));
-                return Kept::Never;
-            }
+            Status::Off(why) => return Kept::Never(Unkept::Because(why.clone())),
         };
-        let Some(head) = self.head(packings) else { return Kept::Never };
+        let Some(head) = self.head(packings) else {
+            return Kept::Never(Unkept::Because("a model file's path cannot be written down".to_owned()));
+        };
         let path = folder.join(format!("{:032x}.{EXTENSION}", head.key));
         match PackedFile::open(&path, &head) {
             Ok(Some(file)) => return Kept::File(file),
@@ -345,26 +369,32 @@ pub(crate) enum Written {
     Whole,
     /// Another process is writing it.
     Busy,
-    /// It cannot be, as was said.
-    Refused,
+    /// It cannot be.
+    Refused(Unkept),
 }
 
 impl Draft {
-    /// Writes the file before anybody reads it, without a trace in the page cache. `chunks` is asked as in
-    /// [`Draft::write`].
+    /// Where the file will be.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where planes will lie in it.
+    pub(crate) fn planes(&self) -> &[Entry] {
+        &self.head.planes
+    }
+
+    /// Writes the file before anybody reads it, without a trace in the page cache.
     ///
     /// # Errors
     /// The weights cannot be had.
-    pub(crate) fn write_past_cache(mut self, chunks: &mut Chunks<'_>) -> Result<Written, Error> {
+    pub(crate) fn write_past_cache(mut self, chunks: ByWeight<'_>) -> Result<Written, Error> {
         self.folder.sweep();
-        match write::write(&self.folder, &self.path, &mut self.head, chunks, Way::PastCache) {
+        match write::write(&self.folder, &self.path, &mut self.head, Way::PastCache(chunks)) {
             Ok(()) => Ok(Written::Whole),
             Err(Refusal::Busy) => Ok(Written::Busy),
             Err(Refusal::Weights(error)) => Err(error),
-            Err(refusal) => {
-                self.say(refusal);
-                Ok(Written::Refused)
-            }
+            Err(refusal) => Ok(Written::Refused(self.why(&refusal))),
         }
     }
 
@@ -372,25 +402,23 @@ impl Draft {
     /// order of the weights. What is in the way is said once: the weights are in memory in any case.
     pub(crate) fn write(mut self, chunks: &mut Chunks<'_>) {
         self.folder.sweep();
-        match write::write(&self.folder, &self.path, &mut self.head, chunks, Way::Cached) {
-            Ok(()) => {}
-            Err(refusal) => self.say(refusal),
+        match write::write(&self.folder, &self.path, &mut self.head, Way::Cached(chunks)) {
+            // Another process keeps them for us.
+            Ok(()) | Err(Refusal::Busy) => {}
+            Err(refusal) => self.folder.say_unkept(&self.why(&refusal)),
         }
     }
 
-    /// Says what is in the way.
-    fn say(&self, refusal: Refusal) {
-        let place = self.path.parent().unwrap_or(Path::new("")).display().to_string();
-        let why = match refusal {
-            Refusal::Busy => return,
+    /// What is in the way.
+    fn why(&self, refusal: &Refusal) -> Unkept {
+        let place = self.path.parent().unwrap_or(Path::new("")).display();
+        Unkept::Because(match refusal {
+            Refusal::Busy => format!("another process writes to {place}"),
             Refusal::Space { need, free } => {
                 format!("{place} has {free} bytes free, and they take {need}")
             }
             Refusal::System(action, error) => format!("cannot {action} a file in {place}: {error}"),
             Refusal::Weights(error) => error.to_string(),
-        };
-        if !self.folder.is_dead() {
-            self.folder.voice.say_once(&format!("packed weights stay in memory: {why}"));
-        }
+        })
     }
 }

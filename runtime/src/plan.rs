@@ -17,7 +17,7 @@ use jtllm_ir::graph::element_count;
 use jtllm_ir::{DType, Expr, Node, Op};
 use jtllm_swap::{BlobId, Space};
 
-use crate::device::{Device, Mem, Program, Recorded, Span, Tape};
+use crate::device::{Device, Mem, Program, Recorded, Span, Tape, lent};
 use crate::error::Error;
 use crate::ready::Ready;
 use crate::residence::{Places, PlanId, Residence, Uses};
@@ -170,13 +170,8 @@ impl Plan {
         programs: &[Program],
         bindings: &Bindings<'_>,
     ) -> Result<Plan, Error> {
-        let (values, scratch) = (HashMap::new(), HashMap::new());
-        let mut builder =
-            Builder { device, compilation: &compilation, bindings, values, scratch, fixed_bytes: 0 };
-        let inputs = builder.inputs()?;
-        let outputs = builder.outputs(&inputs)?;
-        let arena_bytes = builder.arena()?;
-        let constants = builder.constants()?;
+        let mut builder = Builder::new(Some(device), &compilation, bindings);
+        let Buffers { inputs, outputs, constants, arena_bytes } = builder.buffers()?;
         let (mut steps, mut uses) = (Vec::new(), Vec::new());
         for step in &compilation.steps {
             let given = |argument: &Argument| builder.given(argument);
@@ -211,6 +206,17 @@ impl Plan {
         let symbols = device.alloc(SYMBOL_BLOCK)?.span();
         let tape = Mutex::new(Recording::NotTried);
         Ok(Plan { compilation, steps, inputs, outputs, symbols, stream, tape, arena_bytes, fixed_bytes })
+    }
+
+    /// What the buffers of the plan of a compilation take; its states are there.
+    ///
+    /// # Errors
+    /// As [`Plan::build`], but for those of a device.
+    pub(crate) fn measure(compilation: &Compilation, bindings: &Bindings<'_>) -> Result<Measured, Error> {
+        let mut builder = Builder::new(None, compilation, bindings);
+        let Buffers { outputs, arena_bytes, .. } = builder.buffers()?;
+        let logits = outputs.get("logits").map_or(0, |(span, _)| span.len);
+        Ok(Measured { bytes: arena_bytes + builder.fixed_bytes, logits })
     }
 
     /// The rows that must be gathered before a pass.
@@ -410,8 +416,26 @@ fn uses_of<'a>(
     uses
 }
 
+/// What the buffers of a plan take.
+pub(crate) struct Measured {
+    /// Bytes of them all.
+    pub(crate) bytes: u64,
+    /// Those of logits.
+    pub(crate) logits: u64,
+}
+
+/// The buffers of a plan.
+struct Buffers {
+    inputs: HashMap<String, (Span, DType)>,
+    outputs: BTreeMap<String, (Span, Vec<Expr>)>,
+    constants: HashMap<Node, Span>,
+    /// Bytes of all that live inside a pass.
+    arena_bytes: u64,
+}
+
 struct Builder<'a> {
-    device: &'a dyn Device,
+    /// Where memory comes from; none if it is only counted.
+    device: Option<&'a dyn Device>,
     compilation: &'a Compilation,
     bindings: &'a Bindings<'a>,
     values: HashMap<Node, Span>,
@@ -419,10 +443,31 @@ struct Builder<'a> {
     fixed_bytes: u64,
 }
 
-impl Builder<'_> {
+impl<'a> Builder<'a> {
+    fn new(
+        device: Option<&'a dyn Device>,
+        compilation: &'a Compilation,
+        bindings: &'a Bindings<'a>,
+    ) -> Builder<'a> {
+        let (values, scratch) = (HashMap::new(), HashMap::new());
+        Builder { device, compilation, bindings, values, scratch, fixed_bytes: 0 }
+    }
+
+    fn buffers(&mut self) -> Result<Buffers, Error> {
+        let inputs = self.inputs()?;
+        let outputs = self.outputs(&inputs)?;
+        let arena_bytes = self.arena()?;
+        let constants = self.constants()?;
+        Ok(Buffers { inputs, outputs, constants, arena_bytes })
+    }
+
+    fn memory(&self, len: u64) -> Result<Mem, Error> {
+        Ok(self.device.map_or_else(|| Ok(lent(len)), |device| device.alloc(len))?)
+    }
+
     fn alloc(&mut self, len: u64) -> Result<Span, Error> {
         self.fixed_bytes += len;
-        Ok(self.device.alloc(len)?.span())
+        Ok(self.memory(len)?.span())
     }
 
     /// Outputs have buffers of their own, since they are read after the pass; those that no kernel stores
@@ -509,7 +554,7 @@ impl Builder<'_> {
             }
         }
         if end > 0 {
-            let arena = self.device.alloc(end)?;
+            let arena = self.memory(end)?;
             for (argument, offset, len) in placed {
                 let span = Span { mem: arena.clone(), offset, len };
                 match argument {
@@ -560,7 +605,9 @@ impl Builder<'_> {
             }
             let bytes = tensor.to_bytes();
             let span = self.alloc(bytes.len() as u64)?;
-            self.device.write(&span, &bytes)?;
+            if let Some(device) = self.device {
+                device.write(&span, &bytes)?;
+            }
             constants.insert(node, span);
         }
         Ok(constants)

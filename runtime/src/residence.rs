@@ -8,6 +8,7 @@
 mod count;
 mod device;
 mod files;
+mod foresee;
 pub mod outlook;
 mod pages;
 
@@ -32,6 +33,7 @@ pub use count::{Counted, Own, TooLow};
 pub(crate) use device::Places;
 use device::{Apart, Books};
 pub(crate) use files::{Files, Opened};
+pub(crate) use foresee::{Run, Used};
 pub use pages::{OpenSwap, Spill};
 use pages::{Use, spilled};
 
@@ -135,16 +137,20 @@ impl Kept {
     }
 
     fn taking(&self, len: u64) -> u64 {
-        let before = match self.lies {
-            Lies::File { at, .. } => at % BLOCK_BYTES,
-            Lies::Paged { .. } => 0,
-        };
-        (before + len).next_multiple_of(BLOCK_BYTES)
+        match self.lies {
+            Lies::File { at, .. } => blocks(at, len),
+            Lies::Paged { .. } => blocks(0, len),
+        }
     }
 
     fn is_paged(&self) -> bool {
         matches!(self.lies, Lies::Paged { .. })
     }
+}
+
+/// Bytes of memory for a run of a file's: they begin as far behind a block's border as in the file.
+fn blocks(at: u64, len: u64) -> u64 {
+    (at % BLOCK_BYTES + len).next_multiple_of(BLOCK_BYTES)
 }
 
 /// What a step uses.
@@ -184,10 +190,12 @@ struct State {
     pass: Pass,
     /// The next step's.
     now: Tick,
-    /// What the process held when it was first counted, and what was added since then.
+    /// What the process held beside weights of its own when it was first counted, and what was added since then.
     base: Option<u64>,
     /// Bytes of cache, of buffers, and of weights that are in memory of their own.
     own: Own,
+    /// Why packed weights are among those.
+    unkept: Option<Arc<str>>,
     counted: Option<Counted>,
     /// What residencies before this one have cost.
     before: Traffic,
@@ -262,11 +270,6 @@ impl Residence {
         self.limit.most != Most::Unlimited
     }
 
-    /// Fails if so many bytes of weights that no file has are more than the device's limit leaves.
-    pub(crate) fn admit(&self, copied: u64) -> Result<(), Error> {
-        self.lock().apart.as_ref().map_or(Ok(()), |apart| apart.admit(copied))
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic in a pass leaves pins behind at most, which keep bytes where they are said to be.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -312,6 +315,11 @@ impl Residence {
         self.lock().packed.push(path);
     }
 
+    /// Says why packed weights cannot come and go.
+    pub(crate) fn cannot_keep(&self, why: &str) {
+        self.lock().unkept = Some(why.into());
+    }
+
     /// Takes a plan in whose steps use these blobs.
     pub(crate) fn register(&self, steps: Vec<Uses>) -> PlanId {
         let mut state = self.lock();
@@ -347,7 +355,8 @@ impl Residence {
 
     /// Counts what the process holds, if nobody has: what a rehearsal touches would be in it, and is counted by itself.
     pub(crate) fn count_held(&self) {
-        self.lock().base.get_or_insert_with(held);
+        let mut state = self.lock();
+        state.base = Some(state.base_bytes());
     }
 
     /// Runs a step of a plan on bytes that stand for its weights.
@@ -423,6 +432,19 @@ impl Residence {
         let swap = state.swap.as_ref().or_else(|| state.residency.as_ref()?.swap());
         let swap = swap.filter(|swap| !swap.store().is_direct()).map(|swap| Arc::from(swap.path()));
         cached.map(|(path, _)| path.clone()).chain(swap).collect()
+    }
+
+    /// The file that most of the weights come from, if any come and go.
+    pub fn main_file(&self) -> Option<Arc<Path>> {
+        let state = self.lock();
+        let mut bytes = vec![0; state.files.len()];
+        for kept in &state.blobs {
+            if let Lies::File { file, .. } = kept.lies {
+                bytes[file] += kept.len;
+            }
+        }
+        let most = (0..bytes.len()).max_by_key(|file| bytes[*file])?;
+        Some(state.files[most].0.clone())
     }
 
     /// What was counted against the host's limit, if a pass has begun.
@@ -532,8 +554,20 @@ impl State {
         Ok(())
     }
 
+    /// What the process holds beside weights of its own, which are counted by themselves: they are all in memory when they
+    /// have been told.
+    fn base_bytes(&self) -> u64 {
+        self.base.unwrap_or_else(|| held().saturating_sub(self.own.copied))
+    }
+
     /// What a limit must hold.
     fn count(&mut self, limit: Most) -> Counted {
+        self.base = Some(self.base_bytes());
+        self.tally(limit)
+    }
+
+    /// The same, with what the process holds now if that was never counted.
+    fn tally(&self, limit: Most) -> Counted {
         let [paged, all] = [true, false].map(|is_paged| {
             let blobs = self.blobs.iter().filter(|blob| blob.is_paged() == is_paged);
             blobs.map(Kept::taken_most).sum()
@@ -541,8 +575,8 @@ impl State {
         let bytes = |blob: &BlobId| self.blobs[blob.0 as usize].taken_most();
         let steps = self.plans.iter().flatten();
         let step = steps.map(|uses| uses.blobs.iter().map(bytes).sum()).max().unwrap_or(0);
-        let base = *self.base.get_or_insert_with(held);
-        Counted { limit, base, own: self.own, all, paged, step }
+        let (base, unkept) = (self.base_bytes(), self.unkept.clone());
+        Counted { limit, base, own: self.own, all, paged, step, unkept }
     }
 
     fn begin(&mut self, limit: &Limit) -> Result<(), Error> {

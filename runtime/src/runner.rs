@@ -19,7 +19,7 @@ pub trait Runner: Send {
     /// Does now what the first passes of one sequence would do first: compiles, and reads the weights.
     fn ready(&mut self, locate: &Locate<'_>) -> Result<(), Error>;
 
-    /// The same without reading weights, where they come and go within a limit.
+    /// The same without reading weights, where they come and go within a limit; they are packed if they never were.
     fn prepare(&mut self, locate: &Locate<'_>) -> Result<(), Error> {
         self.ready(locate)
     }

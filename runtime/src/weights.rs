@@ -2,6 +2,7 @@
 //! planes once, and kept in a packed file that later starts map.
 
 mod fetch;
+pub(crate) mod foresee;
 pub(crate) mod pack;
 mod settle;
 mod stock;
@@ -20,10 +21,11 @@ use jtllm_swap::BlobId;
 
 use crate::device::{Bytes, Device, Mem, Span};
 use crate::error::{DeviceError, Error};
-use crate::packed::{Keeping, Kept, PackedFile};
+use crate::packed::{Keeping, Kept, PackedFile, Unkept};
 use crate::ready::Ready;
 use crate::residence::Residence;
 use fetch::Fetching;
+use foresee::Admit;
 use pack::{Buffers, Packing};
 use settle::Settling;
 use stock::{Job, Place, Stock};
@@ -209,6 +211,46 @@ impl Weights {
         wanted: &[Wanted],
         locate: &Locate<'_>,
     ) -> Result<(), Error> {
+        self.bind_if(&|_| Ok(()), device, wanted, locate)
+    }
+
+    /// The same if that is admitted, which is asked where planes come and go: before any is packed or copied.
+    pub(crate) fn bind_if(
+        &mut self,
+        admit: &Admit<'_>,
+        device: &Arc<dyn Device>,
+        wanted: &[Wanted],
+        locate: &Locate<'_>,
+    ) -> Result<(), Error> {
+        let packings = self.find(device, wanted, locate)?;
+        // Numbers that files have as memory wants them go up to a device straight from there.
+        let comes_and_goes = self.residence.is_some();
+        let (kept, other): (Vec<Packing>, Vec<Packing>) = packings
+            .into_iter()
+            .partition(|one| device.is_host() || comes_and_goes || !one.source.format.is_direct());
+        self.take(device, other, Kept::Never(Unkept::NoFiles))?;
+        let found = match self.residence.clone() {
+            // What could not be kept while it was packed cannot be kept from memory either.
+            Some(residence) => match self.stream_packed(&residence, &kept, admit)? {
+                None => return Ok(()),
+                Some(why) => Kept::Never(why),
+            },
+            None => match &self.keeping {
+                Some(keeping) => keeping.find(kept.iter()),
+                None => Kept::Never(Unkept::NoFiles),
+            },
+        };
+        self.take(device, kept, found)
+    }
+
+    /// Has planes that lie in files as kernels read them come and go from there, or adopts them; gives the weights that are
+    /// to be taken apart.
+    fn find(
+        &mut self,
+        device: &Arc<dyn Device>,
+        wanted: &[Wanted],
+        locate: &Locate<'_>,
+    ) -> Result<Vec<Packing>, Error> {
         let mut packings: Vec<Packing> = Vec::new();
         let mut pending: HashSet<String> = HashSet::new();
         let mut lying: Vec<(Bytes, Range<usize>)> = Vec::new();
@@ -240,21 +282,7 @@ impl Weights {
             }
         }
         self.fetching.extend(Fetching::begin(lying));
-        // Numbers that files have as memory wants them go up to a device straight from there.
-        let comes_and_goes = self.residence.is_some();
-        let (kept, other): (Vec<Packing>, Vec<Packing>) = packings
-            .into_iter()
-            .partition(|one| device.is_host() || comes_and_goes || !one.source.format.is_direct());
-        self.take(device, other, Kept::Never)?;
-        if self.stream_packed(&kept)? {
-            return Ok(());
-        }
-        let found = match &self.keeping {
-            // What could not be kept while it was packed cannot be kept from memory either.
-            Some(keeping) if self.residence.is_none() => keeping.find(kept.iter()),
-            _ => Kept::Never,
-        };
-        self.take(device, kept, found)
+        Ok(packings)
     }
 
     /// Gives places to the planes of these weights and has them filled.
@@ -262,14 +290,13 @@ impl Weights {
         let (file, draft) = match kept {
             Kept::File(file) => (Some(Arc::new(file)), None),
             Kept::Absent(draft) => (None, Some(draft)),
-            Kept::Never => (None, None),
+            Kept::Never(why) => {
+                self.keeping.iter().for_each(|keeping| keeping.folder.say_unkept(&why));
+                (None, None)
+            }
         };
         if let Some(file) = &file {
             self.watch_one(file.bytes(), &file.path().into());
-        }
-        if let Some(residence) = self.residence.as_ref().filter(|residence| residence.is_apart()) {
-            let planes = packings.iter().flat_map(|packing| &packing.planes);
-            residence.admit(self.copied_bytes + planes.map(|plane| plane.len).sum::<u64>())?;
         }
         let mut jobs = Vec::new();
         // Nobody may wait for a plane that nobody fills: none is bound before there is room for all.
@@ -300,7 +327,10 @@ impl Weights {
             jobs.push(Job { packing, places, file: file.clone(), ready });
         }
         self.planes.extend(bound);
-        self.stock.fill(device, jobs, draft, self.keeping.as_ref().map(|keeping| keeping.folder.clone()))
+        // Within a limit what the process holds is counted next: not while it grows.
+        let beside = device.is_host() && self.residence.is_none();
+        let folder = self.keeping.as_ref().map(|keeping| keeping.folder.clone());
+        self.stock.fill(device, jobs, draft, folder, beside)
     }
 
     /// Begins to copy what lies in the model's files to large pages, beside the passes, if that pays here; once.

@@ -396,12 +396,14 @@ impl Model {
     }
 
     /// Has plans for the first passes without reading weights, where there is a limit: then [`Model::outlook`] tells what
-    /// they are going to cost.
+    /// they are going to cost. Weights are packed if they never were.
     ///
     /// # Errors
-    /// Those of [`Model::ready`], but for a limit that is too low.
+    /// Those of [`Model::ready`]; a limit that is too low is one if weights would have to be packed or copied.
     pub fn prepare(&mut self) -> Result<(), EngineError> {
-        self.checkpoint.storages().for_each(Storage::give_back);
+        // What was mapped to read headers is not the program's own. The system may keep it: whoever asks what a model costs
+        // takes no pages from those who run it.
+        self.checkpoint.storages().for_each(|storage| storage.release(0..storage.len() as usize));
         let checkpoint = self.checkpoint.clone();
         let locate = move |name: &str| checkpoint.tensor(name).and_then(source);
         Ok(self.seat.runner.prepare(&locate)?)

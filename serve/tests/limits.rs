@@ -5,6 +5,8 @@
 mod faults;
 #[path = "limits/files.rs"]
 mod files;
+#[path = "limits/packing.rs"]
+mod packing;
 
 use std::path::{Path, PathBuf};
 

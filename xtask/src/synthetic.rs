@@ -43,6 +43,14 @@ impl Synthetic {
         })?;
         let layers = layers.unwrap_or(shape.layers);
         let tensors = shape.tensors(layers, encoding);
+        let is_cut = |tensor: &&Tensor| match tensor.contents {
+            Contents::Random(encoding) => !tensor.extents[0].is_multiple_of(encoding.numbers),
+            Contents::Ones => false,
+        };
+        if let Some(cut) = tensors.iter().find(is_cut) {
+            let (name, columns, block) = (&cut.name, cut.extents[0], encoding.numbers);
+            return Err(format!("{name}: rows of {columns} numbers do not divide into blocks of {block}"));
+        }
         Ok(Synthetic { beginning: gguf::beginning(&shape.header(layers, encoding), &tensors), tensors })
     }
 

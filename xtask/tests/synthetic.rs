@@ -76,6 +76,9 @@ fn the_large_ones_are_as_long_as_the_real_ones() {
     assert_eq!(rounded("chatglm2-6b", "q4_0"), 3.51);
     assert_eq!(rounded("chatglm2-100m", "bf16"), 0.19);
     assert_eq!(rounded("llama-1.1b", "q4_0"), 0.62);
+    assert_eq!(rounded("llama-1.1b", "q4_k"), 0.62);
+    let cut = Synthetic::of("llama-tiny", "q4_k", None).err().unwrap();
+    assert!(cut.ends_with("rows of 64 numbers do not divide into blocks of 256"), "{cut}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::Network;
 use crate::device::Mem;
 use crate::error::Error;
 use crate::plan::SYMBOL_BLOCK;
-use crate::residence::Own;
+use crate::residence::{Own, Residence, held};
 
 /// How often logits are in memory on their way out: as bytes, as numbers of a pass, and as those of all its heads.
 const LOGITS_COPIES: u64 = 3;
@@ -17,13 +17,10 @@ impl Network {
     /// Keys and values cannot be written to the swap file.
     pub(super) fn tell_own(&self, grown: u64) -> Result<(), Error> {
         let Some(residence) = self.residence() else { return Ok(()) };
-        let mut own = self.own();
-        if residence.is_apart() {
-            let symbols = self.plans.len() as u64 * SYMBOL_BLOCK;
-            residence.own_apart(Own { buffers: own.buffers + symbols, ..own });
-            own = Own::default();
-        }
-        residence.own(Own { buffers: own.buffers + self.logits_bytes() + self.beside, ..own }, grown)
+        let through = self.through(self.logits_bytes());
+        let [host, apart] = shares(residence, self.own(), self.plans.len(), through);
+        residence.own_apart(apart);
+        residence.own(host, grown)
     }
 
     /// Says how many bytes of the host's memory whoever runs it keeps for it: rows of images.
@@ -35,8 +32,14 @@ impl Network {
         if before == bytes { Ok(()) } else { self.tell_own(0) }
     }
 
+    /// What the process holds now beside weights that were copied to its memory.
+    pub(super) fn held_beside_copies(&self) -> u64 {
+        let copied = if self.device.is_host() { self.weights.copied_bytes } else { 0 };
+        held().saturating_sub(copied)
+    }
+
     /// Bytes where the device has them.
-    fn own(&self) -> Own {
+    pub(super) fn own(&self) -> Own {
         let hidden = self.hidden.as_ref().map_or(0, |span| span.len);
         let stays = |(name, _): &(&String, &Mem)| !self.paged.contains_key(*name);
         let cache = self.states.iter().filter(stays).map(|(_, mem)| mem.len()).sum();
@@ -47,9 +50,25 @@ impl Network {
         Own { cache, spillable, buffers: self.buffer_bytes() + hidden, copied }
     }
 
-    /// Bytes of the host's memory through which logits go out.
-    fn logits_bytes(&self) -> u64 {
+    /// Bytes of the host's memory that logits of so many go out through, and rows of images come in.
+    pub(super) fn through(&self, logits: u64) -> u64 {
+        logits * LOGITS_COPIES + self.beside
+    }
+
+    /// Bytes of the longest logits.
+    pub(super) fn logits_bytes(&self) -> u64 {
         let logits = self.plans.values().filter_map(|plan| plan.output("logits")).map(|span| span.len);
-        logits.max().unwrap_or(0) * LOGITS_COPIES
+        logits.max().unwrap_or(0)
+    }
+}
+
+/// What of all that so many plans hold is in the host's memory, with what goes through it, and what in a device's own.
+pub(super) fn shares(residence: &Residence, own: Own, plans: usize, through: u64) -> [Own; 2] {
+    match residence.is_apart() {
+        true => {
+            let buffers = own.buffers + plans as u64 * SYMBOL_BLOCK;
+            [Own { buffers: through, ..Own::default() }, Own { buffers, ..own }]
+        }
+        false => [Own { buffers: own.buffers + through, ..own }, Own::default()],
     }
 }

@@ -35,42 +35,57 @@ pub(super) enum Refusal {
 const UNIT: usize = 4 << 20;
 
 /// How bytes go to the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
-    /// Through the page cache, where the next start finds them.
-    Cached,
-    /// Past it: what lies there counts as memory.
-    PastCache,
+pub(super) enum Way<'a> {
+    /// From its beginning to its end, through the page cache, where the next start finds them.
+    Cached(&'a mut Chunks<'a>),
+    /// Weight by weight, past the page cache: what lies there counts as memory.
+    PastCache(ByWeight<'a>),
 }
 
-/// Writes a file from its beginning to its end, by units.
+/// What gives the bytes of all planes of a weight at once, so that each is read and taken apart once.
+pub(crate) struct ByWeight<'a> {
+    /// How many planes each weight has.
+    pub(crate) planes: Vec<usize>,
+    /// Gives the bytes of a chunk of each plane of a weight.
+    pub(crate) chunks: &'a mut WeightChunks<'a>,
+}
+
+/// What writes a run of bytes to the file.
+enum To<'a> {
+    /// Whatever is written next follows.
+    Next(&'a mut File),
+    /// Whole blocks, past the page cache.
+    Blocks(&'a FileStore),
+}
+
+/// Writes a run of bytes from its beginning to its end, by units.
 struct Units<'a> {
-    file: &'a mut File,
-    /// The same file past the page cache, if that is how it is written.
-    direct: Option<FileStore>,
+    to: To<'a>,
     /// Room for a unit at a block's border, and how much of it is filled.
     buffer: Vec<u8>,
+    unit: usize,
     skip: usize,
     filled: usize,
-    /// Bytes so far.
+    /// Where the next byte belongs in the file.
     at: u64,
 }
 
 impl Units<'_> {
-    fn new(file: &mut File, direct: Option<FileStore>) -> Units<'_> {
-        let buffer = vec![0; UNIT + BLOCK_BYTES as usize];
+    /// Units of so many bytes, whole blocks, from `at` on, which is at a block's border.
+    fn new(to: To<'_>, at: u64, unit: usize) -> Units<'_> {
+        let buffer = vec![0; unit + BLOCK_BYTES as usize];
         let skip = buffer.as_ptr().align_offset(BLOCK_BYTES as usize);
-        Units { file, direct, buffer, skip, filled: 0, at: 0 }
+        Units { to, buffer, unit, skip, filled: 0, at }
     }
 
     fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let (now, rest) = bytes.split_at(bytes.len().min(UNIT - self.filled));
+            let (now, rest) = bytes.split_at(bytes.len().min(self.unit - self.filled));
             self.buffer[self.skip + self.filled..][..now.len()].copy_from_slice(now);
             self.filled += now.len();
             self.at += now.len() as u64;
             bytes = rest;
-            if self.filled == UNIT {
+            if self.filled == self.unit {
                 self.flush()?;
             }
         }
@@ -80,11 +95,15 @@ impl Units<'_> {
     fn flush(&mut self) -> io::Result<()> {
         let filled = std::mem::take(&mut self.filled);
         let unit = &mut self.buffer[self.skip..];
-        let Some(direct) = &self.direct else { return self.file.write_all(&unit[..filled]) };
-        // The last unit ends in zeros up to a block's border; the caller cuts them off.
-        let whole = filled.next_multiple_of(BLOCK_BYTES as usize);
-        unit[filled..whole].fill(0);
-        write_all(direct, self.at - filled as u64, &unit[..whole])
+        match &mut self.to {
+            To::Next(file) => file.write_all(&unit[..filled]),
+            To::Blocks(store) => {
+                // The last unit ends in zeros up to a block's border: nothing begins there, or the caller cuts them off.
+                let whole = filled.next_multiple_of(BLOCK_BYTES as usize);
+                unit[filled..whole].fill(0);
+                write_all(*store, self.at - filled as u64, &unit[..whole])
+            }
+        }
     }
 
     /// Fills up to where a plane begins.
@@ -100,6 +119,9 @@ impl Units<'_> {
 /// Gives the bytes of a chunk of a plane.
 pub(crate) type Chunks<'a> = dyn FnMut(usize, usize) -> Result<Vec<u8>, Error> + 'a;
 
+/// Gives the bytes of a chunk of each plane of a weight.
+pub(crate) type WeightChunks<'a> = dyn FnMut(usize, usize) -> Result<Vec<Vec<u8>>, Error> + 'a;
+
 /// Where the file that is written has its name.
 pub(super) fn temporary(path: &Path) -> PathBuf {
     path.with_extension("tmp")
@@ -110,8 +132,7 @@ pub(super) fn write(
     folder: &PackedFolder,
     path: &Path,
     head: &mut Head,
-    chunks: &mut Chunks<'_>,
-    way: Way,
+    way: Way<'_>,
 ) -> Result<(), Refusal> {
     let temporary = temporary(path);
     let Some(mut file) = locked(&temporary).map_err(|error| Refusal::System("create", error))? else {
@@ -122,11 +143,7 @@ pub(super) fn write(
         let _ = fs::remove_file(&temporary);
         return Ok(());
     }
-    let direct = match way {
-        Way::Cached => None,
-        Way::PastCache => Some(FileStore::open_for_writing(&temporary).map_err(failed)?),
-    };
-    let written = fill(folder, &mut file, direct, path, head, chunks).and_then(|()| {
+    let written = fill(folder, &mut file, path, head, way).and_then(|()| {
         folder.moment(Moment::Name).and_then(|()| fs::rename(&temporary, path)).map_err(failed)
     });
     if written.is_err() && !folder.is_dead() {
@@ -159,10 +176,9 @@ fn locked(temporary: &Path) -> io::Result<Option<File>> {
 fn fill(
     folder: &PackedFolder,
     file: &mut File,
-    direct: Option<FileStore>,
     path: &Path,
     head: &mut Head,
-    chunks: &mut Chunks<'_>,
+    way: Way<'_>,
 ) -> Result<(), Refusal> {
     let need = head.planes.last().map_or(0, |plane| plane.offset + plane.len);
     let parent = path.parent().unwrap_or(Path::new(""));
@@ -170,23 +186,69 @@ fn fill(
         return Err(Refusal::Space { need, free });
     }
     folder.moment(Moment::Length).and_then(|()| file.set_len(need)).map_err(failed)?;
-    let mut units = Units::new(file, direct);
-    for (number, plane) in head.planes.iter_mut().enumerate() {
-        units.skip_to(plane.offset).map_err(failed)?;
-        for chunk in 0..Entry::chunks(plane.len, plane.chunk_bytes) as usize {
-            let bytes = chunks(number, chunk).map_err(Refusal::Weights)?;
-            plane.sums[chunk] = xxh3_64(&bytes);
-            folder.moment(Moment::Chunk).and_then(|()| units.write(&bytes)).map_err(failed)?;
+    match way {
+        Way::Cached(chunks) => in_order(folder, file, &mut head.planes, chunks)?,
+        Way::PastCache(chunks) => {
+            let store = FileStore::open_for_writing(&temporary(path)).map_err(failed)?;
+            by_weight(folder, &store, &mut head.planes, chunks)?;
+            file.set_len(need).map_err(failed)?;
         }
-    }
-    units.flush().map_err(failed)?;
-    let Units { file, direct, .. } = units;
-    if direct.is_some() {
-        file.set_len(need).map_err(failed)?;
     }
     let head = head.encode().ok_or_else(|| failed(io::ErrorKind::InvalidFilename.into()))?;
     folder.moment(Moment::Head).map_err(failed)?;
     file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&head)).map_err(failed)
     // Not synchronised to the disk, which would take as long as the disk takes: a file torn by a power cut fails its
     // hashes and is made again.
+}
+
+/// Writes one plane after another.
+fn in_order(
+    folder: &PackedFolder,
+    file: &mut File,
+    planes: &mut [Entry],
+    chunks: &mut Chunks<'_>,
+) -> Result<(), Refusal> {
+    let mut units = Units::new(To::Next(file), 0, UNIT);
+    for (number, plane) in planes.iter_mut().enumerate() {
+        units.skip_to(plane.offset).map_err(failed)?;
+        for (chunk, sum) in plane.sums.iter_mut().enumerate() {
+            let bytes = chunks(number, chunk).map_err(Refusal::Weights)?;
+            put(folder, &mut units, sum, &bytes)?;
+        }
+    }
+    units.flush().map_err(failed)
+}
+
+/// Writes the planes of one weight after those of another, each to its own place. What lies between them stays zeros.
+fn by_weight(
+    folder: &PackedFolder,
+    store: &FileStore,
+    mut planes: &mut [Entry],
+    ByWeight { planes: counts, chunks }: ByWeight<'_>,
+) -> Result<(), Refusal> {
+    for (weight, count) in counts.into_iter().enumerate() {
+        let (own, others) = std::mem::take(&mut planes).split_at_mut(count);
+        planes = others;
+        // In all as much memory as for a file that is written in order.
+        let unit = UNIT / count.max(1) / BLOCK_BYTES as usize * BLOCK_BYTES as usize;
+        let mut units: Vec<Units<'_>> =
+            own.iter().map(|plane| Units::new(To::Blocks(store), plane.offset, unit)).collect();
+        for chunk in 0..own.iter().map(|plane| plane.sums.len()).max().unwrap_or(0) {
+            let made = chunks(weight, chunk).map_err(Refusal::Weights)?;
+            for ((plane, units), bytes) in own.iter_mut().zip(&mut units).zip(made) {
+                // One without bytes has no chunks.
+                if let Some(sum) = plane.sums.get_mut(chunk) {
+                    put(folder, units, sum, &bytes)?;
+                }
+            }
+        }
+        units.iter_mut().try_for_each(Units::flush).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Writes a chunk, and keeps its hash.
+fn put(folder: &PackedFolder, units: &mut Units<'_>, sum: &mut u64, bytes: &[u8]) -> Result<(), Refusal> {
+    *sum = xxh3_64(bytes);
+    folder.moment(Moment::Chunk).and_then(|()| units.write(bytes)).map_err(failed)
 }

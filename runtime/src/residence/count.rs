@@ -1,6 +1,7 @@
 //! What is counted against a limit, and what is left of it for weights.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::Most;
 use crate::machine::resident_bytes;
@@ -33,7 +34,7 @@ pub struct Own {
 pub struct Counted {
     /// The limit.
     pub limit: Most,
-    /// What the process held before the first pass: program, tokenizer, kernels, lists.
+    /// What the process held before the first pass, weights aside: program, tokenizer, kernels, lists.
     pub base: u64,
     /// What it is going to hold.
     pub own: Own,
@@ -43,6 +44,8 @@ pub struct Counted {
     pub paged: u64,
     /// Bytes of both that one step uses, at most.
     pub step: u64,
+    /// Why packed weights cannot come and go, and lie in memory of their own.
+    pub unkept: Option<Arc<str>>,
 }
 
 impl Counted {
@@ -52,7 +55,8 @@ impl Counted {
         match self.limit {
             Most::Process(_) => self.base + cache + buffers + copied + READING_BYTES + self.margin(),
             Most::Device(_) => cache + buffers + copied,
-            _ => 0,
+            Most::Weights(_) => copied,
+            Most::Unlimited => 0,
         }
     }
 
@@ -67,15 +71,18 @@ impl Counted {
     /// Bytes that weights may take, and keys and values that come and go.
     ///
     /// # Errors
-    /// One step needs more.
+    /// One step needs more, or all else does.
     pub fn left(&self) -> Result<u64, TooLow> {
-        let most = match self.limit {
-            Most::Unlimited => self.all + self.paged,
-            Most::Process(limit) | Most::Weights(limit) | Most::Device(limit) => {
-                limit.saturating_sub(self.rest()).min(self.all + self.paged)
-            }
-        };
-        if most < self.step { Err(TooLow(self.clone())) } else { Ok(most) }
+        let most = self.most().saturating_sub(self.rest()).min(self.all + self.paged);
+        if self.rest() + self.step > self.most() { Err(TooLow(self.clone())) } else { Ok(most) }
+    }
+
+    /// The limit in bytes.
+    fn most(&self) -> u64 {
+        match self.limit {
+            Most::Process(limit) | Most::Weights(limit) | Most::Device(limit) => limit,
+            Most::Unlimited => u64::MAX,
+        }
     }
 }
 
@@ -84,6 +91,19 @@ impl Counted {
 pub struct TooLow(pub Counted);
 
 impl TooLow {
+    /// What weights take that do not come and go, and why they do not.
+    fn write_copied(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counted { own, unkept, .. } = &self.0;
+        if own.copied == 0 {
+            return Ok(());
+        }
+        write!(f, "weights that cannot be read from a file {}", Mb(own.copied))?;
+        if let Some(why) = unkept {
+            write!(f, " (packed weights cannot be kept: {why})")?;
+        }
+        f.write_str(", ")
+    }
+
     /// What one step uses, and what would help.
     fn write_step(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Counted { own, paged, step, .. } = &self.0;
@@ -131,21 +151,21 @@ impl fmt::Display for TooLow {
                 write!(f, "of which the program itself takes {}, ", Mb(*base))?;
                 write!(f, "keys, values and states {}, buffers {}, ", Mb(own.cache), Mb(own.buffers))?;
                 write!(f, "reading and what is not counted {}, ", Mb(READING_BYTES + self.0.margin()))?;
-                if own.copied > 0 {
-                    write!(f, "weights that cannot be read from a file {}, ", Mb(own.copied))?;
-                }
+                self.write_copied(f)?;
                 self.write_step(f)
             }
             Most::Device(limit) => {
                 write!(f, "{missing} are missing on the device: its limit is {}, ", Mb(*limit))?;
                 write!(f, "of which keys, values and states take {}, ", Mb(own.cache))?;
                 write!(f, "buffers {}, ", Mb(own.buffers))?;
-                if own.copied > 0 {
-                    write!(f, "weights that cannot be read from a file {}, ", Mb(own.copied))?;
-                }
+                self.write_copied(f)?;
                 self.write_step(f)
             }
-            _ => write!(f, "{missing} are missing for weights, of which one step reads {}", Mb(*step)),
+            _ => {
+                write!(f, "{missing} are missing for weights: ")?;
+                self.write_copied(f)?;
+                write!(f, "one step reads {}", Mb(*step))
+            }
         }
     }
 }

@@ -144,16 +144,14 @@ impl Apart {
         }
     }
 
-    /// Fails if so many bytes of weights that no file has do not fit.
-    pub(super) fn admit(&self, copied: u64) -> Result<(), Error> {
-        let own = Own { copied, ..self.own };
-        let counted = Counted { limit: Most::Device(self.limit), base: 0, own, all: 0, paged: 0, step: 0 };
-        if counted.rest() > self.limit { Err(Error::Limit(TooLow(counted))) } else { Ok(()) }
+    /// What the limit must hold, of blobs as many as the host has counted, beside all else of the model.
+    pub(super) fn tally(&self, host: &Counted, own: Own) -> Counted {
+        Counted { limit: Most::Device(self.limit), base: 0, own, ..host.clone() }
     }
 
     /// What is left for blobs, of which the host has counted how many there are.
     pub(super) fn count(&mut self, host: &Counted) -> Result<Room, TooLow> {
-        let counted = Counted { limit: Most::Device(self.limit), base: 0, own: self.own, ..host.clone() };
+        let counted = self.tally(host, self.own);
         let (bytes, step) = (counted.left()? / BLOCK_BYTES * BLOCK_BYTES, counted.step);
         self.counted = Some(counted);
         Ok(Room { bytes, step })

@@ -101,14 +101,15 @@ pub(super) struct Stock {
 }
 
 impl Stock {
-    /// Fills the places of these weights, and then writes what is drafted. Returns at once where the device's memory is
-    /// the host's; elsewhere when all are filled.
+    /// Fills the places of these weights, and then writes what is drafted: `beside` what the caller goes on with, or before
+    /// this returns, but for what is written.
     pub(super) fn fill(
         &mut self,
         device: &Arc<dyn Device>,
         jobs: Vec<Job>,
         draft: Option<Draft>,
         folder: Option<Arc<PackedFolder>>,
+        beside: bool,
     ) -> Result<(), Error> {
         if jobs.is_empty() {
             return Ok(());
@@ -116,9 +117,11 @@ impl Stock {
         self.folder = folder;
         let settles = Settles(jobs.iter().map(|job| job.ready.clone()).collect());
         let device = device.clone();
-        let beside = device.is_host();
         if !beside {
             run(&*device, &jobs)?;
+            if draft.is_none() {
+                return Ok(());
+            }
         }
         let work = move || {
             let settles = settles;

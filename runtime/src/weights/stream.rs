@@ -12,12 +12,13 @@ use jtllm_swap::reader::Sums;
 use jtllm_swap::store::read_all;
 use rayon::prelude::*;
 
+use super::foresee::{Admit, Foreseen, whole_chunks};
 use super::pack::Packing;
 use super::{Piece, Source, Weights, lying};
 use crate::device::{Device, Span};
 use crate::error::Error;
-use crate::packed::{Kept, PackedFile, Written};
-use crate::residence::{Files, Opened, Residence};
+use crate::packed::{ByWeight, Kept, PackedFile, Unkept, Written};
+use crate::residence::{Files, Opened, Residence, Run};
 
 /// How long we wait before we look again whether another process has written the packed file.
 const TURN: Duration = Duration::from_millis(100);
@@ -46,17 +47,25 @@ impl Streamed {
         residence: &Residence,
         bytes: Option<&Range<u64>>,
     ) -> Result<(BlobId, Span), Error> {
+        let Range { start, end } = self.chunks(bytes);
         let all = 0..self.len;
         let bytes = bytes.unwrap_or(&all);
-        let chunk = self.sums.as_ref().map_or(1, |sums| sums.chunk_bytes);
-        let start = bytes.start / chunk * chunk;
-        let end = bytes.end.next_multiple_of(chunk).min(self.len);
         let sums = self.sums.as_ref().map(|Sums { all, first, chunk_bytes }| {
-            let first = first + (start / chunk) as usize;
+            let first = first + (start / chunk_bytes) as usize;
             Sums { all: all.clone(), first, chunk_bytes: *chunk_bytes }
         });
         let (blob, mem) = residence.add(&self.file, self.at + start, end - start, sums)?;
         Ok((blob, Span { mem, offset: bytes.start - start, len: bytes.end - bytes.start }))
+    }
+
+    /// The run of its file that is the blob for all of it, or some of its bytes.
+    pub(super) fn run(&self, bytes: Option<&Range<u64>>) -> Run {
+        let Range { start, end } = self.chunks(bytes);
+        Run { file: self.file.0.clone(), at: self.at + start, len: end - start }
+    }
+
+    fn chunks(&self, bytes: Option<&Range<u64>>) -> Range<u64> {
+        whole_chunks(self.len, self.sums.as_ref().map_or(1, |sums| sums.chunk_bytes), bytes)
     }
 }
 
@@ -134,13 +143,25 @@ impl Weights {
         self.streamed.insert(plane.to_owned(), streamed);
     }
 
-    /// Finds these planes in a packed file, or makes one, and has them come and go from there. Says whether it did: there may
-    /// be no limit, or no place for a file.
-    pub(super) fn stream_packed(&mut self, packings: &[Packing]) -> Result<bool, Error> {
-        let Some(residence) = self.residence.clone().filter(|_| !packings.is_empty()) else {
-            return Ok(false);
+    /// Finds these planes in a packed file, or makes one, and has them come and go from there. Before one is made it asks
+    /// whether there is room for that; if there can be none it says why, and has asked whether there is room to copy them.
+    pub(super) fn stream_packed(
+        &mut self,
+        residence: &Residence,
+        packings: &[Packing],
+        admit: &Admit<'_>,
+    ) -> Result<Option<Unkept>, Error> {
+        if packings.is_empty() {
+            return Ok(None);
+        }
+        let found = match self.packed_file(packings, admit)? {
+            Ok(found) => found,
+            Err(why) => {
+                residence.cannot_keep(&why.to_string());
+                admit(&Foreseen::copying(self, packings))?;
+                return Ok(Some(why));
+            }
         };
-        let Some(found) = self.packed_file(packings)? else { return Ok(false) };
         let path = found.path().into();
         let file = residence.files().get(&path, (**found.bytes()).as_ref().len() as u64)?;
         residence.is_packed(path);
@@ -151,28 +172,39 @@ impl Weights {
             self.stream_one(&plane.name, Streamed { file, at, len, sums: Some(sums) });
         }
         self.streamed_files.push(found);
-        Ok(true)
+        Ok(None)
     }
 
-    fn packed_file(&self, packings: &[Packing]) -> Result<Option<PackedFile>, Error> {
-        let Some(keeping) = &self.keeping else { return Ok(None) };
+    fn packed_file(
+        &self,
+        packings: &[Packing],
+        admit: &Admit<'_>,
+    ) -> Result<Result<PackedFile, Unkept>, Error> {
+        let Some(keeping) = &self.keeping else { return Ok(Err(Unkept::NoFiles)) };
         let mut tried = false;
         loop {
             match keeping.find(packings.iter()) {
-                Kept::File(file) => return Ok(Some(file)),
-                Kept::Never => return Ok(None),
-                // What was written and is not there was removed by somebody: once is enough.
-                Kept::Absent(_) if tried => return Ok(None),
+                Kept::File(file) => return Ok(Ok(file)),
+                Kept::Never(why) => return Ok(Err(why)),
+                // Once is enough.
+                Kept::Absent(_) if tried => {
+                    let why = "somebody removed the file when it was written";
+                    return Ok(Err(Unkept::Because(why.to_owned())));
+                }
                 Kept::Absent(draft) => {
+                    // Packing takes as long as reading and writing all of it: not for a limit that is too low.
+                    admit(&Foreseen::packing(self, &draft))?;
                     let mut making = Making::new(packings);
-                    match draft.write_past_cache(&mut |plane, chunk| {
+                    let planes = packings.iter().map(|packing| packing.planes.len()).collect();
+                    let mut chunks = |weight: usize, chunk: usize| {
                         if let Some(word) = making.word() {
                             keeping.folder.say(&word);
                         }
-                        making.next(plane, chunk)
-                    })? {
+                        making.next(weight, chunk)
+                    };
+                    match draft.write_past_cache(ByWeight { planes, chunks: &mut chunks })? {
                         Written::Whole => tried = true,
-                        Written::Refused => return Ok(None),
+                        Written::Refused(why) => return Ok(Err(why)),
                         Written::Busy => thread::sleep(TURN),
                     }
                 }
@@ -181,10 +213,10 @@ impl Weights {
     }
 }
 
-/// Chunks of planes in the order in which they are written, a few of them made ahead.
+/// Chunks of weights in the order in which they are written, a few of them made ahead.
 struct Making<'a> {
-    planes: Vec<(&'a Packing, usize)>,
-    ahead: VecDeque<Vec<u8>>,
+    packings: &'a [Packing],
+    ahead: VecDeque<Vec<Vec<u8>>>,
     begin: Instant,
     told: Instant,
     /// Bytes so far, and of all planes.
@@ -194,25 +226,22 @@ struct Making<'a> {
 
 impl<'a> Making<'a> {
     fn new(packings: &'a [Packing]) -> Making<'a> {
-        let planes = |packing: &'a Packing| (0..packing.planes.len()).map(move |plane| (packing, plane));
-        let planes: Vec<_> = packings.iter().flat_map(planes).collect();
-        let all = planes.iter().map(|(packing, plane)| packing.planes[*plane].len).sum();
+        let all = packings.iter().flat_map(|packing| &packing.planes).map(|plane| plane.len).sum();
         let now = Instant::now();
-        Making { planes, ahead: VecDeque::new(), begin: now, told: now, done: 0, all }
+        Making { packings, ahead: VecDeque::new(), begin: now, told: now, done: 0, all }
     }
 
-    /// The next chunk.
-    fn next(&mut self, number: usize, chunk: usize) -> Result<Vec<u8>, Error> {
-        let (packing, plane) = self.planes[number];
+    /// The next chunk of a weight, in each of its planes.
+    fn next(&mut self, weight: usize, chunk: usize) -> Result<Vec<Vec<u8>>, Error> {
+        let packing = &self.packings[weight];
         if self.ahead.is_empty() {
             let step = AT_ONCE.min(rayon::current_num_threads());
             let made = (chunk..(chunk + step).min(packing.chunks())).into_par_iter();
-            let made = made.map(|chunk| Ok(packing.chunk(chunk)?.swap_remove(plane)));
-            self.ahead.extend(made.collect::<Result<Vec<_>, Error>>()?);
+            self.ahead.extend(made.map(|chunk| packing.chunk(chunk)).collect::<Result<Vec<_>, Error>>()?);
         }
-        let bytes = self.ahead.pop_front().unwrap_or_default();
-        self.done += bytes.len() as u64;
-        Ok(bytes)
+        let planes = self.ahead.pop_front().unwrap_or_default();
+        self.done += planes.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
+        Ok(planes)
     }
 
     /// How far it is, if it is time to say so.

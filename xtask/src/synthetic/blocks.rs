@@ -6,7 +6,7 @@ pub(super) struct Encoding {
     pub(super) name: &'static str,
     pub(super) kind: u32,
     pub(super) file: u32,
-    numbers: u64,
+    pub(super) numbers: u64,
     mask: &'static [u8],
     fixed: &'static [u8],
 }
@@ -19,7 +19,7 @@ impl Encoding {
 }
 
 /// Every encoding, the plainest first.
-pub(super) static ENCODINGS: [Encoding; 5] = [
+pub(super) static ENCODINGS: [Encoding; 6] = [
     // Exponents of 2^-7 and 2^-6, random signs and mantissas.
     Encoding {
         name: "f32",
@@ -32,15 +32,27 @@ pub(super) static ENCODINGS: [Encoding; 5] = [
     Encoding { name: "f16", kind: 1, file: 1, numbers: 1, mask: &[255, 0x87], fixed: &[0, 0x20] },
     Encoding { name: "bf16", kind: 30, file: 32, numbers: 1, mask: &[255, 0x80], fixed: &[0, 0x3c] },
     // A scale of 2^-13 or 2^-9 in half precision, then random integers.
-    Encoding { name: "q8_0", kind: 8, file: 7, numbers: 32, mask: &scaled::<34>(), fixed: &[0, 0x08] },
-    Encoding { name: "q4_0", kind: 2, file: 2, numbers: 32, mask: &scaled::<18>(), fixed: &[0, 0x18] },
+    Encoding { name: "q8_0", kind: 8, file: 7, numbers: 32, mask: &fixed::<34>(2), fixed: &[0, 0x08] },
+    Encoding { name: "q4_0", kind: 2, file: 2, numbers: 32, mask: &fixed::<18>(2), fixed: &[0, 0x18] },
+    // A scale of 2^-13 and one of 2^-10 for the least number, each of random integers.
+    Encoding {
+        name: "q4_k",
+        kind: 12,
+        file: 14,
+        numbers: 256,
+        mask: &fixed::<144>(4),
+        fixed: &[0, 0x08, 0, 0x14],
+    },
 ];
 
-/// The mask of a block that begins with a scale in half precision, of which all is fixed.
-const fn scaled<const N: usize>() -> [u8; N] {
+/// The mask of a block that begins with scales in half precision: so many bytes of it are fixed.
+const fn fixed<const N: usize>(count: usize) -> [u8; N] {
     let mut mask = [255; N];
-    mask[0] = 0;
-    mask[1] = 0;
+    let mut at = 0;
+    while at < count {
+        mask[at] = 0;
+        at += 1;
+    }
     mask
 }
 
