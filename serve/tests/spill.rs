@@ -1,6 +1,7 @@
 //! Keys and values that leave memory for a swap file and come back: the same bits as without a limit, whatever the limit.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -399,9 +400,12 @@ fn a_flipped_bit_of_the_swap_file_is_never_read_as_a_key() {
     let (name, context) = ("llama2-gqa-tiny", 1024);
     let expected = bits(&mut engine(name, context, Limit::default()), &prompt(100), 4).unwrap();
     let most = counted(name, context, 1).step;
-    // On its way: what is read once more is right.
-    let once = |call: Call| {
-        (call.action == Action::Read && call.number.is_multiple_of(2)).then_some(Fault::Flip(77))
+    // On its way: what is read once more is right. At each place every other read is wrong, whoever reads elsewhere meanwhile.
+    let places = Arc::new(Mutex::new(BTreeSet::new()));
+    let once = move |call: Call| {
+        let mut places = places.lock().unwrap();
+        let is_wrong = call.action == Action::Read && !places.remove(&call.at);
+        is_wrong.then(|| places.insert(call.at)).map(|_| Fault::Flip(77))
     };
     assert!(bits(&mut engine(name, context, faulty(most, once)), &prompt(100), 4).unwrap() == expected);
     let always = |call: Call| (call.action == Action::Read).then_some(Fault::Flip(77));
