@@ -147,7 +147,7 @@ fn s04_a_flipped_bit_of_a_models_own_file_is_read_again_and_then_an_error() {
         let flips = [once.clone(), always.clone()];
         let script = move |call: Call| {
             let [once, always] = flips.each_ref().map(|flip| flip.load(Ordering::Relaxed));
-            let hit = always || (once && call.number % 5 == 3);
+            let hit = always || (once && call.number % 23 == 3);
             (hit && (shortest..=longest).contains(&call.len)).then_some(Fault::Flip(5))
         };
         let mut engine = engine(&file, packed.path(), 1, faulty(100_000, script));
