@@ -33,6 +33,9 @@ const ACCUMULATORS_MANY: i64 = 24;
 /// where the processor's prefetch starts anew, the other goes on.
 const STREAMS: i64 = 2;
 
+/// Groups in which a stream goes on at most: some ten thousand bytes of it, and what a group writes stays near.
+const RUN: i64 = 16;
+
 /// What one group computes.
 struct Tile {
     /// Rows of the left operand.
@@ -58,11 +61,13 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction) -> Sched
     lower.grid(lanes as u32, grid);
 
     let row = lower.b.grid(0) * tile.rows;
-    let column = Expr::int(part.start) + lower.b.grid(1) * step;
+    let order = Order::of(&lower, &tile, part.end - part.start);
+    let group = lower.b.grid(1);
+    let column = |c: Expr| Expr::int(part.start) + order.column(&group, &c);
     let columns: Vec<Expr> = (0..tile.columns)
         .map(|c| match tile.lanes_over_columns {
-            true => column.clone() + Expr::int(c * lanes) + lower.b.lane(),
-            false => column.clone() + c,
+            true => column(Expr::int(c * lanes)) + lower.b.lane(),
+            false => column(Expr::int(c)),
         })
         .collect();
     let place = |r: &Expr, column: &Expr| {
@@ -88,7 +93,7 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction) -> Sched
         for start in (0..count).step_by(lanes as usize) {
             let flat = Expr::int(start) + lower.b.lane();
             let [r, c] = [flat.clone().div_floor(tile.columns), flat.clone().modulo(tile.columns)];
-            let column = column.clone() + c;
+            let column = column(c);
             let inside = flat.less_than(&Expr::int(count)).and(&column.less_than(&end));
             let at = place(&r, &column);
             lower.conditional(&inside, |lower| {
@@ -112,6 +117,43 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction) -> Sched
         }
     }
     lower.finish()
+}
+
+/// Which columns groups take.
+///
+/// A group reads several rows of the right operand side by side (or several groups of interleaved rows), one behind the
+/// other only in its own time. Each is a stream, which the processor's prefetch follows if it does not end soon: so a
+/// stream goes on, in the next group, where it was, and neighbours are `run` groups apart.
+struct Order {
+    streams: i64,
+    /// Columns that a stream takes in a group.
+    unit: i64,
+    /// Groups in which a stream goes on.
+    run: i64,
+}
+
+impl Order {
+    fn of(lower: &Lower<'_>, tile: &Tile, width: i64) -> Order {
+        let lanes = i64::from(lower.caps.lanes);
+        let (step, unit) = match tile.lanes_over_columns {
+            true => {
+                let step = tile.columns * lanes;
+                (step, i64::from(lower.caps.interleave.unwrap_or(1)).max(lanes).min(step))
+            }
+            false => (tile.columns, 1),
+        };
+        let is_whole = !lower.caps.threads && width % step == 0;
+        let run = (1..=RUN).rev().find(|run| is_whole && width / step % run == 0).unwrap_or(1);
+        Order { streams: step / unit, unit, run }
+    }
+
+    /// Column `c` of those that a group takes.
+    fn column(&self, group: &Expr, c: &Expr) -> Expr {
+        let Order { streams, unit, run } = *self;
+        let [stream, inside] = [c.clone().div_floor(unit), c.clone().modulo(unit)];
+        let [turn, place] = [group.clone().div_floor(run), group.clone().modulo(run)];
+        (turn * (streams * run) + stream * run + place) * unit + inside
+    }
 }
 
 /// Columns of a contraction.

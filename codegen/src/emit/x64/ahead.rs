@@ -1,9 +1,11 @@
-//! Prefetches: while a group sums, what the next group will read at the same place is fetched into the caches.
+//! Prefetches: while a group sums, what is read after it is fetched into the caches.
 //!
-//! Rows of a weight come from memory that is further away than a core can see, several at a time, and each is too short
-//! for the processor to guess how they go on. Only large parameters that are read in loops are fetched so, and only
-//! where that group's address is a fixed distance ahead. Where groups beside each other read the same, the next group is
-//! the first that reads something else: what it wants waits in the second-level cache.
+//! Rows of a weight come from memory that is further away than a core can see. Where a group's rows go on in the next
+//! group (`schedule/contract.rs`, `Order`), each is a stream that the processor guesses, but for the first lines of each
+//! page: so what is fetched lies a little further in the same stream. Where they end with the group, it is what the next
+//! group will read at the same place, if that is a fixed distance ahead. Where groups beside each other read the same, the
+//! next group is the first that reads something else: what it wants waits in the second-level cache. Only large
+//! parameters that are read in loops are fetched so.
 
 use iced_x86::Code;
 use jtllm_ir::Expr;
@@ -21,11 +23,14 @@ const LARGE: i64 = 128 << 10;
 const NEAR: i64 = 256;
 const FAR: i64 = 1 << 20;
 
+/// How far ahead a stream is fetched that goes on in the next group.
+const IN_STREAM: i32 = 1 << 10;
+
 /// The scope of a group's body; loops are inside it.
 const GROUP: usize = 1;
 
 impl Selector<'_> {
-    /// The address of an element that lanes load with its neighbours; and asks for the next group's.
+    /// The address of an element that lanes load with its neighbours; and asks for what is read after it.
     pub(super) fn element_and_ahead(&mut self, memory: Memory, at: &Expr) -> Address {
         let address = self.element(memory, at);
         if self.mask.is_none()
@@ -38,7 +43,7 @@ impl Selector<'_> {
         address
     }
 
-    /// How many bytes behind an element the next group's lies, and what fetches it to where it can wait so long.
+    /// How many bytes behind an element lies what is fetched, and what fetches it to where it can wait so long.
     fn ahead(&self, memory: Memory, at: &Expr) -> Option<(Code, i32)> {
         let Memory::Param(number) = memory else { return None };
         let param = &self.kernel.params[usize::from(number)];
@@ -63,10 +68,25 @@ impl Selector<'_> {
             false => (Code::Prefetcht1_m8, axes.find(moves)?),
         };
         let is_group = |x: &Expr| matches!(x.kind(), Kind::Axis { index, .. } if *index == axis);
-        let mut moving = terms.iter().filter(|(x, _)| x.mentions_axis(axis));
-        let (x, step) = moving.next()?;
+        let moving: Vec<_> = terms.iter().filter(|(x, _)| x.mentions_axis(axis)).collect();
+        let (goes_on, step) = match moving.as_slice() {
+            [(x, step)] if is_group(x) => (false, step),
+            [(x, one), (y, other)] => match (x.kind(), y.kind()) {
+                (Kind::Div(x, run), Kind::Mod(y, turn)) if run == turn && is_group(x) && is_group(y) => {
+                    (true, other)
+                }
+                (Kind::Mod(x, turn), Kind::Div(y, run)) if run == turn && is_group(x) && is_group(y) => {
+                    (true, one)
+                }
+                _ => return None,
+            },
+            _ => return None,
+        };
         let distance = step * size;
-        let fixed = is_group(x) && moving.next().is_none() && (NEAR..=FAR).contains(&distance);
-        fixed.then_some((code, distance as i32))
+        if !(NEAR..=FAR).contains(&distance) {
+            return None;
+        }
+        let is_near = goes_on && code == Code::Prefetcht0_m8;
+        Some((code, if is_near { IN_STREAM } else { distance as i32 }))
     }
 }
