@@ -5,6 +5,8 @@
 //! ascending order, whoever computes them. Inside a block lanes run over positions for scores and weights,
 //! and over the head's width for values. Where matrix units multiply the cache's type, prompts go their way.
 //!
+//! Processors' groups have several tiles, which take a block one after the other while it is in the first-level cache.
+//!
 //! Where a group for each query would leave a graphics processor idle, [`split`] gives blocks to groups of their own.
 
 mod matrix;
@@ -24,6 +26,9 @@ pub(crate) use tiles::Tiles;
 /// Queries of a prefill that share one pass over the keys.
 const TILE_QUERIES: i64 = 4;
 
+/// Tiles of a group where a block of the past is brought for all of them: as many queries as belong to one sequence.
+const TILES: i64 = 4;
+
 /// With so many accumulators there are registers for 16 sums beside what they are made of.
 const ACCUMULATORS_MANY: u32 = 24;
 
@@ -33,6 +38,7 @@ const PAGE: i64 = jtllm_ir::build::PAGE;
 /// What the past weighs for positions that nobody sees; that of `jtllm_ir::build::attention`.
 const UNSEEN: f32 = -1e30;
 
+#[derive(Clone)]
 struct Plan<'n> {
     nodes: &'n Attend,
     /// The first two coordinates of each query of the tile: token and head.
@@ -51,14 +57,23 @@ struct Plan<'n> {
     weights: Memory,
 }
 
-/// What the blocks so far give together.
+/// What the blocks so far give together, for a tile of a group's queries.
 struct Past {
-    /// `[query][width]`: weighted values.
+    /// `[query][width]`: weighted values of all the group's queries.
     values: Memory,
+    /// The tile's first query among them.
+    first: Expr,
     /// Each query's largest score.
     largest: Vec<CellId>,
     /// Each query's sum of weights.
     total: Vec<CellId>,
+}
+
+/// What the blocks so far give a group whose tiles take turns: `[query][width]`, and each query's largest score and sum
+/// of weights.
+struct Group {
+    values: Memory,
+    totals: Memory,
 }
 
 /// Which part of the past the queries of a tile see.
@@ -80,19 +95,110 @@ pub(super) fn schedule(mut lower: Lower<'_>, nodes: &Attend) -> Vec<Scheduled> {
     }
     let space = lower.region.space.clone();
     let tile = if space[0].as_int().is_some() { 1 } else { TILE_QUERIES };
+    let tiles = tiles(lower.caps, &space[0], tile);
     let lanes = lanes(lower.caps, &space[2]);
-    lower.grid(lanes, [space[1].clone(), space[0].clone().div_floor(tile), Expr::int(1)]);
-    let (head, token) = (lower.b.grid(0), lower.b.grid(1) * tile);
-    let queries = (0..tile).map(|i| [token.clone() + i, head.clone()]).collect();
-    let plan = begin(&mut lower, nodes, queries);
+    lower.grid(lanes, [space[1].clone(), space[0].clone().div_floor(tile * tiles), Expr::int(1)]);
+    let (head, token) = (lower.b.grid(0), lower.b.grid(1) * (tile * tiles));
+    let queries = |first: &Expr, count: i64| -> Vec<[Expr; 2]> {
+        (0..count).map(|i| [token.clone() + first.clone() + i, head.clone()]).collect()
+    };
+    let all = queries(&Expr::int(0), tile * tiles);
+    let plan = begin(&mut lower, nodes, queries(&Expr::int(0), tile));
+    if tiles > 1 {
+        let tile = |t: &Expr| (t.clone() * tile, queries(&(t.clone() * tile), tile));
+        return vec![in_turns(lower, &plan, &all, tiles, &tile)];
+    }
     let past = nothing_yet(&mut lower, &plan);
-    let Seen { end, first, blocks } = seen(&mut lower, nodes, &plan.queries);
+    let Seen { end, first, blocks } = seen(&mut lower, nodes, &all);
     lower.repeat(&blocks, |lower, block| {
         let needed = first.map_or(Expr::int(1), |first| first.at_most(&block));
         let here = (end - block.clone() * plan.block).minimum(&Expr::int(plan.block));
         lower.conditional(&needed, |lower| one_block(lower, &plan, &past, &block, &here));
     });
-    vec![finish(lower, &plan, &past)]
+    give(&mut lower, &plan, &past);
+    vec![lower.finish()]
+}
+
+/// Tiles of so many of these queries in a group.
+fn tiles(caps: &Caps, tokens: &Expr, tile: i64) -> i64 {
+    let most = if caps.threads || tile == 1 { 1 } else { TILES };
+    (1..=most).rev().find(|tiles| tokens.divisor() % (tile * tiles) == 0).unwrap_or(1)
+}
+
+/// Each block for all tiles of a group, one after the other. `tile` gives the first of a tile's queries among the group's,
+/// and the coordinates of them.
+fn in_turns(
+    mut lower: Lower<'_>,
+    plan: &Plan<'_>,
+    all: &[[Expr; 2]],
+    tiles: i64,
+    tile: &dyn Fn(&Expr) -> (Expr, Vec<[Expr; 2]>),
+) -> Scheduled {
+    let group = Group::begin(&mut lower, plan, all.len() as i64);
+    let blocks = seen(&mut lower, plan.nodes, all).blocks;
+    lower.repeat(&blocks, |lower, block| {
+        lower.repeat(&Expr::int(tiles), |lower, t| {
+            let (first, queries) = tile(&t);
+            let Seen { end, first: from, .. } = seen(lower, plan.nodes, &queries);
+            let here = (end - block.clone() * plan.block).minimum(&Expr::int(plan.block));
+            let begun = from.map_or(Expr::int(1), |from| from.at_most(&block));
+            let needed = Expr::int(0).less_than(&here).and(&begun);
+            let plan = Plan { queries, ..*plan };
+            lower.conditional(&needed, |lower| {
+                let past = group.past(lower, &plan, first);
+                one_block(lower, &plan, &past, &block, &here);
+                group.keep(lower, &past);
+            });
+        });
+    });
+    lower.repeat(&Expr::int(tiles), |lower, t| {
+        let (first, queries) = tile(&t);
+        let plan = Plan { queries, ..*plan };
+        let past = group.past(lower, &plan, first);
+        give(lower, &plan, &past);
+    });
+    lower.finish()
+}
+
+impl Group {
+    fn begin(lower: &mut Lower<'_>, plan: &Plan<'_>, queries: i64) -> Group {
+        let values = lower.b.shared(DType::F32, (queries * plan.width) as u32);
+        let totals = lower.b.shared(DType::F32, (queries * 2) as u32);
+        let [none, zero] = [UNSEEN, 0.0].map(|x| lower.b.float(x));
+        lower.repeat(&Expr::int(queries), |lower, query| {
+            along_width(lower, plan, &mut |lower, d| {
+                let zero = lower.b.float(0.0);
+                lower.b.store(values, &(query.clone() * plan.width + d.clone()), zero);
+            });
+            for (place, value) in [none, zero].into_iter().enumerate() {
+                lower.store(totals, &(query.clone() * 2 + place as i64), value, true);
+            }
+        });
+        lower.b.barrier();
+        Group { values, totals }
+    }
+
+    /// What the blocks so far give a tile.
+    fn past(&self, lower: &mut Lower<'_>, plan: &Plan<'_>, first: Expr) -> Past {
+        let mut cell = |query: i64, place: i64| {
+            let value = lower.b.load(self.totals, &((first.clone() + query) * 2 + place));
+            lower.b.cell(value)
+        };
+        let count = plan.queries.len() as i64;
+        let largest = (0..count).map(|query| cell(query, 0)).collect();
+        let total = (0..count).map(|query| cell(query, 1)).collect();
+        Past { values: self.values, first, largest, total }
+    }
+
+    fn keep(&self, lower: &mut Lower<'_>, past: &Past) {
+        for (query, cells) in (0..).zip(past.largest.iter().zip(&past.total)) {
+            for (place, cell) in (0..).zip([cells.0, cells.1]) {
+                let value = lower.b.get(*cell);
+                lower.store(self.totals, &((past.first.clone() + query) * 2 + place), value, true);
+            }
+        }
+        lower.b.barrier();
+    }
 }
 
 /// Threads beyond a head's width would idle. Where nothing hides the time that loads take, a decoded token's few
@@ -143,7 +249,7 @@ fn nothing_yet(lower: &mut Lower<'_>, plan: &Plan<'_>) -> Past {
             lower.b.store(values, &(Expr::int(query * plan.width) + d.clone()), zero);
         });
     }
-    Past { values, largest, total }
+    Past { values, first: Expr::int(0), largest, total }
 }
 
 fn seen(lower: &mut Lower<'_>, nodes: &Attend, queries: &[[Expr; 2]]) -> Seen {
@@ -216,7 +322,7 @@ fn one_block(lower: &mut Lower<'_>, plan: &Plan<'_>, past: &Past, block: &Expr, 
         })
         .collect();
     values(lower, plan, block, here, &mut |lower, query, d, sum| {
-        let at = Expr::int(query as i64 * plan.width) + d.clone();
+        let at = (past.first.clone() + query as i64) * plan.width + d.clone();
         let before = lower.b.load(past.values, &at);
         let after = join_values(lower, scales[query], before, sum);
         lower.b.store(past.values, &at, after);
@@ -397,20 +503,20 @@ fn values<'a>(
         let add = |lower: &mut Lower<'a>, place: &Expr| {
             let position = block.clone() * plan.block + place.clone();
             for (query, [token, head]) in plan.queries.iter().enumerate() {
+                let weight = lower.b.load(plan.weights, &weight_place(plan, query, place));
                 for (d, cell) in reading.iter().zip(&cells[query]) {
                     let at = [token.clone(), head.clone(), d.clone(), position.clone()];
                     let value = lower.value(plan.nodes.value, &at);
-                    let weight = lower.b.load(plan.weights, &weight_place(plan, query, place));
                     let before = lower.b.get(*cell);
                     let after = lower.b.scalar(ScalarOp::Fma, &[weight, value, before]);
                     lower.b.set(*cell, after);
                 }
             }
         };
-        if plan.unroll == 1 {
-            lower.repeat(here, |lower, place| add(lower, &place));
-        } else {
-            along_chunks(lower, plan, here, &add);
+        match (plan.unroll, lower.caps.threads) {
+            (1, true) => lower.repeat(here, |lower, place| add(lower, &place)),
+            (1, false) => along_pages(lower, here, &add),
+            _ => along_chunks(lower, plan, here, &add),
         }
         for (c, d) in ds.iter().enumerate() {
             let inside = d.less_than(&Expr::int(plan.width));
@@ -419,6 +525,15 @@ fn values<'a>(
                 sums.iter().enumerate().for_each(|(query, sum)| give(lower, query, d, *sum));
             });
         }
+    });
+}
+
+/// Runs `add` for each position of a block, ascending, page by page: where a page lies is found once for all of its.
+fn along_pages<'a>(lower: &mut Lower<'a>, here: &Expr, add: &dyn Fn(&mut Lower<'a>, &Expr)) {
+    lower.repeat(&here.clone().div_ceil(PAGE), |lower, page| {
+        let first = page * PAGE;
+        let left = (here.clone() - first.clone()).minimum(&Expr::int(PAGE));
+        lower.repeat(&left, |lower, place| add(lower, &(first.clone() + place)));
     });
 }
 
@@ -445,16 +560,16 @@ fn along_chunks<'a>(
     });
 }
 
-fn finish(mut lower: Lower<'_>, plan: &Plan<'_>, past: &Past) -> Scheduled {
+/// Stores what becomes of a tile's sums.
+fn give(lower: &mut Lower<'_>, plan: &Plan<'_>, past: &Past) {
     for (query, [token, head]) in plan.queries.iter().enumerate() {
         let total = lower.b.get(past.total[query]);
         lower.bind(plan.nodes.total, total);
-        along_width(&mut lower, plan, &mut |lower, d| {
-            let at = Expr::int(query as i64 * plan.width) + d.clone();
+        along_width(lower, plan, &mut |lower, d| {
+            let at = (past.first.clone() + query as i64) * plan.width + d.clone();
             let sum = lower.b.load(past.values, &at);
             lower.bind(plan.nodes.sum, sum);
             lower.store_roots(3, &[token.clone(), head.clone(), d.clone()], false);
         });
     }
-    lower.finish()
 }
