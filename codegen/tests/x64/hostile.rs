@@ -1,5 +1,6 @@
 //! Kernels that press where the emitter is weakest: registers run out, loops do not turn, memory ends early.
 
+use iced_x86::{Code as Opcode, Decoder, DecoderOptions};
 use jtllm_codegen::emit::x64::{Level, X64};
 use jtllm_codegen::kernel::build::Builder;
 use jtllm_codegen::kernel::interp::{Buffer, Memories, Options, run};
@@ -317,5 +318,30 @@ fn limits_and_missing_functions_are_told() {
         assert_eq!(error, EmitError::Limit { what: "lanes at least", need, have: need / 2 });
         let error = target.emit(&kernel(lanes, Some(ScalarOp::Exp))).unwrap_err();
         assert_eq!(error.to_string(), "cpu-x64 cannot compute exp of f32");
+    }
+}
+
+/// Every fourth element, the last of a memory among them: what is loaded for several lanes at once ends where it does.
+#[test]
+fn lanes_that_take_every_fourth_element() {
+    for target in targets() {
+        let lanes = target.caps().lanes;
+        let (width, groups) = (i64::from(lanes), 3);
+        let mut b = Builder::new("fourth", lanes, one_direction(&Expr::int(groups)));
+        let x = b.param(DType::F32, Access::Read, Expr::int(groups * 4 * width), false);
+        let y = b.param(DType::F32, Access::Write, Expr::int(groups * 4 * width), false);
+        let (group, lane) = (b.grid(0), b.lane());
+        for k in 0..4 {
+            let value = b.load(x, &((group.clone() * width + lane.clone()) * 4 + k));
+            b.store(y, &((group.clone() * 4 + k) * width + lane.clone()), value);
+        }
+        let kernel = b.finish(&[]);
+        let mut noise = Noise(11);
+        let count = 12 * lanes as usize;
+        check(&kernel, &target, &[random(&mut noise, count), vec![0; 4 * count]], &[]);
+        let bytes = target.emit(&kernel).unwrap().bytes;
+        let mut code = Decoder::new(64, &bytes, DecoderOptions::NONE);
+        let gathers = code.iter().any(|x| x.code() == Opcode::VEX_Vpgatherdd_ymm_vm32y_ymm);
+        assert!(!gathers, "{}", target.variant());
     }
 }

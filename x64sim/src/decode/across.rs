@@ -56,6 +56,11 @@ pub(super) fn fours([x, y, _]: &[Lanes; 3], pick: u8) -> Lanes {
     })
 }
 
+/// Any lanes of the second, a vector of eight, by the indices of the first.
+pub(super) fn anywhere([places, x, _]: &[Lanes; 3], _: u8) -> Lanes {
+    std::array::from_fn(|lane| x[places[lane] as usize % 8])
+}
+
 /// Two of the four halves of vectors of eight.
 pub(super) fn halves([x, y, _]: &[Lanes; 3], pick: u8) -> Lanes {
     std::array::from_fn(|lane| {

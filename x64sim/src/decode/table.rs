@@ -358,6 +358,7 @@ static ALONE: &[(Code, Row)] = &[
         VEX_Vblendvps_ymm_ymm_ymmm256_ymm,
         Row { shape: Shape::Choice, ..unary(each!(|way, x, y| if way >> 31 == 1 { y } else { x })) }.on(8),
     ),
+    (VEX_Vpermps_ymm_ymm_ymmm256, binary(across::anywhere).on(8)),
     (VEX_Vperm2f128_ymm_ymm_ymmm256_imm8, binary(across::halves).by(0x33).on(8)),
     (VEX_Vextracti128_xmmm128_ymm_imm8, unary(across::upper_or_lower).by(1).on(4)),
     (
