@@ -38,7 +38,6 @@ const PAGE: i64 = jtllm_ir::build::PAGE;
 /// What the past weighs for positions that nobody sees; that of `jtllm_ir::build::attention`.
 const UNSEEN: f32 = -1e30;
 
-#[derive(Clone)]
 struct Plan<'n> {
     nodes: &'n Attend,
     /// The first two coordinates of each query of the tile: token and head.
@@ -55,6 +54,19 @@ struct Plan<'n> {
     unroll: i64,
     /// `[query][position of the block]`: scores, then weights.
     weights: Memory,
+}
+
+/// Queries of a group: those of one head, from a token on.
+struct Queries {
+    token: Expr,
+    head: Expr,
+}
+
+impl Queries {
+    /// So many of them, by token and head.
+    fn some(&self, first: &Expr, count: i64) -> Vec<[Expr; 2]> {
+        (0..count).map(|i| [self.token.clone() + first.clone() + i, self.head.clone()]).collect()
+    }
 }
 
 /// What the blocks so far give together, for a tile of a group's queries.
@@ -98,18 +110,13 @@ pub(super) fn schedule(mut lower: Lower<'_>, nodes: &Attend) -> Vec<Scheduled> {
     let tiles = tiles(lower.caps, &space[0], tile);
     let lanes = lanes(lower.caps, &space[2]);
     lower.grid(lanes, [space[1].clone(), space[0].clone().div_floor(tile * tiles), Expr::int(1)]);
-    let (head, token) = (lower.b.grid(0), lower.b.grid(1) * (tile * tiles));
-    let queries = |first: &Expr, count: i64| -> Vec<[Expr; 2]> {
-        (0..count).map(|i| [token.clone() + first.clone() + i, head.clone()]).collect()
-    };
-    let all = queries(&Expr::int(0), tile * tiles);
-    let plan = begin(&mut lower, nodes, queries(&Expr::int(0), tile));
+    let queries = Queries { token: lower.b.grid(1) * (tile * tiles), head: lower.b.grid(0) };
+    let plan = begin(&mut lower, nodes, queries.some(&Expr::int(0), tile));
     if tiles > 1 {
-        let tile = |t: &Expr| (t.clone() * tile, queries(&(t.clone() * tile), tile));
-        return vec![in_turns(lower, &plan, &all, tiles, &tile)];
+        return vec![in_turns(lower, &plan, &queries, tiles)];
     }
     let past = nothing_yet(&mut lower, &plan);
-    let Seen { end, first, blocks } = seen(&mut lower, nodes, &all);
+    let Seen { end, first, blocks } = seen(&mut lower, nodes, &plan.queries);
     lower.repeat(&blocks, |lower, block| {
         let needed = first.map_or(Expr::int(1), |first| first.at_most(&block));
         let here = (end - block.clone() * plan.block).minimum(&Expr::int(plan.block));
@@ -125,20 +132,16 @@ fn tiles(caps: &Caps, tokens: &Expr, tile: i64) -> i64 {
     (1..=most).rev().find(|tiles| tokens.divisor() % (tile * tiles) == 0).unwrap_or(1)
 }
 
-/// Each block for all tiles of a group, one after the other. `tile` gives the first of a tile's queries among the group's,
-/// and the coordinates of them.
-fn in_turns(
-    mut lower: Lower<'_>,
-    plan: &Plan<'_>,
-    all: &[[Expr; 2]],
-    tiles: i64,
-    tile: &dyn Fn(&Expr) -> (Expr, Vec<[Expr; 2]>),
-) -> Scheduled {
-    let group = Group::begin(&mut lower, plan, all.len() as i64);
-    let blocks = seen(&mut lower, plan.nodes, all).blocks;
+/// Each block for all tiles of a group, one after the other.
+fn in_turns(mut lower: Lower<'_>, plan: &Plan<'_>, queries: &Queries, tiles: i64) -> Scheduled {
+    let tile = plan.queries.len() as i64;
+    let all = queries.some(&Expr::int(0), tile * tiles);
+    let group = Group::begin(&mut lower, plan, tile * tiles);
+    let blocks = seen(&mut lower, plan.nodes, &all).blocks;
     lower.repeat(&blocks, |lower, block| {
         lower.repeat(&Expr::int(tiles), |lower, t| {
-            let (first, queries) = tile(&t);
+            let first = t * tile;
+            let queries = queries.some(&first, tile);
             let Seen { end, first: from, .. } = seen(lower, plan.nodes, &queries);
             let here = (end - block.clone() * plan.block).minimum(&Expr::int(plan.block));
             let begun = from.map_or(Expr::int(1), |from| from.at_most(&block));
@@ -152,8 +155,8 @@ fn in_turns(
         });
     });
     lower.repeat(&Expr::int(tiles), |lower, t| {
-        let (first, queries) = tile(&t);
-        let plan = Plan { queries, ..*plan };
+        let first = t * tile;
+        let plan = Plan { queries: queries.some(&first, tile), ..*plan };
         let past = group.past(lower, &plan, first);
         give(lower, &plan, &past);
     });
