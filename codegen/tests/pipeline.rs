@@ -118,6 +118,9 @@ fn launches_that_read_too_much_are_cut_along_the_rows() {
     for (format, tokens) in [("bf16", 1), ("q4_0", 2)] {
         ranges(&wide(format, tokens), &pairs, 128 << 10);
     }
+    // Rows that streams of several turns read, many groups apart.
+    ranges(&wide("bf16", 1), &Caps::vector(16), 256 << 10);
+    ranges(&linear_case(Format::find("q8_0").unwrap(), [1, 2048, 64]), &Caps::vector(8), 72 << 10);
     // Panels, of two matrices as well.
     for caps in [&Caps::vector(8), &pairs] {
         ranges(&gate_and_up("bf16", 32), caps, 8 << 10);

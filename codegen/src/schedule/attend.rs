@@ -5,7 +5,7 @@
 //! ascending order, whoever computes them. Inside a block lanes run over positions for scores and weights,
 //! and over the head's width for values. Where matrix units multiply the cache's type, prompts go their way.
 //!
-//! Processors' groups have several tiles, which take a block one after the other while it is in the first-level cache.
+//! Processors' groups have several tiles, which take a block one after the other while it is in a near cache.
 //!
 //! Where a group for each query would leave a graphics processor idle, [`split`] gives blocks to groups of their own.
 
@@ -63,8 +63,8 @@ struct Queries {
 }
 
 impl Queries {
-    /// So many of them, by token and head.
-    fn some(&self, first: &Expr, count: i64) -> Vec<[Expr; 2]> {
+    /// So many of them from one on, by token and head.
+    fn from(&self, first: &Expr, count: i64) -> Vec<[Expr; 2]> {
         (0..count).map(|i| [self.token.clone() + first.clone() + i, self.head.clone()]).collect()
     }
 }
@@ -107,11 +107,11 @@ pub(super) fn schedule(mut lower: Lower<'_>, nodes: &Attend) -> Vec<Scheduled> {
     }
     let space = lower.region.space.clone();
     let tile = if space[0].as_int().is_some() { 1 } else { TILE_QUERIES };
-    let tiles = tiles(lower.caps, &space[0], tile);
+    let tiles = tiles(&lower, tile);
     let lanes = lanes(lower.caps, &space[2]);
     lower.grid(lanes, [space[1].clone(), space[0].clone().div_floor(tile * tiles), Expr::int(1)]);
     let queries = Queries { token: lower.b.grid(1) * (tile * tiles), head: lower.b.grid(0) };
-    let plan = begin(&mut lower, nodes, queries.some(&Expr::int(0), tile));
+    let plan = begin(&mut lower, nodes, queries.from(&Expr::int(0), tile));
     if tiles > 1 {
         return vec![in_turns(lower, &plan, &queries, tiles)];
     }
@@ -126,22 +126,29 @@ pub(super) fn schedule(mut lower: Lower<'_>, nodes: &Attend) -> Vec<Scheduled> {
     vec![lower.finish()]
 }
 
-/// Tiles of so many of these queries in a group.
-fn tiles(caps: &Caps, tokens: &Expr, tile: i64) -> i64 {
+/// Tiles of so many queries in a group: as many as rows belong to one sequence for certain, if there is memory for what
+/// waits of them.
+fn tiles(lower: &Lower<'_>, tile: i64) -> i64 {
+    let (caps, tokens) = (lower.caps, &lower.region.space[0]);
     let most = if caps.threads || tile == 1 { 1 } else { TILES };
-    (1..=most).rev().find(|tiles| tokens.divisor() % (tile * tiles) == 0).unwrap_or(1)
+    let floats = |tiles: i64| tile * (tiles * (width(lower) + 2) + i64::from(caps.attend_block));
+    let fits = |tiles: &i64| {
+        tokens.divisor() % (tile * tiles) == 0
+            && floats(*tiles) * DType::F32.size() as i64 <= i64::from(caps.shared_bytes)
+    };
+    (1..=most).rev().find(fits).unwrap_or(1)
 }
 
 /// Each block for all tiles of a group, one after the other.
 fn in_turns(mut lower: Lower<'_>, plan: &Plan<'_>, queries: &Queries, tiles: i64) -> Scheduled {
     let tile = plan.queries.len() as i64;
-    let all = queries.some(&Expr::int(0), tile * tiles);
+    let all = queries.from(&Expr::int(0), tile * tiles);
     let group = Group::begin(&mut lower, plan, tile * tiles);
     let blocks = seen(&mut lower, plan.nodes, &all).blocks;
     lower.repeat(&blocks, |lower, block| {
         lower.repeat(&Expr::int(tiles), |lower, t| {
             let first = t * tile;
-            let queries = queries.some(&first, tile);
+            let queries = queries.from(&first, tile);
             let Seen { end, first: from, .. } = seen(lower, plan.nodes, &queries);
             let here = (end - block.clone() * plan.block).minimum(&Expr::int(plan.block));
             let begun = from.map_or(Expr::int(1), |from| from.at_most(&block));
@@ -156,7 +163,7 @@ fn in_turns(mut lower: Lower<'_>, plan: &Plan<'_>, queries: &Queries, tiles: i64
     });
     lower.repeat(&Expr::int(tiles), |lower, t| {
         let first = t * tile;
-        let plan = Plan { queries: queries.some(&first, tile), ..*plan };
+        let plan = Plan { queries: queries.from(&first, tile), ..*plan };
         let past = group.past(lower, &plan, first);
         give(lower, &plan, &past);
     });

@@ -5,10 +5,12 @@
 //! Else lanes run over the depth, and one `LaneReduce` ends each sum. Either way the order of additions
 //! depends on the depth and the lanes, not on the tile.
 
+use std::ops::Range;
+
 use jtllm_ir::{DType, Expr, Node, Op, Scalar, ScalarOp};
 
 use super::lower::Lower;
-use super::{Scheduled, layout, pairs};
+use super::{Scheduled, layout, pairs, parts};
 use crate::access::{read_coordinates, spans, visit_reads};
 use crate::kernel::{CellId, Memory, ValueId};
 use crate::region::{Contraction, Product, Sum};
@@ -61,13 +63,11 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction) -> Sched
     lower.grid(lanes as u32, grid);
 
     let row = lower.b.grid(0) * tile.rows;
-    let order = Order::of(&lower, &tile, part.end - part.start);
-    let group = lower.b.grid(1);
-    let column = |c: Expr| Expr::int(part.start) + order.column(&group, &c);
+    let order = Order::of(&mut lower, contraction, &tile, &part);
     let columns: Vec<Expr> = (0..tile.columns)
         .map(|c| match tile.lanes_over_columns {
-            true => column(Expr::int(c * lanes)) + lower.b.lane(),
-            false => column(Expr::int(c)),
+            true => order.column(&Expr::int(c * lanes)) + lower.b.lane(),
+            false => order.column(&Expr::int(c)),
         })
         .collect();
     let place = |r: &Expr, column: &Expr| {
@@ -93,7 +93,7 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction) -> Sched
         for start in (0..count).step_by(lanes as usize) {
             let flat = Expr::int(start) + lower.b.lane();
             let [r, c] = [flat.clone().div_floor(tile.columns), flat.clone().modulo(tile.columns)];
-            let column = column(c);
+            let column = order.column(&c);
             let inside = flat.less_than(&Expr::int(count)).and(&column.less_than(&end));
             let at = place(&r, &column);
             lower.conditional(&inside, |lower| {
@@ -125,6 +125,9 @@ pub(super) fn schedule(mut lower: Lower<'_>, contraction: &Contraction) -> Sched
 /// other only in its own time. Each is a stream, which the processor's prefetch follows if it does not end soon: so a
 /// stream goes on, in the next group, where it was, and neighbours are `run` groups apart.
 struct Order {
+    group: Expr,
+    /// The first column of all.
+    start: i64,
     streams: i64,
     /// Columns that a stream takes in a group.
     unit: i64,
@@ -133,7 +136,7 @@ struct Order {
 }
 
 impl Order {
-    fn of(lower: &Lower<'_>, tile: &Tile, width: i64) -> Order {
+    fn of(lower: &mut Lower<'_>, contraction: &Contraction, tile: &Tile, part: &Range<i64>) -> Order {
         let lanes = i64::from(lower.caps.lanes);
         let (step, unit) = match tile.lanes_over_columns {
             true => {
@@ -142,17 +145,21 @@ impl Order {
             }
             false => (tile.columns, 1),
         };
+        let (start, width) = (part.start, part.end - part.start);
         let is_whole = !lower.caps.threads && width % step == 0;
         let run = (1..=RUN).rev().find(|run| is_whole && width / step % run == 0).unwrap_or(1);
-        Order { streams: step / unit, unit, run }
+        if lower.part.is_some() && run > 1 {
+            lower.rows = parts::rows(lower, contraction, part);
+        }
+        Order { group: lower.b.grid(1), start, streams: step / unit, unit, run }
     }
 
     /// Column `c` of those that a group takes.
-    fn column(&self, group: &Expr, c: &Expr) -> Expr {
-        let Order { streams, unit, run } = *self;
+    fn column(&self, c: &Expr) -> Expr {
+        let Order { start, streams, unit, run, .. } = *self;
         let [stream, inside] = [c.clone().div_floor(unit), c.clone().modulo(unit)];
-        let [turn, place] = [group.clone().div_floor(run), group.clone().modulo(run)];
-        (turn * (streams * run) + stream * run + place) * unit + inside
+        let [turn, place] = [self.group.clone().div_floor(run), self.group.clone().modulo(run)];
+        (turn * (streams * run) + stream * run + place) * unit + inside + start
     }
 }
 
@@ -302,7 +309,7 @@ fn along_depth(lower: &mut Lower<'_>, sum: &Sum, places: &[Vec<Vec<Expr>>], cell
     };
     let levels = levels(lower, sum, sum.depth);
     lower.repeat(&Expr::int(blocks.count), |lower, block| {
-        let parts = parts(lower, sum, cells);
+        let parts = block_sums(lower, sum, cells);
         serial(lower, &levels, sum.depth, Expr::int(0), &mut |lower, ks| {
             let ks: Vec<Vec<Expr>> = ks.iter().map(|k| vec![block.clone(), k.clone()]).collect();
             multiply(lower, sum, places, &parts, &ks);
@@ -437,7 +444,7 @@ pub(super) fn across(
             multiply(lower, sum, places, cells, &ks);
         });
     }
-    let parts = parts(lower, sum, cells);
+    let parts = block_sums(lower, sum, cells);
     let block = first.clone().div_floor(sum.depth);
     lower.repeat(&Expr::int(turns), |lower, turn| {
         let first = first.clone() + turn * word;
@@ -470,7 +477,7 @@ fn multiply(
     let columns = places[0].len();
     let paired = pairs::fit(lower, sum);
     let ks: Vec<Vec<Expr>> = ks.iter().step_by(if paired { 2 } else { 1 }).cloned().collect();
-    let groups: Vec<(std::ops::Range<usize>, &[Vec<Expr>])> = match places {
+    let groups: Vec<(Range<usize>, &[Vec<Expr>])> = match places {
         [_] => (0..columns).map(|c| (c..c + 1, ks.as_slice())).collect(),
         _ => ks.iter().map(|k| (0..columns, std::slice::from_ref(k))).collect(),
     };
@@ -505,7 +512,7 @@ fn multiply_one(
     (sum, paired): (&Sum, bool),
     places: &[Vec<Vec<Expr>>],
     cells: &[Vec<CellId>],
-    columns: std::ops::Range<usize>,
+    columns: Range<usize>,
     k: &[Expr],
 ) {
     let right: Vec<ValueId> = places[0][columns.clone()]
@@ -525,7 +532,7 @@ fn multiply_one(
 }
 
 /// Zeros for the sums inside a block.
-fn parts(lower: &mut Lower<'_>, sum: &Sum, cells: &[Vec<CellId>]) -> Vec<Vec<CellId>> {
+fn block_sums(lower: &mut Lower<'_>, sum: &Sum, cells: &[Vec<CellId>]) -> Vec<Vec<CellId>> {
     let zero = match sum.product {
         Product::Floats => lower.b.float(0.0),
         Product::Bytes | Product::SignedBytes => lower.b.constant(DType::I32, Scalar::Int(0)),

@@ -2,7 +2,7 @@
 //! leaves and stored nodes become loads.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use jtllm_ir::expr::Kind;
 use jtllm_ir::graph::{element_count, row_major};
@@ -53,6 +53,9 @@ pub(super) struct Lower<'a> {
     pub(super) b: Builder,
     /// The columns of a contraction that the kernel computes; none: all of them.
     pub(super) part: Option<Range<i64>>,
+    /// Rows of matrices, the first and the last, of which a launch that computes a part binds all or none, wherever in them
+    /// its loads lie.
+    pub(super) rows: Vec<(Node, RangeInclusive<i64>)>,
     stored: &'a HashSet<Node>,
     /// Nodes whose value at the place being computed is known: sums, mostly.
     bound: HashMap<Node, ValueId>,
@@ -77,6 +80,7 @@ impl<'a> Lower<'a> {
             options,
             b,
             part,
+            rows: Vec::new(),
             stored,
             bound: HashMap::new(),
             arguments: Vec::new(),
@@ -306,8 +310,14 @@ impl<'a> Lower<'a> {
     fn window(&self, node: Node, at: &[Expr], layout: Layout) -> Option<Range<i64>> {
         let rows = self.graph.shape(node)[0].as_int().filter(|_| at.len() == 2)?;
         let unit = parts::unit(self, node, layout)?;
-        let first = at[0].low().max(0) / unit * unit;
-        Some(first..((at[0].high() / unit + 1) * unit).min(rows))
+        let (low, high) = (at[0].low(), at[0].high());
+        let has = |span: &&(Node, RangeInclusive<i64>)| {
+            span.0 == node && span.1.contains(&low) && span.1.contains(&high)
+        };
+        let (low, high) =
+            self.rows.iter().find(has).map_or((low, high), |(_, span)| (*span.start(), *span.end()));
+        let first = low.max(0) / unit * unit;
+        Some(first..((high / unit + 1) * unit).min(rows))
     }
 
     /// An element of a matrix of which these rows are bound.

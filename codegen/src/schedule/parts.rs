@@ -6,7 +6,7 @@
 //! ([`Options::range_bytes`](crate::options::Options::range_bytes)); then it is cut if the rows that a part reads lie side
 //! by side, so that parts together read what one launch would.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use jtllm_ir::graph::{axes, element_count};
 use jtllm_ir::{Expr, Graph, Layout, Node, Op};
@@ -44,6 +44,17 @@ pub(super) fn unit(lower: &Lower<'_>, node: Node, layout: Layout) -> Option<i64>
     range.map(|_| range_rows(lower))
 }
 
+/// The rows of each matrix that some columns read, the first and the last: loads of a launch that computes them lie apart
+/// (`contract.rs`, `Order`), and are bound together all the same.
+pub(super) fn rows(
+    lower: &Lower<'_>,
+    contraction: &Contraction,
+    columns: &Range<i64>,
+) -> Vec<(Node, RangeInclusive<i64>)> {
+    let reads = reads(lower, contraction, columns.clone());
+    reads.into_iter().map(|(node, rows)| (node, rows.low()..=rows.high())).collect()
+}
+
 fn range_rows(lower: &Lower<'_>) -> i64 {
     let interleaved = i64::from(lower.caps.interleave.unwrap_or(1));
     (RANGE_ROWS + interleaved - 1) / interleaved * interleaved
@@ -67,15 +78,16 @@ fn row_bytes(graph: &Graph, node: Node) -> u64 {
     columns.max(0) as u64 * graph.dtype(node).size() as u64
 }
 
-/// The matrices that a contraction reads, each with the rows, over a column `axis` of so many.
-fn reads(lower: &Lower<'_>, contraction: &Contraction, columns: i64) -> Vec<(Node, Expr)> {
+/// The matrices that some columns of a contraction read, each with the rows, over an axis of those columns.
+fn reads(lower: &Lower<'_>, contraction: &Contraction, columns: Range<i64>) -> Vec<(Node, Expr)> {
     let right = contract::extents(&lower.region.space, &contraction.right_axes);
     let stop = |node| lower.is_stored(node);
     let mut found: Vec<(Node, Expr)> = Vec::new();
     for sum in &contraction.sums {
         for node in [Some(sum.right), sum.blocks.as_ref().map(|blocks| blocks.each)].into_iter().flatten() {
             let mut at = axes(lower.graph.shape(node));
-            let column = Expr::axis(at.len() as u16, &Expr::int(columns));
+            let axis = Expr::axis(at.len() as u16, &Expr::int(columns.end - columns.start));
+            let column = Expr::int(columns.start) + axis;
             contract::spread(&mut at, &contraction.right_axes, &right, &column);
             visit_reads(lower.graph, node, &at, &stop, &mut |leaf, at| {
                 if plane_bytes(lower.graph, leaf).is_some() && !found.contains(&(leaf, at[0].clone())) {
@@ -91,7 +103,7 @@ fn reads(lower: &Lower<'_>, contraction: &Contraction, columns: i64) -> Vec<(Nod
 fn for_binding(lower: &Lower<'_>, contraction: &Contraction) -> Option<i64> {
     let most = lower.caps.max_span;
     let long = |node: &Node| plane_bytes(lower.graph, *node).is_some_and(|bytes| bytes > most);
-    let reads = reads(lower, contraction, 1);
+    let reads = reads(lower, contraction, 0..1);
     let rows = reads.iter().map(|(node, _)| node).filter(|node| long(node));
     let row = rows.map(|node| row_bytes(lower.graph, *node)).max()?;
     // A part whose columns do not begin where a block of rows does touches a block more at either end.
@@ -108,7 +120,7 @@ fn for_range(lower: &Lower<'_>, contraction: &Contraction, width: i64) -> Option
         return None;
     }
     let is_long = |node: &Node| plane_bytes(lower.graph, *node).is_some_and(|bytes| is_long(bytes, most));
-    let long = |columns| reads(lower, contraction, columns).into_iter().filter(|(node, _)| is_long(node));
+    let long = |columns| reads(lower, contraction, 0..columns).into_iter().filter(|(node, _)| is_long(node));
     let row: u64 = long(1).map(|(node, _)| row_bytes(lower.graph, node)).sum();
     let rows = i64::try_from(most.checked_div(row)?).ok()?;
     // A power of two, or three times one: parts then end where chunks of packed files do.

@@ -113,12 +113,26 @@ pub(crate) fn attention(
     window: Option<i64>,
     pairing: Pairing,
 ) -> Case {
+    layer(name, tokens, keys, (window, pairing), None)
+}
+
+/// The same with so many positions before the pass, if not the usual ones.
+fn layer(
+    name: &str,
+    tokens: usize,
+    keys: DType,
+    (window, pairing): (Option<i64>, Pairing),
+    past: Option<[usize; 2]>,
+) -> Case {
     let mut case = Case::new(&format!("attention {name}"));
     // A key on the border between two half-precision numbers may fall either way.
     case.tolerance = if keys == DType::F32 { ATTENTION_TOLERANCE } else { 1e-3 };
     let (heads, key_heads, width) = (4usize, 2usize, 24usize);
     let t = rows(&mut case.graph, &mut case.bindings, tokens);
-    let places = Places::new(&mut case, &t, tokens);
+    let places = match past {
+        Some(past) => Places::behind(&mut case, &t, tokens, past, 16),
+        None => Places::new(&mut case, &t, tokens),
+    };
     let [q, k, v] = [("q", heads), ("k", key_heads), ("v", key_heads)].map(|(name, heads)| {
         let x = case.input(&format!("x{name}"), &[t.clone(), int(32)], &[tokens, 32]);
         let w = case.weight(Format::find("q8_0").unwrap(), name, &[heads * width, 32]);
@@ -141,6 +155,8 @@ pub(crate) fn attention_cases() -> Vec<Case> {
         attention("decode 16", 16, DType::F32, Some(9), Pairing::HalfSplit),
         attention("chunk", 48, DType::F32, None, Pairing::HalfSplit),
         attention("chunk window bf16", 32, DType::BF16, Some(20), Pairing::Interleaved),
+        // Rows of 16 of which some see a block, and some begin or end before it.
+        layer("chunk behind", 48, DType::F32, (Some(20), Pairing::HalfSplit), Some([56, 120])),
     ]
 }
 
