@@ -3,9 +3,9 @@
 //! Rows of a weight come from memory that is further away than a core can see. Where a group's rows go on in the next
 //! group (`schedule/contract.rs`, `Order`), each is a stream that the processor guesses, but for the first lines of each
 //! page: so what is fetched lies a little further in the same stream. Where they end with the group, or all groups are one
-//! run, it is what the next group will read at the same place, if that is a fixed distance ahead. Where groups beside each other read the same, the
-//! next group is the first that reads something else: what it wants waits in the second-level cache. Only large
-//! parameters that are read in loops are fetched so.
+//! run, it is what the next group will read at the same place, if that is a fixed distance ahead. Where groups beside each
+//! other read the same, the next group is the first that reads something else: what it wants waits in the second-level
+//! cache. Only large parameters that are read in loops are fetched so.
 
 use iced_x86::Code;
 use jtllm_ir::Expr;
