@@ -67,14 +67,16 @@ fn open(args: &BenchArgs) -> anyhow::Result<Model> {
     let checkpoint = load::checkpoint(args.model.as_deref())?;
     let (backend, place) = load::place(&args.place, BackendName::Auto, CapsName::Vector4)?;
     let longest = match args.parallel.is_empty() {
-        true => args.n_prompt.max(args.n_gen),
-        false => args.n_prompt + args.n_gen,
+        true => Some(args.n_prompt.max(args.n_gen)),
+        false => args.n_prompt.checked_add(args.n_gen),
     };
+    let context = longest.and_then(|longest| longest.checked_add(args.n_depth));
+    let context = context.ok_or_else(|| Usage("-p, -n and -d are too many tokens to count".to_owned()))?;
     let options = LoadOptions {
         backend,
         place,
         threads: load::threads(args.threads),
-        context: args.n_depth + longest,
+        context,
         compute: load::compute(args.compute),
         keys: load::cache_type(args.cache_type_k),
         values: load::cache_type(args.cache_type_v),
@@ -95,9 +97,12 @@ fn open(args: &BenchArgs) -> anyhow::Result<Model> {
 /// What whatever the model is on can do at most. How much a device can multiply is not measured, nor what a device and
 /// the processor can do together.
 fn limits<'a>(model: &Model, measured: impl Iterator<Item = &'a Measured>) -> anyhow::Result<Limits> {
+    let unknown = |why: &str| {
+        say(Style::Plain, format_args!("what is possible at most was not measured: {why}"));
+        Ok(Limits::default())
+    };
     if model.options.memory.most != Most::Unlimited {
-        // Measuring takes more memory than a limit leaves.
-        return Ok(Limits::default());
+        return unknown("that takes more memory than a limit leaves");
     }
     let networks = model.networks();
     match (&model.placement().device, networks.as_slice()) {
@@ -110,10 +115,11 @@ fn limits<'a>(model: &Model, measured: impl Iterator<Item = &'a Measured>) -> an
             let pool = Pool::new(Threads { count: one.device().info().threads, pin: true });
             Ok(Limits::measure(&pool, &Machine::probe(), stream, PROBE)?)
         }
-        // The interpreter would take minutes.
         (Some(_), [one]) if one.device().target().name() != "interp" => {
             Ok(Limits::of_memory(probe::copy_bandwidth(one.device(), PROBE)?))
         }
-        _ => Ok(Limits::default()),
+        (Some(_), [_]) => unknown("the interpreter of kernels would take minutes"),
+        (_, []) => unknown("the interpreter of graphs runs no kernels"),
+        _ => unknown("the model is on a device and on the processor"),
     }
 }

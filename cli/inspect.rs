@@ -114,7 +114,13 @@ fn steps(text: &mut String, plan: &Plan) -> anyhow::Result<()> {
         let work = compilation.partition.regions[step.region].work.name();
         let grid: Vec<String> =
             compilation.kernels[step.kernel].grid.iter().map(ToString::to_string).collect();
-        write!(text, "{number:>4} kernel {:<3} {work:<10} groups [{}]:", step.kernel, grid.join(", "))?;
+        let products = products(compilation, step.region);
+        write!(
+            text,
+            "{number:>4} kernel {:<3} {work:<10} {products:<5} groups [{}]:",
+            step.kernel,
+            grid.join(", ")
+        )?;
         for (argument, span) in step.arguments.iter().zip(plan.spans(number)) {
             let place = match argument {
                 Argument::Weight(name) => format!("weight {name}"),
@@ -149,6 +155,16 @@ fn steps(text: &mut String, plan: &Plan) -> anyhow::Result<()> {
         writeln!(text, "# {} layers of at most {most} launches each", layers.len())?;
     }
     Ok(())
+}
+
+/// The numbers that a region's products are of.
+fn products(compilation: &Compilation, region: usize) -> String {
+    let types = compilation.operations(region).into_iter().map(|(compute, _)| compute.name());
+    let types: Vec<&str> = types.collect();
+    match types.is_empty() {
+        true => "-".to_owned(),
+        false => types.join("+"),
+    }
 }
 
 /// How many launches each layer takes. A launch belongs to the layer whose weights or states it binds; one

@@ -57,7 +57,9 @@ impl Text {
             let at = error.utf8_error().valid_up_to();
             anyhow::anyhow!("{shown} is no text in UTF-8: byte {at} is none of it")
         })?;
-        let tokens = language.prompt(&text, Special::Text)?;
+        // What ends the file's last line is no part of the text, as llama-perplexity has it.
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        let tokens = language.prompt(text, Special::Text)?;
         if tokens.len() < 2 * context {
             bail!(
                 "{shown} has {} tokens: a context of {context} wants {} or more, and -c asks for a shorter one",

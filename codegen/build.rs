@@ -1,4 +1,5 @@
-//! Names the state of this crate's sources: kernels that were kept on disk by another state are compiled anew.
+//! Names the state of the sources that code is made by, this crate's, `jtllm-ir`'s and, by the lock file, those of the
+//! assembler and of Cranelift: kernels that were kept on disk by another state are compiled anew.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -14,9 +15,17 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 fn main() {
-    println!("cargo::rerun-if-changed=src");
     let mut sources = Vec::new();
-    files(Path::new("src"), &mut sources);
+    // Beside the crate there is nothing where it was not built in its workspace.
+    for place in
+        ["src", "../ir/src", "../Cargo.lock"].map(Path::new).into_iter().filter(|place| place.exists())
+    {
+        println!("cargo::rerun-if-changed={}", place.display());
+        match place.is_dir() {
+            true => files(place, &mut sources),
+            false => sources.push(place.to_owned()),
+        }
+    }
     sources.sort();
     let mut hash = DefaultHasher::new();
     for path in sources {

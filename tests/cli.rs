@@ -4,6 +4,7 @@
 #[path = "cli/support.rs"]
 mod support;
 
+use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -432,6 +433,13 @@ fn inspect_shows_every_stage() {
     };
     assert!(number("at most ", " launches each") <= 12, "{plan}");
     assert!(number("# ", " distinct kernels in both") <= 20, "{plan}");
+    let types = |compute: &str| -> BTreeSet<String> {
+        let plan = answer(&["inspect", "demo", "plan", "--compute", compute]);
+        let products = plan.lines().filter(|line| line.contains(" gemv "));
+        products.map(|line| line.split_whitespace().nth(4).unwrap().to_owned()).collect()
+    };
+    assert_eq!(types("f32"), ["f32".to_owned()].into());
+    assert_eq!(types("bf16"), ["bf16".to_owned()].into());
 }
 
 #[test]

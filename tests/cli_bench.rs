@@ -5,7 +5,7 @@
 mod support;
 
 use serde_json::Value;
-use support::{answer, failure, fixture, json};
+use support::{answer, failure, fixture, json, run, stderr};
 
 const DEMO: [&str; 9] = ["bench", "demo", "-p", "32", "-n", "4", "-r", "1", "-t"];
 
@@ -54,6 +54,25 @@ fn golden_kernels_of_the_demo_model() {
     }
     let expected = std::fs::read_to_string(&path).unwrap();
     assert_eq!(found, expected, "{printed}");
+}
+
+#[test]
+fn limits_that_were_not_measured_are_said_not_to_be() {
+    let said = |arguments: &[&str]| stderr(&run(&[&DEMO[..], &["1", "--kernels"], arguments].concat()));
+    let why = "what is possible at most was not measured: ";
+    let limited = said(&["--backend", "cpu", "--mem-limit", "1GB"]);
+    assert!(limited.contains(&format!("{why}that takes more memory than a limit leaves")), "{limited}");
+    let interpreted = said(&["--backend", "graph"]);
+    assert!(interpreted.contains(&format!("{why}the interpreter of graphs")), "{interpreted}");
+    let plain = said(&["--backend", "cpu"]);
+    assert!(!plain.contains(why), "{plain}");
+}
+
+#[test]
+fn lengths_beyond_counting_are_refused() {
+    let most = usize::MAX.to_string();
+    let said = failure(&["bench", "demo", "-p", &most, "-n", "0", "-d", "1"], 2);
+    assert!(said.contains("-p, -n and -d are too many tokens to count"), "{said}");
 }
 
 /// The kernels' fields are what the table says, and add up.

@@ -100,6 +100,10 @@ fn bases_that_are_none_and_texts_that_are_too_short_are_refused() {
     let text = text(folder.path());
     let short = failure(&["perplexity", "demo", "-f", &text, "-c", "1000"], 1);
     assert!(short.contains("wants 2000 or more"), "{short}");
+    // It says how many tokens there are: what ends the last line is none.
+    let ended = fs::read_to_string(&text).unwrap() + "\n";
+    fs::write(&text, ended).unwrap();
+    assert_eq!(failure(&["perplexity", "demo", "-f", &text, "-c", "1000"], 1), short);
     for context in ["1", "2", "3"] {
         let refused = failure(&["perplexity", "demo", "-f", &text, "-c", context], 2);
         assert!(refused.contains("predicts none"), "{refused}");

@@ -32,7 +32,7 @@ PYTHON
     mv "$q4_1.part" "$q4_1"
 fi
 
-for format in f32 f16 bf16 q8_0 q4_0; do
+for format in f32 f16 bf16 q8_0 q4_0 q4_k_m q5_0 q5_1 q2_k q3_k_s q5_k_s q6_k iq4_nl iq4_xs; do
     file=$dir/smollm2-135m-$format.gguf
     if [ ! -f "$file" ]; then
         # As people have it: in q4_0 the head, which is the embedding as well, stays at eight bits.

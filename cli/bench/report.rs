@@ -23,6 +23,12 @@ impl Report<'_> {
         self.engine.model().checkpoint()
     }
 
+    /// The processor's threads, which may be fewer than were asked for.
+    fn threads(&self) -> usize {
+        let model = self.engine.model();
+        model.placement().processor.map_or(model.options.threads, |processor| processor.threads)
+    }
+
     fn model_type(&self) -> String {
         let checkpoint = self.checkpoint();
         let kind = checkpoint.config().model_type().unwrap_or("model");
@@ -80,7 +86,7 @@ impl Report<'_> {
                 "| {:<30} | {size:>10} | {params:>10} | {:<10} | {:>7} | {:>15} | {:>20} |\n",
                 self.model_type(),
                 self.engine.model().placement().backend.to_uppercase(),
-                self.engine.model().options.threads,
+                self.threads(),
                 row.name(),
                 format!("{mean:.2} ± {deviation:.2}"),
             ));
@@ -139,7 +145,7 @@ impl Report<'_> {
             "model_type": self.model_type(),
             "model_size": checkpoint.total_bytes(),
             "model_n_params": load::parameters(checkpoint),
-            "n_threads": options.threads,
+            "n_threads": self.threads(),
             "compute": options.compute.name(),
             "type_k": options.keys.name(),
             "type_v": options.values.name(),

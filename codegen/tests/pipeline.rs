@@ -47,21 +47,27 @@ fn a_row_has_the_same_bits_alone_and_among_many() {
         let rows = |tokens: usize| {
             let mut case = deep(format, tokens);
             case.bindings.weights.clone_from(&weights);
-            for (name, width) in [("x", 1500), ("r", 37)] {
+            for (name, width) in [("x", 1500), ("r", DEEP_COLUMNS)] {
                 let row: Vec<f32> = (0..width).map(|k| ((k * 37 % 101) as f32 - 50.0) / 64.0).collect();
                 let tensor = Tensor::floats(DType::F32, &[tokens, width], row.repeat(tokens));
                 case.bindings.inputs.insert(name.to_owned(), tensor);
             }
             case
         };
-        for lanes in [4, 8, 16] {
-            let outputs = |case: Case| {
-                let caps = Caps::vector(lanes);
-                run(&compiled(&case.graph, &caps), &caps, &mut case.bindings.clone())["y"].clone()
+        let plain = [4, 8, 16].map(Caps::vector);
+        for caps in plain.into_iter().chain([Caps::vector(16).with_dot2()]) {
+            let outputs = |tokens: usize| {
+                let case = rows(tokens);
+                let compilation = compiled(&case.graph, &caps);
+                // The parts of sums that wait between pieces, the sums themselves, and the rows' copy.
+                let is_panel = compilation.kernels.iter().any(|kernel| kernel.shared.len() == 3);
+                assert_eq!(is_panel, tokens > 16, "{format}, {} lanes, {tokens} rows", caps.lanes);
+                run(&compilation, &caps, &mut case.bindings.clone())["y"].clone()
             };
-            let [alone, few, many] = [1, 4, 48].map(|tokens| outputs(rows(tokens)));
-            for found in few.chunks(37).chain(many.chunks(37)) {
-                assert!(alone.iter().zip(found).all(|(a, b)| a.to_bits() == b.to_bits()), "{lanes} lanes");
+            let [alone, few, many] = [1, 4, 32].map(outputs);
+            for found in few.chunks(DEEP_COLUMNS).chain(many.chunks(DEEP_COLUMNS)) {
+                let is_same = alone.iter().zip(found).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(is_same, "{format}, {} lanes", caps.lanes);
             }
         }
     }

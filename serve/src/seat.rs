@@ -6,7 +6,7 @@ use jtllm_runtime::Error;
 use jtllm_runtime::cache::KernelCache;
 use jtllm_runtime::codegen::options::Options;
 use jtllm_runtime::device::Device;
-use jtllm_runtime::device::cpu::Cpu;
+use jtllm_runtime::device::cpu::{self, Cpu};
 use jtllm_runtime::device::interp::Interpreter;
 use jtllm_runtime::device::native;
 use jtllm_runtime::machine::resident_bytes;
@@ -61,7 +61,8 @@ impl Parts {
         let limit = &self.options.memory;
         let (Most::Process(bytes), true) = (limit.most, limit.if_needed) else { return Ok(()) };
         let target = native::host().map_err(|error| EngineError::NoDevice(error.to_string()))?.target;
-        let need = Need::of(&*self.graphs, target.caps(), self.positions(), self.options.sequences)?;
+        let caps = cpu::caps(&*target, self.options.threads);
+        let need = Need::of(&*self.graphs, &caps, self.positions(), self.options.sequences)?;
         if resident_bytes().unwrap_or(0) + need.all() + UNCOUNTED <= bytes {
             self.options.memory.most = Most::Unlimited;
         }
@@ -126,16 +127,20 @@ impl Parts {
         }
     }
 
-    fn processor(&self) -> Result<(Arc<dyn Device>, OnProcessor), EngineError> {
+    /// The processor; that it has fewer threads than were asked for is one more of the reasons.
+    fn processor(&self, reasons: &mut Vec<String>) -> Result<(Arc<dyn Device>, OnProcessor), EngineError> {
         let native::Chosen { name, target, lacks } =
             native::host().map_err(|error| EngineError::NoDevice(error.to_string()))?;
-        let device: Arc<dyn Device> = Arc::new(Cpu::new(target, self.options.threads));
-        let on = OnProcessor { threads: device.info().threads, code: name, lacks };
-        Ok((device, on))
+        let asked = self.options.threads;
+        let cpu = Cpu::new(target, asked);
+        let threads = cpu.pool().count();
+        let fewer = |why| format!("of {asked} threads the system started {threads}: {why}");
+        reasons.extend(cpu.pool().refused().map(fewer));
+        Ok((Arc::new(cpu), OnProcessor { threads, code: name, lacks }))
     }
 
-    fn on_processor(&self, reasons: Vec<String>) -> Result<Seat, EngineError> {
-        let (device, on) = self.processor()?;
+    fn on_processor(&self, mut reasons: Vec<String>) -> Result<Seat, EngineError> {
+        let (device, on) = self.processor(&mut reasons)?;
         let (graphs, cache) = (Box::new(self.graphs.clone()), self.cache.clone());
         let network = Network::new(device, graphs, self.choices(), cache, self.positions());
         let runner = Box::new(network.keeping(self.keeping.clone()).within(&self.options.memory)?);
@@ -232,7 +237,8 @@ impl Parts {
         if count > layers {
             return self.whole(backend, device, within);
         }
-        let (processor, on_processor) = self.processor()?;
+        let mut reasons = device.info().without.into_iter().collect();
+        let (processor, on_processor) = self.processor(&mut reasons)?;
         let both = [processor, device.clone()];
         let (graphs, cache) = (self.graphs.clone(), self.cache.clone());
         let split = Split::new(both, graphs, layers - count, self.choices(), cache, self.positions());
@@ -243,7 +249,6 @@ impl Parts {
             None => split.within(host)?,
         });
         let on = OnDevice { info: device.info(), layers: Some([layers, count - 1]), within };
-        let reasons = on.info.without.iter().cloned().collect();
         let placement = Placement { backend, device: Some(on), processor: Some(on_processor), reasons };
         Ok(Seat { runner, placement, device: Some(device) })
     }

@@ -30,6 +30,8 @@ struct Maker {
     flat: Expr,
     /// Whether the target has products of signed bytes.
     signed_bytes: bool,
+    /// Whether it has products of pairs.
+    dot2: bool,
 }
 
 impl Maker {
@@ -110,7 +112,7 @@ impl Maker {
 
     fn value(&mut self) -> ValueId {
         let number = self.pick(&[DType::F32, DType::F32, DType::I32, DType::U32]);
-        let value = match self.noise.below(20) {
+        let value = match self.noise.below(22) {
             0..=5 => {
                 let memories = self.reads.clone();
                 let memory = self.pick(&memories);
@@ -152,6 +154,21 @@ impl Maker {
                 use ScalarOp as S;
                 let ops = [S::Fma, S::Sqrt, S::Floor, S::Round, S::Exp, S::Tanh, S::Rsqrt, S::Cos];
                 self.operation(&ops, DType::F32)
+            }
+            19 => {
+                let table = [0; 16].map(|_: u8| self.noise.word() as u8);
+                self.operation(&[ScalarOp::Lookup(table)], DType::U32)
+            }
+            20 => {
+                // Never the bits of a number that may be none: those are any.
+                let (from, to) = self.pick(&[
+                    (DType::U32, DType::F32),
+                    (DType::I32, DType::F32),
+                    (DType::U32, DType::I32),
+                    (DType::I32, DType::U32),
+                ]);
+                let x = self.of_type(from);
+                self.b.scalar(ScalarOp::Bitcast(to), &[x])
             }
             _ => {
                 use ScalarOp as S;
@@ -200,6 +217,17 @@ impl Maker {
         }
     }
 
+    /// Products of pairs in a cell; several share an operand, as those of a tile do.
+    fn pairs(&mut self) {
+        let shared = self.of_type(DType::U32);
+        for _ in 0..1 + self.noise.below(4) {
+            let cell = self.cells[self.noise.below(2) as usize];
+            let (other, so_far) = (self.of_type(DType::U32), self.b.get(cell));
+            let sum = self.b.scalar(ScalarOp::Dot2, &[shared, other, so_far]);
+            self.b.set(cell, sum);
+        }
+    }
+
     /// Makes a value a leaf of index expressions.
     fn leaf(&mut self) {
         let x = self.of_type(DType::I32);
@@ -243,8 +271,16 @@ impl Maker {
             for _ in 0..self.noise.below(4) {
                 self.value();
             }
-            match self.noise.below(11) {
+            match self.noise.below(12) {
+                10 if self.dot2 && self.chance(50) => self.pairs(),
                 10 => self.products(),
+                11 if !masked => {
+                    let dtype = self.pick(&[DType::I32, DType::U32]);
+                    let x = self.of_type(dtype);
+                    let monoid = self.pick(&[Monoid::Add, Monoid::Max, Monoid::Min]);
+                    let joined = self.b.lane_reduce(monoid, x);
+                    self.values.push(joined);
+                }
                 0 | 1 => {
                     let cells = self.cells.clone();
                     let cell = self.pick(&cells);
@@ -344,6 +380,7 @@ fn make(seed: u64, caps: &Caps) -> (Kernel, Vec<Symbol>) {
         slot: 0,
         flat,
         signed_bytes: caps.signed_bytes,
+        dot2: caps.dot2,
     };
     if maker.chance(50) {
         let shared = maker.b.shared(DType::F32, LEN as u32);

@@ -12,10 +12,15 @@ pub(super) struct Cores {
 impl Cores {
     /// The target for so many threads.
     pub(super) fn new(inner: Box<dyn Target>, threads: usize) -> Cores {
-        let attend_groups = u32::try_from(threads).unwrap_or(u32::MAX);
-        let caps = Caps { attend_groups, ..inner.caps().clone() };
+        let caps = caps(&*inner, threads);
         Cores { inner, caps }
     }
+}
+
+/// What a target's kernels may count on where so many threads run them.
+pub fn caps(target: &dyn Target, threads: usize) -> Caps {
+    let attend_groups = u32::try_from(threads).unwrap_or(u32::MAX);
+    Caps { attend_groups, ..target.caps().clone() }
 }
 
 impl Target for Cores {

@@ -7,6 +7,7 @@ use jtllm_codegen::kernel::Kernel;
 use jtllm_codegen::target::{Artifact, Target};
 
 use super::cores::Cores;
+pub use super::cores::caps;
 use super::threads::{PinnedCaller, Pool, Threads};
 use super::{Bytes, Device, DeviceError, DeviceInfo, Mem, Program, Span, host};
 use crate::code::CodeMemory;

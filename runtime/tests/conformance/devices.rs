@@ -9,7 +9,7 @@ use jtllm_runtime::device::Device;
 use jtllm_runtime::device::cpu::Cpu;
 use jtllm_runtime::device::cuda::Cuda;
 use jtllm_runtime::device::interp::Interpreter;
-use jtllm_runtime::device::native::{Mask, NATIVES};
+use jtllm_runtime::device::native::{Mask, NATIVES, VARIABLE, choose};
 use jtllm_runtime::device::wgpu::{Adapter, Choice};
 
 use crate::simulated::Simulated;
@@ -23,6 +23,9 @@ pub(crate) struct Subject {
     pub(crate) is_exact: bool,
 }
 
+/// The oldest processor of the kind, code with no more than SSE2: a fused product's sum is rounded to `f64` before `f32`.
+pub(crate) const OLDEST: &str = "cranelift without ssse3";
+
 /// Set where the mock driver is given.
 pub(crate) const ON_MOCK: &str = "JTLLM_CONFORMANCE_ON_MOCK";
 
@@ -32,7 +35,7 @@ static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
         device: Arc::new(Interpreter::new(Caps::threads(32))),
         is_exact: true,
     }];
-    for native in NATIVES {
+    for native in NATIVES.into_iter().filter(|native| is_wanted(native.name)) {
         let level = Level::ALL.into_iter().find(|(_, name)| *name == native.name);
         let device: Arc<dyn Device> = match ((native.open)(&Mask::default()), level) {
             (Ok(target), _) => Arc::new(Cpu::new(target, 2)),
@@ -47,6 +50,11 @@ static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
         };
         subjects.push(Subject { name: native.name, device, is_exact: true });
     }
+    let oldest = Mask::of("ssse3").and_then(|mask| choose(&mask, None));
+    if is_wanted("cranelift") && std::env::var_os(ON_MOCK).is_none() {
+        let device = Arc::new(Cpu::new(oldest.unwrap().target, 2));
+        subjects.push(Subject { name: OLDEST, device, is_exact: true });
+    }
     match Cuda::open(0) {
         Ok(device) => subjects.push(Subject { name: "cuda", device: Arc::new(device), is_exact: true }),
         Err(why) if std::env::var_os(ON_MOCK).is_some() => panic!("the mock driver has no device: {why}"),
@@ -60,6 +68,13 @@ static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
     }
     subjects
 });
+
+/// Whether code for the processor is to be made so: in every way, unless `JTLLM_CPU` names one.
+fn is_wanted(name: &str) -> bool {
+    let Some(wanted) = std::env::var(VARIABLE).ok().filter(|wanted| !wanted.is_empty()) else { return true };
+    assert!(NATIVES.iter().any(|native| native.name == wanted), "{VARIABLE}={wanted} is no way to make code");
+    wanted == name
+}
 
 /// The mock driver, if it was built with this suite: the whole suite runs once more on it, in a process of its own.
 /// Where the suite is carried to a machine with a device, it is not.

@@ -3,7 +3,7 @@
 use jtllm_ir::{DType, ScalarOp};
 
 use crate::common::scalars::{all, bits, bytes, expected, kernel, same, samples};
-use crate::devices::{Subject, for_each_device, plain_lanes};
+use crate::devices::{OLDEST, Subject, for_each_device, plain_lanes};
 
 /// Units in the last place that WebGPU allows a quotient and a root.
 const UNITS: u32 = 3;
@@ -51,6 +51,12 @@ fn is_allowed(op: ScalarOp, operands: &[DType], inputs: &[u32], found: u32, expe
     }
 }
 
+/// A fused product by way of `f64`, where the product is exact and the sum is rounded once more.
+fn fma_of_doubles(inputs: &[u32]) -> u32 {
+    let [x, y, z] = [0, 1, 2].map(|at| f64::from(f32::from_bits(inputs[at])));
+    ((x * y + z) as f32).to_bits()
+}
+
 fn conform(subject: &Subject, op: ScalarOp, operands: &[DType]) {
     let device = &*subject.device;
     let result = op.result(operands).unwrap();
@@ -75,7 +81,10 @@ fn conform(subject: &Subject, op: ScalarOp, operands: &[DType]) {
     for (at, found) in bits(result, &found).into_iter().enumerate() {
         let expected = expected(op, operands, &columns, at);
         let inputs: Vec<u32> = columns.iter().map(|column| column[at]).collect();
-        let allowed = !subject.is_exact && is_allowed(op, operands, &inputs, found, expected);
+        let allowed = match subject.name {
+            OLDEST => op == ScalarOp::Fma && found == fma_of_doubles(&inputs),
+            _ => !subject.is_exact && is_allowed(op, operands, &inputs, found, expected),
+        };
         assert!(
             allowed || same(result, found, expected),
             "{}: {} of {operands:?} at {inputs:x?} is {found:#x}, expected {expected:#x}",
