@@ -553,12 +553,17 @@ fn d16_a_cache_that_cannot_be_written_can_be_read() {
     assert_eq!(tree(true), before, "reading leaves no trace");
 }
 
+/// The name of a file that must come to be nowhere.
+const ASTRAY: &str = "jtllm-listing-that-leads-astray";
+
 /// A listing as a hub would give it, with damage in its bytes or its structure.
 fn damaged_listing(random: &mut jtllm_fuzz::Random, protocol: Protocol) -> Vec<u8> {
+    let [above, beside_cache] = ["..", "../../../.."].map(|up| format!("{up}/{ASTRAY}"));
     let names = [
         "config.json",
         "model.safetensors",
-        "../x",
+        &above,
+        &beside_cache,
         "a/b/../c",
         "",
         "tokenizer.json",
@@ -612,8 +617,21 @@ fn fuzz_listings() {
                 Err(error) => assert_eq!(error.exit_code(), 3, "{error}"),
             }
             bench.nothing_is_wrong();
-            let outside = bench.home.path().parent().unwrap().join("x");
-            assert!(!outside.exists());
+            // Names that lead upwards lead to a file of this name, in the cache or beside it.
+            assert!(!entries(bench.home.path()).iter().any(|path| path.ends_with(ASTRAY)));
+            assert!(!bench.home.path().parent().unwrap().join(ASTRAY).exists());
         }
     });
+}
+
+/// All files and folders below one.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    for path in found.clone() {
+        if path.is_dir() && !path.is_symlink() {
+            found.extend(entries(&path));
+        }
+    }
+    found
 }
