@@ -37,7 +37,7 @@ pub struct Options {
     pub threads: usize,
     /// How often each program runs.
     pub rounds: usize,
-    /// Tokens of the shorter run, if others than usual.
+    /// Tokens of the shorter run where weights stream, if others than usual.
     pub tokens: Option<usize>,
 }
 
@@ -61,6 +61,9 @@ const QUICK: [(&str, &str); 1] = [("chatglm2-100m", "bf16")];
 const TOKENS: usize = 8;
 const TOKENS_FITTING: usize = 32;
 const TOKENS_QUICK: usize = 3;
+
+/// Keys and values have room for a multiple of so many positions, as few as will do: llama-bench has it so.
+const CONTEXT: usize = 256;
 
 /// As much of a file `dd` reads at most.
 const DD_BYTES: u64 = 2 << 30;
@@ -138,7 +141,8 @@ fn measure(options: &Options, file: &Path, limit: u64, all_fits: bool) -> Result
         false if all_fits => TOKENS_FITTING,
         false => TOKENS,
     };
-    let tokens = options.tokens.unwrap_or(usual);
+    // Few tokens are asked for where each takes long; what fits is quick, and begins slower than it goes on.
+    let tokens = options.tokens.filter(|_| !all_fits).unwrap_or(usual);
     // What is made once is made before: packed weights, kernels.
     once(&decoders[0], 1)?;
     let mut all: Vec<Rounds> = decoders.iter().map(|_| Rounds::default()).collect();
@@ -225,7 +229,10 @@ fn ours(options: &Options, file: &Path, limit: Option<u64>) -> Decoder {
 
 /// What our runs and plans have in common.
 fn budget(options: &Options, limit: Option<u64>) -> Vec<String> {
-    let mut arguments = words(&["--backend", "cpu", "-t", &options.threads.to_string()]);
+    // The longest run has twice the tokens that are asked for, behind a prompt of a few.
+    let positions = 2 * options.tokens.unwrap_or(0).max(TOKENS_FITTING) + 16;
+    let (threads, context) = (options.threads.to_string(), positions.next_multiple_of(CONTEXT).to_string());
+    let mut arguments = words(&["--backend", "cpu", "-t", &threads, "-c", &context]);
     arguments.extend(limit.into_iter().flat_map(|limit| ["--mem-limit".to_owned(), limit.to_string()]));
     arguments
 }
