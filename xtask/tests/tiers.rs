@@ -65,7 +65,7 @@ fn programs_run_within_their_limit_or_it_is_said_why_not() {
     Synthetic::of("chatglm2-100m", "q8_0", Some(2)).unwrap().write(&model, &mut |_| {}).unwrap();
     let told = folder.path().join("told");
     let script = format!(
-        "#!/bin/sh\n[ \"$1\" = plan ] && echo '{{ \"tokens_per_s\": 2, \"peak\": 3e8 }}' && exit\nfor last; do :; done\nfile=$2\nshift 6; case $1 in --mem-limit) limit=$2;; *) limit=none;; esac\necho \"$last $limit\" >> {}\ncat /proc/self/cgroup >> {}\n\
+        "#!/bin/sh\n[ \"$1\" = plan ] && echo '{{ \"tokens_per_s\": 2, \"peak\": 3e8 }}' && exit\nlimit=none; for last; do [ \"$before\" = --mem-limit ] && limit=$last; before=$last; done\nfile=$2\necho \"$last $limit\" >> {}\ncat /proc/self/cgroup >> {}\n\
          i=0; while [ $i -lt \"$last\" ]; do cat \"$file\" > /dev/null; i=$((i + 1)); done\n\
          echo '{{ \"timings\": {{ \"predicted_per_second\": 2.5 }} }}'\n",
         told.display(),
