@@ -141,7 +141,7 @@ fn measure(options: &Options, file: &Path, limit: u64, all_fits: bool) -> Result
         false if all_fits => TOKENS_FITTING,
         false => TOKENS,
     };
-    // Few tokens are asked for where each takes long; what fits is quick, and begins slower than it goes on.
+    // Few tokens are asked for where each takes long; what fits is quick, and few tokens of it tell little.
     let tokens = options.tokens.filter(|_| !all_fits).unwrap_or(usual);
     // What is made once is made before: packed weights, kernels.
     once(&decoders[0], 1)?;
