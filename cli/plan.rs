@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jtllm_models::Checkpoint;
+use jtllm_models::{Checkpoint, Language};
 use jtllm_runtime::machine::{Machine, resident_bytes};
 use jtllm_runtime::probe::disk_bandwidth;
 use jtllm_runtime::residence::outlook::{Change, Outlook, Rates};
@@ -43,6 +43,8 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<()> {
         load::DEMO if !Path::new(load::DEMO).exists() => Checkpoint::demo()?,
         name => Checkpoint::open(&client().locate(name)?)?,
     };
+    // A run holds it, too, and it is counted with the program; what is wrong with it a run will say.
+    let _held = Language::of(&checkpoint).ok();
     let bits = checkpoint.total_bytes() as f64 * 8.0 / load::parameters(&checkpoint).max(1) as f64;
     let limit = match memory::limit(&args.machine.memory)? {
         // Within it all may fit: then it is known how much is taken of it.
