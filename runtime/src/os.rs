@@ -13,9 +13,13 @@ pub mod portable;
 pub mod unix;
 
 #[cfg(target_os = "linux")]
-pub use linux::{allowed_cpus, current_cpu, may_have_graphics, pin, wait, wake_all, yield_to_others};
+pub use linux::{
+    allowed_cpus, current_cpu, may_have_graphics, pin, trim_heap, wait, wake_all, yield_to_others,
+};
 #[cfg(not(target_os = "linux"))]
-pub use portable::{allowed_cpus, current_cpu, may_have_graphics, pin, wait, wake_all, yield_to_others};
+pub use portable::{
+    allowed_cpus, current_cpu, may_have_graphics, pin, trim_heap, wait, wake_all, yield_to_others,
+};
 
 #[cfg(unix)]
 pub use fault::{Watched, is_lost};

@@ -171,6 +171,9 @@ pub fn path_of_bytes(bytes: &[u8]) -> Option<PathBuf> {
     Some(PathBuf::from(std::str::from_utf8(bytes).ok()?))
 }
 
+/// Would give freed memory back to the system; other systems' allocators do so by themselves, or cannot be asked.
+pub fn trim_heap() {}
+
 /// Priorities are left alone.
 pub fn yield_to_others() {}
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Most;
 use crate::machine::resident_bytes;
+use crate::os;
 
 /// Threads that read have stacks of which they touch this much, the bytes on their way through it included.
 const READING_BYTES: u64 = 1 << 20;
@@ -175,7 +176,8 @@ impl std::error::Error for TooLow {}
 /// What the process is taken to hold where the system does not tell: twice what it holds on Linux before weights come.
 const HELD_BYTES: u64 = 64 << 20;
 
-/// What the process holds now.
+/// What the process holds now; what compiling has freed is none of it.
 pub(crate) fn held() -> u64 {
+    os::trim_heap();
     resident_bytes().unwrap_or(HELD_BYTES)
 }
