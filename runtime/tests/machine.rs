@@ -240,6 +240,25 @@ fn resident_memory_follows_what_is_touched() {
     assert!(peak >= now - (4 << 20), "{peak} {now}");
 }
 
+/// What a thread frees below something that lives stays in its arena, unless the system is given it back.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn what_was_freed_goes_back_to_the_system() {
+    use jtllm_runtime::machine::resident_bytes;
+    const PIECES: usize = 200 << 10;
+    let last = std::thread::spawn(|| {
+        let mut pieces: Vec<Box<[u8]>> = (0..PIECES).map(|_| vec![1; 1 << 10].into_boxed_slice()).collect();
+        pieces.pop()
+    });
+    let last = last.join().unwrap();
+    let before = resident_bytes().unwrap();
+    os::trim_heap();
+    let after = resident_bytes().unwrap();
+    // Other tests take and give at most half of it meanwhile.
+    assert!(after + ((PIECES as u64) << 9) <= before, "{before} {after}");
+    drop(last);
+}
+
 #[test]
 fn limits_are_measured() {
     let pool = Pool::new(Threads { count: 2, pin: true });
