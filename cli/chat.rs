@@ -13,7 +13,7 @@ use rustyline::error::ReadlineError;
 
 use crate::args::RunArgs;
 use crate::failure::{Interrupted, told};
-use crate::run::{Speaker, full, nobody_reads, pace};
+use crate::run::{Speaker, full, nobody_reads, pace, tokenising};
 use crate::terminal::{Style, bytes, say};
 use crate::{interrupt, memory};
 
@@ -96,7 +96,10 @@ fn line(
     dialogue: &mut dyn Dialogue,
     text: &str,
 ) -> anyhow::Result<Option<Timings>> {
-    let turn = match dialogue.ask(&speaker.language, text, &speaker.sampling)? {
+    memory::make_room(&mut speaker.engine, &tokenising(text), dialogue.bytes_to_ask(text))?;
+    let asked = dialogue.ask(&speaker.language, text, &speaker.sampling);
+    speaker.engine.make_room(0)?;
+    let turn = match asked? {
         Asked::Answer(turn) => turn,
         Asked::Note(note) => {
             say(Style::Plain, format_args!("{note}"));

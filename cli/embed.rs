@@ -1,17 +1,19 @@
 //! `jtllm embed`: vectors of texts.
 
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 
 use anyhow::Context;
 use jtllm_models::embedding::{Embedding, Pooling};
+use jtllm_models::tokenizer::bytes_to_encode;
 use jtllm_models::{Checkpoint, Language};
 use jtllm_serve::Engine;
 use serde_json::{Value, json};
 
 use crate::args::{CacheType, ComputeName, EmbedArgs, MachineArgs, PoolingName};
 use crate::failure::Usage;
-use crate::load;
+use crate::run::{FILE_MAX, tokenising};
 use crate::terminal::{print, print_json};
+use crate::{load, memory};
 
 /// Prints the vector of each text: one a line as soon as it is known, or all in one object.
 pub(crate) fn embed(args: &EmbedArgs) -> anyhow::Result<()> {
@@ -31,7 +33,10 @@ pub(crate) fn embed(args: &EmbedArgs) -> anyhow::Result<()> {
     let positions = engine.context();
     let (mut vectors, mut count) = (Vec::new(), 0);
     for text in texts(args) {
-        let tokens = how.tokens(&language.tokenizer, &text?, positions)?;
+        let text = text?;
+        memory::make_room(&mut engine, &tokenising(&text), bytes_to_encode(&text))?;
+        let tokens = how.tokens(&language.tokenizer, &text, positions)?;
+        engine.make_room(0)?;
         let vector: Value = engine.embed(&tokens, &how)?.into_iter().map(shortest).collect();
         match args.json {
             true => {
@@ -61,10 +66,29 @@ fn shortest(x: f32) -> Value {
 /// The texts that were given, or the lines of stdin.
 fn texts(args: &EmbedArgs) -> Box<dyn Iterator<Item = anyhow::Result<String>> + '_> {
     if args.prompt.is_empty() {
-        let lines = std::io::stdin().lock().lines();
-        return Box::new(lines.map(|line| line.context("cannot read the texts from stdin")));
+        return Box::new(std::iter::from_fn(|| line(&mut std::io::stdin().lock()).transpose()));
     }
     Box::new(args.prompt.iter().map(|text| Ok(text.clone())))
+}
+
+/// The next line, without what ends it.
+fn line(input: &mut dyn BufRead) -> anyhow::Result<Option<String>> {
+    let mut line = String::new();
+    let read = input.take(FILE_MAX + 1).read_line(&mut line);
+    match read.context("cannot read the texts from stdin")? as u64 {
+        0 => return Ok(None),
+        read if read > FILE_MAX => {
+            return Err(Usage(format!("a text from stdin has more than {FILE_MAX} bytes")).into());
+        }
+        _ => {}
+    }
+    if line.ends_with('\n') {
+        line.pop();
+        if line.ends_with('\r') {
+            line.pop();
+        }
+    }
+    Ok(Some(line))
 }
 
 /// What the model's files say, or what was asked for: then with vectors of length 1, unless they say otherwise.

@@ -18,6 +18,18 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
+/// There is less memory than something takes, or the limit leaves less.
+#[derive(Debug)]
+pub(crate) struct NoRoom(pub(crate) String);
+
+impl fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NoRoom {}
+
 /// Nobody reads the output any more. That is no fault: the program ends quietly.
 #[derive(Debug)]
 pub(crate) struct OutputClosed;
@@ -69,6 +81,9 @@ pub(crate) fn exit_status(error: &anyhow::Error) -> i32 {
         }
         if cause.is::<Usage>() {
             return 2;
+        }
+        if cause.is::<NoRoom>() {
+            return 5;
         }
         if let Some(error) = cause.downcast_ref::<LoadError>() {
             return error.exit_code();

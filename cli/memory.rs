@@ -2,15 +2,16 @@
 
 use std::fmt;
 
+use anyhow::Context;
 use jtllm_runtime::Error;
-use jtllm_runtime::machine::{Machine, disk_bytes, peak_resident_bytes, resident_bytes};
+use jtllm_runtime::machine::{Machine, Memory, disk_bytes, peak_resident_bytes, resident_bytes};
 use jtllm_runtime::residence::{Counted, Limit, Most, Own, Residence, Spill, Traffic};
 use jtllm_runtime::spill::SwapFolder;
-use jtllm_serve::Model;
+use jtllm_serve::{Engine, Model};
 use serde_json::{Value, json};
 
 use crate::args::MemoryArgs;
-use crate::failure::Usage;
+use crate::failure::{NoRoom, Usage};
 use crate::terminal::{Style, bytes, say};
 use crate::{environment, interrupt, size};
 
@@ -25,21 +26,83 @@ const LEFT: u64 = 16;
 pub(crate) fn limit(flags: &MemoryArgs) -> Result<Limit, Usage> {
     let asked = environment::host(flags.mem_limit)?;
     let spill = spill(flags, asked)?;
-    let room = Machine::probe().memory.available_bytes;
+    let Memory { available_bytes: room, limit_bytes: group, .. } = Machine::probe().memory;
     let held = resident_bytes().unwrap_or(0);
+    let there = |room: u64| room - room / LEFT + held;
     let most = match (asked, room) {
-        (Some(size::Limit::Bytes(most)), room) => {
-            if let Some(room) = room.filter(|room| most > room + held) {
-                let (asked, room) = (bytes(most), bytes(room + held));
-                say(Style::Plain, format_args!("a memory limit of {asked}: only {room} are there now"));
-            }
-            Most::Process(most)
+        (Some(size::Limit::Bytes(most)), Some(room)) => {
+            let lower = group.filter(|group| *group < most);
+            remark(most, lower, there(room), room + held);
+            // Beyond the group's the system would end the process.
+            Most::Process(lower.map_or(most, |_| there(room)))
         }
-        (None, Some(room)) => Most::Process(room - room / LEFT + held),
+        (Some(size::Limit::Bytes(most)), None) => Most::Process(most),
+        (None, Some(room)) => Most::Process(there(room)),
         (Some(size::Limit::None), _) | (None, None) => Most::Unlimited,
     };
     let if_needed = asked.is_none() && spill.is_none();
     Ok(Limit { if_needed, spill, cancel: interrupt::flag(), ..Limit::of(most) })
+}
+
+/// Work that takes no more than this goes on what a limit leaves for what nobody counts.
+const UNCOUNTED: u64 = 4 << 20;
+
+/// Has the limit leave memory for work that takes up to so much of it, until [`Engine::make_room`] says 0; `what` it is
+/// done to is for the error.
+pub(crate) fn make_room(engine: &mut Engine, what: &dyn fmt::Display, takes: u64) -> anyhow::Result<()> {
+    if takes > UNCOUNTED {
+        // Within a limit weights make room for it.
+        if limited(engine.model()).next().is_none() {
+            check_room(what, takes, None)?;
+        }
+        engine.make_room(takes).with_context(|| needs(what, takes))?;
+    }
+    Ok(())
+}
+
+/// Fails if work that takes up to so much memory cannot be done within the limit, when there is no model yet.
+pub(crate) fn check_before(flags: &MemoryArgs, what: &dyn fmt::Display, takes: u64) -> anyhow::Result<()> {
+    if takes <= UNCOUNTED {
+        return Ok(());
+    }
+    Ok(check_room(what, takes, environment::host(flags.mem_limit)?.and_then(size::Limit::bytes))?)
+}
+
+/// Fails if there are not so many bytes within a limit for the process, or in the machine.
+fn check_room(what: &dyn fmt::Display, takes: u64, limit: Option<u64>) -> Result<(), NoRoom> {
+    let within = limit.map(|most| most.saturating_sub(resident_bytes().unwrap_or(0)));
+    let there = Machine::probe().memory.available_bytes;
+    match within.into_iter().chain(there).min() {
+        Some(left) if left < takes => {
+            Err(NoRoom(format!("{}, and {} are left", needs(what, takes), bytes(left))))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn needs(what: &dyn fmt::Display, takes: u64) -> String {
+    format!("{what} may take {} of memory for a while", bytes(takes))
+}
+
+/// Says what a limit that is asked for means if a control group has a lower one, or if there is less memory now.
+fn remark(asked: u64, lower: Option<u64>, kept: u64, there: u64) {
+    let asked_for = bytes(asked);
+    match lower {
+        Some(group) => {
+            let (group, kept) = (bytes(group), bytes(kept));
+            say(
+                Style::Plain,
+                format_args!("a memory limit of {asked_for}: the control group has {group}; {kept} it is"),
+            );
+        }
+        None if asked > there => {
+            say(
+                Style::Plain,
+                format_args!("a memory limit of {asked_for}: only {} are there now", bytes(there)),
+            );
+        }
+        None => {}
+    }
 }
 
 /// Where keys and values may go; tries whether they can be written there.

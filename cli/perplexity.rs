@@ -8,21 +8,22 @@
 mod base;
 mod statistics;
 
-use std::fs;
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use jtllm_models::Language;
 use jtllm_models::arch::{self, LooksAhead};
-use jtllm_models::tokenizer::Special;
+use jtllm_models::tokenizer::{Special, bytes_to_encode};
 use jtllm_serve::Engine;
 use serde_json::json;
 
-use crate::args::PerplexityArgs;
+use crate::args::{MemoryArgs, PerplexityArgs};
 use crate::failure::Usage;
-use crate::load;
+use crate::run::FILE_MAX;
 use crate::terminal::{print, print_json};
+use crate::{load, memory};
 use base::{Reader, Writer};
 use statistics::{Divergence, Likelihood, Row};
 
@@ -44,7 +45,13 @@ struct Text {
 
 impl Text {
     /// As many whole pieces as there are, at most `pieces`.
-    fn read(language: &Language, path: &Path, context: usize, pieces: Option<usize>) -> anyhow::Result<Text> {
+    fn read(
+        language: &Language,
+        path: &Path,
+        context: usize,
+        pieces: Option<usize>,
+        limits: &MemoryArgs,
+    ) -> anyhow::Result<Text> {
         let shown = path.display();
         if context < SHORTEST {
             return Err(Usage(format!(
@@ -52,13 +59,19 @@ impl Text {
             ))
             .into());
         }
-        let bytes = fs::read(path).with_context(|| format!("{shown} cannot be read"))?;
+        let mut bytes = Vec::new();
+        let file = File::open(path).with_context(|| format!("{shown} cannot be read"))?;
+        file.take(FILE_MAX + 1).read_to_end(&mut bytes).with_context(|| format!("{shown} cannot be read"))?;
+        if bytes.len() as u64 > FILE_MAX {
+            return Err(Usage(format!("{shown} has more than {FILE_MAX} bytes")).into());
+        }
         let text = String::from_utf8(bytes).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
             anyhow::anyhow!("{shown} is no text in UTF-8: byte {at} is none of it")
         })?;
         // What ends the file's last line is no part of the text, as llama-perplexity has it.
         let text = text.strip_suffix('\n').unwrap_or(&text);
+        memory::check_before(limits, &format_args!("tokenising {shown}"), bytes_to_encode(text))?;
         let tokens = language.prompt(text, Special::Text)?;
         if tokens.len() < 2 * context {
             bail!(
@@ -122,7 +135,10 @@ pub(crate) fn perplexity(args: &PerplexityArgs) -> anyhow::Result<()> {
             let text = base.text(begin(&language))?;
             Text { pieces: args.chunks.map_or(text.pieces, |most| text.pieces.min(most as usize)), ..text }
         }
-        (None, Some(path)) => Text::read(&language, path, context, args.chunks.map(|n| n as usize))?,
+        (None, Some(path)) => {
+            let limits = &args.machine.memory;
+            Text::read(&language, path, context, args.chunks.map(|n| n as usize), limits)?
+        }
         (None, None) => return Err(Usage("-f wants a file: the text to predict".to_owned()).into()),
     };
     let mut machine = args.machine.clone();

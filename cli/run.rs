@@ -12,17 +12,17 @@ use std::time::Instant;
 
 use anyhow::Context;
 use jtllm_models::chat::Message;
-use jtllm_models::image::Image;
+use jtllm_models::image::{Image, ImageError};
 use jtllm_models::manner::{Manner, PLAIN, Polish};
 use jtllm_models::sample::{Sampler, Sampling};
-use jtllm_models::tokenizer::Special;
+use jtllm_models::tokenizer::{Special, bytes_to_encode};
 use jtllm_models::{Language, LoadError};
 use jtllm_serve::{Answer, Engine, EngineError, Finish, Request, Seen, Timings};
 use serde_json::{Value, json};
 
 use crate::args::{AnswerArgs, PromptArgs, RunArgs, SpecType};
 use crate::failure::{Interrupted, OutputClosed, Usage};
-use crate::terminal::{Style, print, print_json, say};
+use crate::terminal::{Style, bytes, print, print_json, say};
 use crate::{chat, interrupt, load, memory, ps, sampling};
 
 /// A model with its words, ready to answer.
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     if prompt.as_ref().is_some_and(|prompt| prompt.is_empty()) {
         return Err(Usage("the prompt is empty".to_owned()).into());
     }
-    let images = images_of(&args.prompt.image)?;
+    let pictures = pictures_of(&args.prompt.image)?;
     let mut speaker = speaker(args)?;
     load::announce(&speaker.engine);
     if args.speculation.spec_type == SpecType::NgramSimple && !speaker.engine.can_speculate() {
@@ -76,7 +76,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         let what = sampling::manner(&speaker.sampling, speaker.language.family.name);
         say(Style::Faint, format_args!("{what}"));
     }
-    speaker.look(&images)?;
+    speaker.look(pictures)?;
     match prompt {
         Some(prompt) => once(&mut speaker, args, &prompt),
         None => chat::chat(&mut speaker, args),
@@ -91,8 +91,8 @@ fn given_prompt(args: &PromptArgs) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// The most bytes of a file that a flag names: a device may have no end.
-const FILE_MAX: u64 = 64 << 20;
+/// The most bytes of a file that a flag names, and of stdin: a device may have no end.
+pub(crate) const FILE_MAX: u64 = 64 << 20;
 
 /// All of a file that a flag names.
 fn bytes_of(flag: &str, file: &Path) -> Result<Vec<u8>, Usage> {
@@ -111,15 +111,29 @@ fn text_of(flag: &str, file: &Path) -> Result<String, Usage> {
     String::from_utf8(bytes_of(flag, file)?).map_err(wrong)
 }
 
+/// A file that holds an image, which is decoded when the model looks at it.
+struct Picture {
+    name: String,
+    file: Vec<u8>,
+    /// Bytes of memory that decoding it takes.
+    takes: u64,
+}
+
+impl Picture {
+    fn wrong(name: &str, error: &ImageError) -> Usage {
+        Usage(format!("--image {name}: {error}"))
+    }
+}
+
 /// The images that flags name.
-fn images_of(files: &[PathBuf]) -> Result<Vec<(String, Image)>, Usage> {
-    let image = |file: &PathBuf| {
-        let name = file.display().to_string();
-        let image = Image::decode(&bytes_of("--image", file)?);
-        let image = image.map_err(|error| Usage(format!("--image {name}: {error}")))?;
-        Ok((name, image))
+fn pictures_of(files: &[PathBuf]) -> Result<Vec<Picture>, Usage> {
+    let picture = |path: &PathBuf| {
+        let name = path.display().to_string();
+        let file = bytes_of("--image", path)?;
+        let takes = Image::bytes_to_decode(&file).map_err(|error| Picture::wrong(&name, &error))?;
+        Ok(Picture { name, file, takes })
     };
-    files.iter().map(image).collect()
+    files.iter().map(picture).collect()
 }
 
 fn piped_prompt() -> anyhow::Result<String> {
@@ -129,7 +143,11 @@ fn piped_prompt() -> anyhow::Result<String> {
 /// All of stdin, which is text.
 pub(crate) fn piped(what: &str) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
-    std::io::stdin().read_to_end(&mut bytes).with_context(|| format!("cannot read {what} from stdin"))?;
+    let read = std::io::stdin().take(FILE_MAX + 1).read_to_end(&mut bytes);
+    read.with_context(|| format!("cannot read {what} from stdin"))?;
+    if bytes.len() as u64 > FILE_MAX {
+        return Err(Usage(format!("{what} from stdin: more than {FILE_MAX} bytes")).into());
+    }
     let wrong = |error: FromUtf8Error| Usage(format!("{what} from stdin: {}", error.utf8_error()));
     Ok(String::from_utf8(bytes).map_err(wrong)?)
 }
@@ -196,11 +214,15 @@ fn speaker(args: &RunArgs) -> anyhow::Result<Speaker> {
 }
 
 impl Speaker {
-    /// Looks at images.
-    fn look(&mut self, images: &[(String, Image)]) -> anyhow::Result<()> {
-        for (name, image) in images {
+    /// Looks at images, one after another: of each no more than its vectors stay in memory.
+    fn look(&mut self, pictures: Vec<Picture>) -> anyhow::Result<()> {
+        for Picture { name, file, takes } in pictures {
             let begin = Instant::now();
-            let seen = self.engine.see(image)?;
+            memory::make_room(&mut self.engine, &format_args!("decoding {name}"), takes)?;
+            let image = Image::decode(&file).map_err(|error| Picture::wrong(&name, &error))?;
+            drop(file);
+            self.engine.make_room(0)?;
+            let seen = self.engine.see(&image)?;
             let (time, tokens) = (begin.elapsed().as_secs_f64(), seen.tokens());
             let size = format!("{} x {} pixels", image.width, image.height);
             say(Style::Faint, format_args!("{name}: {size}, {tokens} tokens, in {time:.3} s"));
@@ -320,14 +342,29 @@ impl Speaker {
     }
 }
 
-fn once(speaker: &mut Speaker, args: &RunArgs, prompt: &str) -> anyhow::Result<()> {
+/// What is tokenised, for the error if there is no memory to do so.
+pub(crate) fn tokenising(text: &str) -> impl Display {
+    format!("tokenising a text of {}", bytes(text.len() as u64))
+}
+
+/// The tokens of a prompt.
+fn prompted(speaker: &mut Speaker, args: &RunArgs, prompt: &str) -> anyhow::Result<Vec<u32>> {
+    let system = args.prompt.system.as_deref();
+    let takes = bytes_to_encode(prompt) + system.map_or(0, bytes_to_encode);
+    memory::make_room(&mut speaker.engine, &tokenising(prompt), takes)?;
     let ids = if args.prompt.raw {
         let ids = speaker.language.prompt(prompt, Special::Parse)?;
         speaker.engine.with_images(&ids, &speaker.images)?
     } else {
         let question = Message::new("user", prompt).with_images(speaker.images.len());
-        speaker.conversation(args.prompt.system.as_deref(), &[question])?
+        speaker.conversation(system, &[question])?
     };
+    speaker.engine.make_room(0)?;
+    Ok(ids)
+}
+
+fn once(speaker: &mut Speaker, args: &RunArgs, prompt: &str) -> anyhow::Result<()> {
+    let ids = prompted(speaker, args, prompt)?;
     let mut sampler = speaker.sampler()?;
     let request = speaker.request(ids, &args.answer);
     let show = !args.answer.json;

@@ -190,6 +190,9 @@ pub trait Vision: Send + Sync {
 
     /// Cuts an image into tiles, and says which of their rows stand for it.
     fn look(&self, image: &Image) -> Look;
+
+    /// The most bytes of memory that [`Vision::look`] takes for an image of so many pixels, what it gives included.
+    fn bytes_to_look(&self, width: usize, height: usize) -> u64;
 }
 
 /// An image as a model gets to see it.

@@ -8,16 +8,20 @@ mod resize;
 use std::fmt;
 use std::io::Cursor;
 
-use image::{ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
 /// The widest and the highest image that is read.
 const SIDE_MAX: u32 = 1 << 14;
 
 /// How many times longer one side may be than the other: models stretch the shorter one.
-const ASPECT_MAX: usize = 200;
+const ASPECT_MAX: u32 = 200;
 
 /// The most memory that decoding one image may take.
 const DECODED_MAX: u64 = 512 << 20;
+
+/// Bytes that decoders take for a pixel beside what they give: coefficients of a progressive JPEG are three numbers of 16
+/// bits.
+const PER_PIXEL: u64 = 6;
 
 /// Red, green and blue of each pixel, row by row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,29 +46,55 @@ impl fmt::Display for ImageError {
 
 impl std::error::Error for ImageError {}
 
+fn wrong(error: &dyn fmt::Display) -> ImageError {
+    ImageError(format!("not an image that can be read: {error}"))
+}
+
+/// What reads an image whose size is one that is read.
+fn decoder(file: &[u8]) -> Result<impl ImageDecoder + '_, ImageError> {
+    let mut reader =
+        ImageReader::new(Cursor::new(file)).with_guessed_format().map_err(|error| wrong(&error))?;
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(SIDE_MAX);
+    limits.max_image_height = Some(SIDE_MAX);
+    limits.max_alloc = Some(DECODED_MAX);
+    reader.limits(limits.clone());
+    let mut decoder = reader.into_decoder().map_err(|error| wrong(&error))?;
+    limits.reserve(decoder.total_bytes()).map_err(|error| wrong(&error))?;
+    decoder.set_limits(limits).map_err(|error| wrong(&error))?;
+    let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
+        return Err(wrong(&"it has no pixels"));
+    }
+    if width.max(height) / width.min(height) > ASPECT_MAX {
+        let what = format!("{width} x {height} pixels, one side more than {ASPECT_MAX} times the other");
+        return Err(wrong(&what));
+    }
+    Ok(decoder)
+}
+
 impl Image {
     /// Reads a PNG, JPEG, GIF, WebP or BMP file. Transparency is dropped, not blended, as Pillow's conversion
     /// to RGB drops it; of an animation the first picture is taken.
     pub fn decode(file: &[u8]) -> Result<Image, ImageError> {
-        let wrong = |error: &dyn fmt::Display| ImageError(format!("not an image that can be read: {error}"));
-        let mut reader =
-            ImageReader::new(Cursor::new(file)).with_guessed_format().map_err(|error| wrong(&error))?;
-        let mut limits = Limits::default();
-        limits.max_image_width = Some(SIDE_MAX);
-        limits.max_image_height = Some(SIDE_MAX);
-        limits.max_alloc = Some(DECODED_MAX);
-        reader.limits(limits);
-        let decoded = reader.decode().map_err(|error| wrong(&error))?.to_rgb8();
+        let decoder = decoder(file)?;
+        let decoded = DynamicImage::from_decoder(decoder).map_err(|error| wrong(&error))?.into_rgb8();
         let (width, height) = (decoded.width() as usize, decoded.height() as usize);
-        if width == 0 || height == 0 {
-            return Err(wrong(&"it has no pixels"));
-        }
-        if width.max(height) / width.min(height) > ASPECT_MAX {
-            return Err(wrong(&format!(
-                "{width} x {height} pixels, one side more than {ASPECT_MAX} times the other"
-            )));
-        }
         Ok(Image { width, height, bytes: decoded.into_raw() })
+    }
+
+    /// The most bytes of memory that [`Image::decode`] takes beside the file, by what its header says.
+    pub fn bytes_to_decode(file: &[u8]) -> Result<u64, ImageError> {
+        let decoder = decoder(file)?;
+        let (width, height) = decoder.dimensions();
+        let pixels = u64::from(width) * u64::from(height);
+        // The numbers of the file, once more in the order of their pixels, and in three bytes each.
+        Ok(2 * decoder.total_bytes() + pixels * (3 + PER_PIXEL))
+    }
+
+    /// The most bytes of memory that [`Image::resize`] takes from a size, width and height, to another.
+    pub(crate) fn bytes_to_resize(from: [usize; 2], to: [usize; 2]) -> usize {
+        resize::bytes(from, to)
     }
 
     /// A black image.

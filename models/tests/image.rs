@@ -1,10 +1,13 @@
 //! Images: Pillow's resizing bit by bit, parts, and files that are damaged.
 #![allow(clippy::unwrap_used)]
 
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
+use image::{ColorType, DynamicImage, ImageFormat};
 use jtllm_fuzz::for_seconds;
 use jtllm_models::image::Image;
+use jtllm_models::{Checkpoint, arch};
 use serde_json::Value;
 
 #[path = "support/allocated.rs"]
@@ -12,6 +15,9 @@ mod allocated;
 
 /// Most memory beside what the image itself takes.
 const ROOM: u64 = 64 << 20;
+
+/// What decoders have of their own, whatever the size: tables and windows.
+const OWN: u64 = 1 << 20;
 
 fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests")
@@ -62,6 +68,71 @@ fn a_file_is_read_by_its_content() {
     for (file, expected) in [(&b"hello"[..], "could not be determined"), (&png[..60], "not an image")] {
         let error = Image::decode(file).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
+    }
+}
+
+/// A picture of so many pixels in a file of this format, with numbers of this kind, noise in it.
+fn file(width: u32, height: u32, format: ImageFormat, kind: ColorType) -> Vec<u8> {
+    let mut state = 1u64;
+    let pixels = image::ImageBuffer::from_fn(width, height, |_, _| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        image::Rgba(
+            (state >> 16).to_le_bytes().as_chunks::<2>().0.as_array().unwrap().map(u16::from_le_bytes),
+        )
+    });
+    let picture = DynamicImage::ImageRgba16(pixels);
+    let picture = match kind {
+        ColorType::L8 => picture.to_luma8().into(),
+        ColorType::Rgb8 => picture.to_rgb8().into(),
+        ColorType::Rgba8 => picture.to_rgba8().into(),
+        _ => picture,
+    };
+    let mut bytes = Vec::new();
+    picture.write_to(&mut Cursor::new(&mut bytes), format).unwrap();
+    bytes
+}
+
+#[test]
+fn what_decoding_takes_is_foreseen() {
+    let kinds = [
+        (ImageFormat::Png, ColorType::L8),
+        (ImageFormat::Png, ColorType::Rgb8),
+        (ImageFormat::Png, ColorType::Rgba8),
+        (ImageFormat::Png, ColorType::Rgba16),
+        (ImageFormat::Jpeg, ColorType::Rgb8),
+        (ImageFormat::Jpeg, ColorType::L8),
+        (ImageFormat::Gif, ColorType::Rgba8),
+        (ImageFormat::WebP, ColorType::Rgb8),
+        (ImageFormat::WebP, ColorType::Rgba8),
+        (ImageFormat::Bmp, ColorType::Rgb8),
+    ];
+    let made = |(format, kind)| (format!("{format:?} {kind:?}"), file(1000, 700, format, kind));
+    let mut files: Vec<(String, Vec<u8>)> = kinds.map(made).into();
+    // Its coefficients are in memory all at once; Pillow made it.
+    let progressive = std::fs::read(tests().join("files/image/progressive.jpg")).unwrap();
+    files.push(("progressive JPEG".to_owned(), progressive));
+    for (name, file) in files {
+        let foreseen = Image::bytes_to_decode(&file).unwrap();
+        let (image, peak) = allocated::peak(|| Image::decode(&file).unwrap());
+        println!("{name}: {peak} of {foreseen}");
+        assert!(peak <= foreseen + OWN, "{name}: {peak} of {foreseen}");
+        assert!(image.bytes.len() >= 800 * 600 * 3, "{name}: {} x {}", image.width, image.height);
+    }
+}
+
+#[test]
+fn what_looking_takes_is_foreseen() {
+    for model in ["llava-1.5-tiny", "llava-next-1.6-tiny"] {
+        let checkpoint = Checkpoint::open(&tests().join("fixtures").join(model)).unwrap();
+        let architecture = arch::read(checkpoint.config()).unwrap();
+        let vision = architecture.vision().unwrap();
+        for (width, height) in [(45, 31), (1000, 10), (10, 1000), (2000, 1500), (30, 30), (4000, 21)] {
+            let image = Image::black(width, height);
+            let (_look, peak) = allocated::peak(|| vision.look(&image));
+            let foreseen = vision.bytes_to_look(width, height);
+            println!("{model} {width} x {height}: {peak} of {foreseen}");
+            assert!(peak <= foreseen, "{model} {width} x {height}: {peak} of {foreseen}");
+        }
     }
 }
 

@@ -33,10 +33,10 @@ pub trait Runner: Send {
     /// Pages of the cache.
     fn pages(&self) -> usize;
 
-    /// Says how many bytes of the host's memory are kept for it beside: a limit counts them.
+    /// Says how many bytes of the host's memory are kept for it beside: a limit counts them, and has them left now.
     ///
     /// # Errors
-    /// What must leave memory for them cannot be written.
+    /// The limit does not hold them, or what must leave memory for them cannot be written.
     fn keep_beside(&mut self, bytes: u64) -> Result<(), Error> {
         let _no_limit = bytes;
         Ok(())

@@ -216,6 +216,8 @@ pub struct Engine {
     images: Vec<Arc<Seen>>,
     /// Bytes of those that were looked at since.
     looked: u64,
+    /// Bytes that the caller is going to take.
+    room: u64,
     guesser: Guesser,
     /// Times of kernels, while somebody wants them.
     pub trace: Option<Trace>,
@@ -227,7 +229,7 @@ impl Engine {
         let pages = PageTable::new(model.pages(), 1);
         let (held, facts, images) = (Vec::new(), Vec::new(), Vec::new());
         let guesser = Guesser::new(Speculation::default());
-        Engine { model, tokenizer, pages, held, facts, images, looked: 0, guesser, trace: None }
+        Engine { model, tokenizer, pages, held, facts, images, looked: 0, room: 0, guesser, trace: None }
     }
 
     /// Says whether tokens of answers are guessed. Answers have the same tokens in any case.
@@ -269,10 +271,29 @@ impl Engine {
         &self.held
     }
 
+    /// Has a limit of memory leave so many bytes to what the caller does next, until it says 0: a text is tokenised (see
+    /// [`jtllm_models::tokenizer::bytes_to_encode`]), an image is decoded.
+    ///
+    /// # Errors
+    /// The limit does not hold them, and nothing has changed.
+    pub fn make_room(&mut self, bytes: u64) -> Result<(), EngineError> {
+        self.model.keep_beside(self.kept() + bytes)?;
+        self.room = bytes;
+        Ok(())
+    }
+
+    /// Bytes of images in the conversation, and of those that were looked at for it.
+    fn kept(&self) -> u64 {
+        sight::bytes(&self.images) + self.looked
+    }
+
     /// Looks at an image, for [`Request::images`] or [`Engine::show`]. A limit of memory counts it from now on, beside those
-    /// that were shown.
+    /// that were shown; the image's own pixels it counts while they are looked at.
+    ///
+    /// # Errors
+    /// The model sees no images, the limit does not hold what is made of this one, or a pass fails.
     pub fn see(&mut self, image: &Image) -> Result<Arc<Seen>, EngineError> {
-        match self.model.see(image, sight::bytes(&self.images) + self.looked) {
+        match self.model.see(image, self.kept() + self.room.max(image.bytes.len() as u64)) {
             Err(EngineError::Runtime(error)) => {
                 self.retreat(error)?;
                 self.see(image)
@@ -312,7 +333,7 @@ impl Engine {
         }
         self.images = images.to_vec();
         self.looked = 0;
-        self.model.keep_beside(sight::bytes(images))
+        self.model.keep_beside(sight::bytes(images) + self.room)
     }
 
     /// A prompt in which each image has one token, with as many as stand for it.

@@ -38,6 +38,8 @@ impl Model {
     pub(crate) fn see(&mut self, image: &Image, kept: u64) -> Result<Seen, EngineError> {
         let architecture = self.shared_architecture();
         let vision = architecture.vision().ok_or(EngineError::Blind)?;
+        let kept = kept + vision.bytes_to_look(image.width, image.height);
+        self.keep_beside(kept)?;
         let look = vision.look(image);
         let mut tiles = Vec::new();
         let mut line_end = Vec::new();

@@ -250,6 +250,29 @@ fn images_are_counted_while_a_conversation_has_them() {
 }
 
 #[test]
+fn what_a_caller_takes_for_a_while_is_left_to_it_or_refused() {
+    const LIMIT: u64 = 4_000_000_000;
+    const TAKEN: u64 = 100_000_000;
+    let packed = TempDir::new().unwrap();
+    let memory = Limit::of(Most::Process(LIMIT));
+    let mut engine = engine(&fixture("llama2-gqa-tiny"), packed.path(), 1, memory);
+    let expected = bits(&mut engine).unwrap();
+    let buffers =
+        |engine: &Engine| engine.model().networks()[0].residence().unwrap().counted().unwrap().own.buffers;
+    let none = buffers(&engine);
+    let error = engine.make_room(LIMIT).unwrap_err();
+    assert!(matches!(error, EngineError::Runtime(Error::Limit(_))), "{error}");
+    assert_eq!(bits(&mut engine).unwrap(), expected);
+    assert_eq!(buffers(&engine), none);
+    engine.make_room(TAKEN).unwrap();
+    assert_eq!(bits(&mut engine).unwrap(), expected);
+    assert_eq!(buffers(&engine), none + TAKEN);
+    engine.make_room(0).unwrap();
+    assert_eq!(bits(&mut engine).unwrap(), expected);
+    assert_eq!(buffers(&engine), none);
+}
+
+#[test]
 fn chunks_of_a_prompt_of_which_nobody_wants_logits_do_not_read_the_head() {
     let (_folder, file) = synthetic("bf16");
     let most = 60_000;

@@ -144,4 +144,8 @@ impl Vision for Eye {
     fn look(&self, image: &Image) -> Look {
         self.tiles.look(image)
     }
+
+    fn bytes_to_look(&self, width: usize, height: usize) -> u64 {
+        self.tiles.bytes_to_look(width, height)
+    }
 }

@@ -4,6 +4,7 @@ use super::Message;
 use super::chatrwkv::ChatRwkv;
 use crate::language::{Language, LanguageError};
 use crate::sample::Sampling;
+use crate::tokenizer::bytes_to_encode;
 
 /// What a line asks for.
 #[derive(Debug)]
@@ -31,6 +32,11 @@ pub struct Turn {
 pub trait Dialogue {
     /// What a line asks for. `sampling` is what is in force unless the line says otherwise.
     fn ask(&mut self, language: &Language, line: &str, sampling: &Sampling) -> Result<Asked, LanguageError>;
+
+    /// The most bytes of memory that [`Dialogue::ask`] takes for a line; most are free again when it has answered.
+    fn bytes_to_ask(&self, line: &str) -> u64 {
+        bytes_to_encode(line)
+    }
 
     /// Takes the answer to what was asked for last: its tokens and its text, and whether it ended by itself.
     fn answered(
@@ -86,6 +92,11 @@ impl Dialogue for Turns {
         let prompt = language.chat(&self.messages)?;
         let sampling = sampling.clone();
         Ok(Asked::Answer(Box::new(Turn { prompt, sampling, ends: true, tokens_max: None })))
+    }
+
+    fn bytes_to_ask(&self, line: &str) -> u64 {
+        let said = self.messages.iter().map(|message| bytes_to_encode(&message.content));
+        said.sum::<u64>() + bytes_to_encode(line)
     }
 
     fn answered(&mut self, _: &Language, _: &[u32], text: &str, _: bool) -> Result<(), LanguageError> {

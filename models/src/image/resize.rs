@@ -56,6 +56,21 @@ fn byte(sum: i32) -> u8 {
 
 const HALF: i32 = 1 << (PRECISION - 1);
 
+/// The most bytes of memory that [`bicubic`] takes for such sizes, width and height, the new picture included.
+pub(super) fn bytes([from_width, from_height]: [usize; 2], [width, height]: [usize; 2]) -> usize {
+    let between = width * from_height * 3;
+    // A list for each new pixel of a side, which reaches over twice the support of the larger of both sizes.
+    let lists = |from: usize, to: usize| {
+        let reach = (2.0 * SUPPORT * (from as f64 / to as f64).max(1.0)) as usize + 2;
+        to * (size_of::<Taps>() + reach * size_of::<i32>()) + reach * size_of::<f64>()
+    };
+    between
+        + width * height * 3
+        + lists(from_width, width)
+        + lists(from_height, height)
+        + width * 3 * size_of::<i32>()
+}
+
 pub(super) fn bicubic(image: &Image, width: usize, height: usize) -> Image {
     let wide = if width == image.width { image.clone() } else { along_rows(image, width) };
     if height == image.height { wide } else { along_columns(&wide, height) }

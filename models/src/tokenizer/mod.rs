@@ -11,6 +11,7 @@ mod characters;
 mod charsmap;
 mod chatglm;
 mod config;
+mod cost;
 mod error;
 mod gguf;
 mod guarded;
@@ -26,6 +27,7 @@ mod words;
 mod world;
 
 pub use config::{AddedText, TokenizerConfig};
+pub use cost::bytes_to_encode;
 pub use error::TokenizerError;
 pub use gguf::GgufVocabulary;
 pub use stops::{Passed, Stops};

@@ -3,6 +3,7 @@
 use super::Network;
 use crate::device::Mem;
 use crate::error::Error;
+use crate::os;
 use crate::plan::SYMBOL_BLOCK;
 use crate::residence::{Own, Residence, held};
 
@@ -17,19 +18,40 @@ impl Network {
     /// Keys and values cannot be written to the swap file.
     pub(super) fn tell_own(&self, grown: u64) -> Result<(), Error> {
         let Some(residence) = self.residence() else { return Ok(()) };
-        let through = self.through(self.logits_bytes());
-        let [host, apart] = shares(residence, self.own(), self.plans.len(), through);
+        let [host, apart] = self.own_shares(residence);
         residence.own_apart(apart);
         residence.own(host, grown)
     }
 
-    /// Says how many bytes of the host's memory whoever runs it keeps for it: rows of images.
+    /// Says how many bytes of the host's memory whoever runs it keeps for it, or is going to take: images, their rows, texts
+    /// that are tokenised. Weights and what else comes and goes leave room for them now.
     ///
     /// # Errors
-    /// As [`Network::tell_own`].
+    /// The limit does not hold them: then as many are kept as before. Else as [`Network::tell_own`].
     pub(crate) fn keep_beside(&mut self, bytes: u64) -> Result<(), Error> {
         let before = std::mem::replace(&mut self.beside, bytes);
+        if bytes < before && self.residence().is_some() {
+            // What was kept for them is free, but not the system's yet.
+            os::trim_heap();
+        }
+        if bytes > before
+            && let Err(error) = self.check_own()
+        {
+            self.beside = before;
+            return Err(error);
+        }
         if before == bytes { Ok(()) } else { self.tell_own(0) }
+    }
+
+    /// Fails if the limits do not hold what plans have and what is kept beside them.
+    fn check_own(&self) -> Result<(), Error> {
+        let Some(residence) = self.residence() else { return Ok(()) };
+        let [host, apart] = self.own_shares(residence);
+        residence.foresee(host, apart, &[])
+    }
+
+    fn own_shares(&self, residence: &Residence) -> [Own; 2] {
+        shares(residence, self.own(), self.plans.len(), self.through(self.logits_bytes()))
     }
 
     /// What the process holds now beside weights that were copied to its memory.

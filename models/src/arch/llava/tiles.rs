@@ -31,7 +31,7 @@ impl Tiles {
     }
 
     pub(super) fn look(&self, image: &Image) -> Look {
-        match best_size(&self.sizes, image) {
+        match best_size(&self.sizes, [image.width, image.height]) {
             None => {
                 let tile = self.middle(image);
                 Look { tiles: vec![normal(&tile)], places: self.tile(0) }
@@ -40,19 +40,46 @@ impl Tiles {
         }
     }
 
+    /// The most bytes of memory that [`Tiles::look`] takes for a picture of so many pixels.
+    pub(super) fn bytes_to_look(&self, width: usize, height: usize) -> u64 {
+        // Of a picture a pixel has three bytes, and of a tile three numbers.
+        let (picture, tile) = (3, 3 * size_of::<f32>());
+        let square = self.side * self.side;
+        let resized = |[w, h]: [usize; 2]| Image::bytes_to_resize([width, height], [w, h]);
+        let all = match best_size(&self.sizes, [width, height]) {
+            None => {
+                let places = self.grid * self.grid * size_of::<Place>();
+                resized(self.whole_size(width, height)) + square * (picture + tile) + places
+            }
+            Some([w, h]) => {
+                // A list that grows is copied when it is full.
+                let places =
+                    (w * h / square + 1) * (self.grid + 1) * (self.grid + 1) * 3 * size_of::<Place>();
+                let parts = w * h * (picture + tile);
+                resized([self.side; 2]) + resized([w, h]) + parts + square * (picture + tile) + places
+            }
+        };
+        all as u64
+    }
+
     /// The rows of a tile.
     fn tile(&self, tile: usize) -> Vec<Place> {
         let first = usize::from(!self.whole);
         (first..=self.grid * self.grid).map(|row| Place::Row { tile, row }).collect()
     }
 
-    /// The square in the middle, of a picture whose shorter side is made as long as a tile's.
-    fn middle(&self, image: &Image) -> Image {
+    /// The size of a picture whose shorter side is made as long as a tile's.
+    fn whole_size(&self, width: usize, height: usize) -> [usize; 2] {
         let long = |long: usize, short: usize| self.side * long / short;
-        let (width, height) = match image.width <= image.height {
-            true => (self.side, long(image.height, image.width)),
-            false => (long(image.width, image.height), self.side),
-        };
+        match width <= height {
+            true => [self.side, long(height, width)],
+            false => [long(width, height), self.side],
+        }
+    }
+
+    /// The square in the middle of such a picture.
+    fn middle(&self, image: &Image) -> Image {
+        let [width, height] = self.whole_size(image.width, image.height);
         let image = image.resize(width, height);
         image.crop(
             ((width - self.side) / 2) as isize,
@@ -107,13 +134,13 @@ fn sizes(config: &Config, side: usize) -> Result<Vec<[usize; 2]>, LoadError> {
 }
 
 /// The size in which most of a picture's pixels are kept, and of those the one that wastes least.
-fn best_size(sizes: &[[usize; 2]], image: &Image) -> Option<[usize; 2]> {
+fn best_size(sizes: &[[usize; 2]], [old_width, old_height]: [usize; 2]) -> Option<[usize; 2]> {
     let mut best = None;
     let mut most = (0, i64::MIN);
     for [width, height] in sizes.iter().copied() {
-        let scale = (width as f64 / image.width as f64).min(height as f64 / image.height as f64);
+        let scale = (width as f64 / old_width as f64).min(height as f64 / old_height as f64);
         let scaled = |side: usize| (side as f64 * scale) as i64;
-        let kept = (scaled(image.width) * scaled(image.height)).min((image.width * image.height) as i64);
+        let kept = (scaled(old_width) * scaled(old_height)).min((old_width * old_height) as i64);
         let wasted = (width * height) as i64 - kept;
         if (kept, -wasted) > most {
             most = (kept, -wasted);
@@ -157,6 +184,9 @@ fn normal(image: &Image) -> Vec<f32> {
         let scaled = (f64::from(byte) * (1.0 / 255.0)) as f32;
         (scaled - MEAN[color] as f32) / DEVIATION[color] as f32
     };
-    let color = |color: usize| image.bytes.chunks_exact(3).map(move |pixel| value(color, pixel[color]));
-    (0..3).flat_map(color).collect()
+    let mut pixels = Vec::with_capacity(image.bytes.len());
+    for color in 0..3 {
+        pixels.extend(image.bytes.chunks_exact(3).map(|pixel| value(color, pixel[color])));
+    }
+    pixels
 }
