@@ -1,13 +1,15 @@
 //! `--mem-limit` is kept: what the process takes is measured by a control group, where one can be made.
 #![allow(clippy::unwrap_used)]
 
+#[path = "cli/group.rs"]
+mod group;
 #[path = "cli/support.rs"]
 mod support;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use group::{Group, run};
 use serde_json::Value;
 use support::{failure, isolate, stderr};
 use tempfile::TempDir;
@@ -19,9 +21,6 @@ const BESIDE: u64 = 64 << 20;
 /// What a group may have beyond a limit: more than is looked for, so that it is seen if it is taken.
 const LOOSE: u64 = 8 * BESIDE;
 
-/// Bytes that the system reads beside those that were asked for, of the model's header and of its samples.
-const READ_AHEAD: u64 = 16 << 20;
-
 /// Bytes of what is written all the same: kernels that were compiled, the entry for `jtllm ps`.
 const WRITTEN: u64 = 1 << 20;
 
@@ -30,66 +29,15 @@ const STEP: u64 = 40 << 20;
 
 const TOKENS: &str = "6";
 
+/// More, for what each of them costs.
+const MORE_TOKENS: &str = "14";
+
 /// A model of some 200 MB.
 fn model(folder: &Path, encoding: &str, layers: u64) -> (PathBuf, u64) {
     let file = folder.join("model.gguf");
     let model = Synthetic::of("llama-1.1b", encoding, Some(layers)).unwrap();
     model.write(&file, &mut |_| {}).unwrap();
     (file, model.bytes())
-}
-
-/// A control group for memory of either version, removed when it goes.
-struct Group {
-    folder: PathBuf,
-    is_unified: bool,
-}
-
-impl Group {
-    /// A new one with this limit; nothing where that is not allowed.
-    fn new(name: &str, limit: u64) -> Option<Group> {
-        let name = format!("jtllm-test-{name}-{}", std::process::id());
-        for (root, is_unified) in [("/sys/fs/cgroup/memory", false), ("/sys/fs/cgroup", true)] {
-            let folder = Path::new(root).join(&name);
-            let (file, exists) = match is_unified {
-                true => ("memory.max", Path::new(root).join("cgroup.controllers").exists()),
-                false => ("memory.limit_in_bytes", Path::new(root).join("memory.limit_in_bytes").exists()),
-            };
-            if !exists || fs::create_dir(&folder).is_err() {
-                continue;
-            }
-            let group = Group { folder, is_unified };
-            if fs::write(group.folder.join(file), limit.to_string()).is_ok() && group.peak().is_some() {
-                // Where there is no swap there is no such file either.
-                let _ = fs::write(group.folder.join("memory.swappiness"), "0");
-                let _ = fs::write(group.folder.join("memory.swap.max"), "0");
-                return Some(group);
-            }
-        }
-        println!("no control group for memory can be made here: the program's own count is looked at");
-        None
-    }
-
-    /// The most bytes that it has had.
-    fn peak(&self) -> Option<u64> {
-        let file = if self.is_unified { "memory.peak" } else { "memory.max_usage_in_bytes" };
-        fs::read_to_string(self.folder.join(file)).ok()?.trim().parse().ok()
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.folder);
-    }
-}
-
-/// Runs the model in a group, which everything that it touches is counted for, and keeps its own counters of bytes.
-fn run(group: Option<&Group>, cache: &Path, arguments: &[&str]) -> Output {
-    let procs = group.map_or(PathBuf::from("/dev/null"), |group| group.folder.join("cgroup.procs"));
-    let mut command = Command::new("sh");
-    command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(procs);
-    command.arg(env!("CARGO_BIN_EXE_jtllm")).args(arguments);
-    isolate(&mut command);
-    command.env("JTLLM_CACHE", cache).output().unwrap()
 }
 
 fn answer(output: &Output) -> Value {
@@ -104,61 +52,108 @@ fn is_within(memory: &Value, limit: u64) {
     }
 }
 
-/// Generates within a limit that lets a part of the weights stay: the same tokens, within the limit, and of weights nothing
-/// is written.
-fn check(name: &str, encoding: &str, layers: u64, limit: u64) {
+/// A prompt: a few words, or more than a chunk.
+enum Prompt {
+    Short,
+    Chunks,
+}
+
+/// What is run within a limit that lets a part of the weights stay.
+struct Case {
+    name: &'static str,
+    encoding: &'static str,
+    layers: u64,
+    limit: u64,
+    threads: &'static str,
+    prompt: Prompt,
+}
+
+/// Generates within a limit: the same tokens, within the limit from the first start on, and of weights nothing is written.
+fn check(case: &Case) {
+    let Case { name, limit, threads, .. } = *case;
     let folder = TempDir::new().unwrap();
-    let (file, all) = model(folder.path(), encoding, layers);
+    let (file, all) = model(folder.path(), case.encoding, case.layers);
     let model = file.to_str().unwrap();
-    let own = ["run", model, "--raw", "-p", "Memory is", "-n", TOKENS, "--temp", "0", "-c", "128", "-t", "1"];
-    let free = answer(&run(None, folder.path(), &[&own[..], &["--json", "--ignore-eos"]].concat()));
+    let (prompt, context) = match case.prompt {
+        Prompt::Short => ("Memory is".to_owned(), "128"),
+        Prompt::Chunks => ("Memory is ".repeat(500), "4096"),
+    };
+    let own = ["run", model, "--raw", "-p", &prompt, "--temp", "0", "-c", context, "-t", threads, "--json"];
+    let flags = |tokens| [&own[..], &["--ignore-eos", "-n", tokens]].concat();
+    let free = answer(&run(None, folder.path(), &flags(TOKENS)));
     assert_eq!(free["memory"], Value::Null);
+    let chunks = free["prompt_ids"].as_array().unwrap().len() > 512;
+    assert_eq!(chunks, matches!(case.prompt, Prompt::Chunks), "{name}: {} tokens", free["prompt_ids"]);
     // Packed weights are made again within the limit: that is to be kept too.
     let packed = TempDir::new().unwrap();
     let text = limit.to_string();
-    let more = ["--json", "--ignore-eos", "--mem-limit", &text];
     let group = Group::new(name, limit + LOOSE);
-    for start in 0..2 {
-        let output = run(group.as_ref(), packed.path(), &[&own[..], &more].concat());
+    let within = |start: usize, tokens| {
+        let flags = [&flags(tokens)[..], &["--mem-limit", &text]].concat();
+        let output = run(group.as_ref(), packed.path(), &flags);
         println!("{name} {start}: {}", stderr(&output));
         let found = answer(&output);
-        assert_eq!(found["ids"], free["ids"], "{name} {start}");
-        let memory = &found["memory"];
-        let number = |key: &str| memory[key].as_u64().unwrap();
-        let (weights, stay) = (number("weights"), number("weights_stay"));
+        let memory = found["memory"].clone();
+        let [rest, stay, weights] = ["rest", "weights_stay", "weights"].map(|key| number(&memory, key));
         assert!(weights > all / 2 && stay < weights, "{memory}");
-        assert!(number("rest") + stay <= limit, "{memory}");
-        is_within(memory, limit);
-        let passes = TOKENS.parse::<u64>().unwrap();
-        // Of the pass that is not run any more a part was read ahead.
-        let most = (weights - stay) * (passes + 1) + stay;
-        assert!(number("bytes_read") * 100 <= most * 105, "{memory}");
-        // What the system itself counts: of weights nothing is written, once they are packed.
-        if let (1, Some(read)) = (start, memory["disk_read"].as_u64()) {
-            assert!(read * 100 <= most * 105 + READ_AHEAD * 100, "{memory}");
-            assert!(number("disk_written") < WRITTEN, "{memory}");
-        }
+        assert!(rest + stay <= limit, "{memory}");
+        is_within(&memory, limit);
         if let Some(peak) = group.as_ref().and_then(Group::peak) {
             println!("{name} {start}: peak {peak} of {limit}");
             assert!(peak < limit + BESIDE, "{peak} above {limit}");
         }
+        (found["ids"].clone(), memory)
+    };
+    for start in 0..2 {
+        let (ids, memory) = within(start, TOKENS);
+        assert_eq!(ids, free["ids"], "{name} {start}");
+        // What the system itself counts: of weights nothing is written, once they are packed.
+        if start == 1 && memory["disk_written"].is_u64() {
+            assert!(number(&memory, "disk_written") < WRITTEN, "{memory}");
+        }
+    }
+    // What a pass reads is the difference of two runs, of which one is longer and all else is the same.
+    let [short, long] = [(2, TOKENS), (3, MORE_TOKENS)].map(|(start, tokens)| within(start, tokens).1);
+    let streams =
+        number(&long, "weights") - number(&long, "weights_stay").min(number(&short, "weights_stay"));
+    let more = |key| number(&long, key) - number(&short, key);
+    let wanted = streams * more("passes");
+    println!("{name}: {} read of {wanted} in {} passes", more("bytes_read"), more("passes"));
+    assert!(more("passes") > 0 && wanted > 0, "{short} {long}");
+    assert!(more("bytes_read") * 100 <= wanted * 105, "{wanted}: {short} {long}");
+    if long["disk_read"].is_u64() {
+        assert!(more("disk_read") * 100 <= wanted * 105, "{wanted}: {short} {long}");
     }
 }
 
+fn number(of: &Value, key: &str) -> u64 {
+    of[key].as_u64().unwrap_or_else(|| panic!("{key}: {of}"))
+}
+
+const SHORT: Case =
+    Case { name: "", encoding: "bf16", layers: 2, limit: 350_000_000, threads: "1", prompt: Prompt::Short };
+
 #[test]
 fn s11_weights_of_a_file_stream_within_a_limit_and_are_not_written() {
-    check("bf16", "bf16", 2, 350_000_000);
+    check(&Case { name: "bf16", ..SHORT });
 }
 
 #[test]
 fn s11_packed_weights_stream_within_a_limit_and_are_not_written() {
-    check("q4", "q4_0", 6, 250_000_000);
+    check(&Case { name: "q4", encoding: "q4_0", layers: 6, limit: 250_000_000, ..SHORT });
+}
+
+#[test]
+fn s11_weights_stream_to_two_threads_and_for_prompts_of_several_chunks() {
+    let case = Case { name: "chunks", limit: 400_000_000, threads: "2", prompt: Prompt::Chunks, ..SHORT };
+    check(&case);
+    check(&Case { name: "chunks-q4", encoding: "q4_0", layers: 6, limit: 300_000_000, ..case });
 }
 
 /// The head has 131 MB: more than the memory that is left for weights, and with all else more than the limit.
 #[test]
 fn a_head_that_is_larger_than_the_memory_for_weights_streams_in_ranges() {
-    check("head", "bf16", 1, 150_000_000);
+    check(&Case { name: "head", layers: 1, limit: 150_000_000, ..SHORT });
 }
 
 /// What is left for weights: all of them, a half, a quarter, an eighth (but for what one step reads).
@@ -209,20 +204,66 @@ fn without_a_flag_the_limit_of_the_group_is_kept_if_the_model_does_not_fit() {
     };
     // Positions take 2 KB: 131072 of them do not fit beside the weights.
     for (room, context, fits) in [(300 << 20, "128", true), (300 << 20, "131072", false)] {
-        let Some(group) = Group::new(&format!("default{context}"), all + room) else { return };
+        let Some(group) = Group::new(&format!("default{context}"), all + room) else {
+            return println!("nothing limits a process here without a flag");
+        };
         for start in 0..4 {
             let found = run(&group, context);
             assert_eq!(found["memory"] == Value::Null, fits, "{context} {start}: {}", found["memory"]);
         }
     }
     let Some(group) = Group::new("default-small", all * 3 / 4) else { return };
-    for start in 0..2 {
-        let memory = &run(&group, "128")["memory"];
+    for flags in [&[][..], &[], &["--mem-limit", "4GB"]] {
+        let arguments = [&own[..], &["128", "--json", "--ignore-eos"], flags].concat();
+        let output = group::run(Some(&group), folder.path(), &arguments);
+        let memory = &answer(&output)["memory"];
         let number = |key: &str| memory[key].as_u64().unwrap();
-        assert!(number("weights_stay") < number("weights"), "{start}: {memory}");
+        assert!(number("weights_stay") < number("weights"), "{flags:?}: {memory}");
         // Nobody was killed, and so much stays that most of the group is used.
-        assert!(number("weights_stay") + number("rest") > all / 2, "{start}: {memory}");
+        assert!(number("weights_stay") + number("rest") > all / 2, "{flags:?}: {memory}");
+        let is_lower = stderr(&output).contains("a memory limit of 4.0 GB: the control group has ");
+        assert_eq!(is_lower, !flags.is_empty(), "{}", stderr(&output));
     }
+}
+
+/// What the process may have beside its limit while it is looked at: texts and images that do not fit are refused, and what
+/// fits leaves no trace in the peak.
+#[test]
+fn what_is_tokenised_or_decoded_is_within_the_limit_or_refused() {
+    let folder = TempDir::new().unwrap();
+    let (file, _) = model(folder.path(), "bf16", 1);
+    let (text, picture) = (folder.path().join("text"), folder.path().join("picture.png"));
+    // Two bytes of it are two words.
+    std::fs::write(&text, "a\n".repeat(100_000)).unwrap();
+    image::RgbImage::new(5000, 5000).save(&picture).unwrap();
+    let eyes = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/llava-1.5-tiny");
+    let with = |what: &'static str, model: &str, flags: &[&str], limit: u64| {
+        let group = Group::new(what, limit + LOOSE);
+        let limit_text = limit.to_string();
+        let own = ["run", model, "-n", "1", "-c", "256", "-t", "1", "--mem-limit", &limit_text];
+        let output = run(group.as_ref(), folder.path(), &[&own[..], flags].concat());
+        if let Some(peak) = group.as_ref().and_then(Group::peak) {
+            println!("{what}: peak {peak} of {limit}");
+            assert!(peak < limit + BESIDE / 4, "{what}: {peak} above {limit}");
+        }
+        (output.status.code(), stderr(&output))
+    };
+    let (model, text) = (file.to_str().unwrap(), text.to_str().unwrap());
+    let (status, said) = with("text-low", model, &["-f", text], 160_000_000);
+    assert_eq!(status, Some(5), "{said}");
+    assert!(
+        said.contains("tokenising a text of 200.0 kB may take ") && said.contains("MB are missing"),
+        "{said}"
+    );
+    // It is tokenised, and longer than the context.
+    let (status, said) = with("text", model, &["-f", text], 350_000_000);
+    assert!(status == Some(1) && said.contains("256 positions"), "{status:?} {said}");
+    let flags = ["-p", "a", "--image", picture.to_str().unwrap()];
+    let (status, said) = with("picture-low", eyes, &flags, 120_000_000);
+    assert_eq!(status, Some(5), "{said}");
+    assert!(said.contains("decoding ") && said.contains("MB are missing"), "{said}");
+    let (status, said) = with("picture", eyes, &flags, 700_000_000);
+    assert!(status == Some(0) && said.contains("5000 x 5000 pixels"), "{status:?} {said}");
 }
 
 /// In the middle of its passes, several times, for longer than a pass takes.
