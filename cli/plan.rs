@@ -3,6 +3,7 @@
 //! nobody has done so yet, are packed for it, if the limit is not too low: it is from there that they would be read.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,8 +57,9 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<()> {
     let unforeseen =
         || Usage(format!("the model would be {}: what that costs is not foreseen", model.placement()));
     let steps = model.rehearse()?.ok_or_else(unforeseen)?;
-    let file = streamed(&model);
-    let disk = file.as_deref().and_then(disk);
+    let streamed = streamed(&model);
+    let disk = streamed.as_ref().and_then(|(file, ranges)| disk(file, ranges));
+    let file = streamed.map(|(file, _)| file);
     let rates = Rates { disk: disk.unwrap_or(f64::INFINITY), steps };
     let outlook = model.outlook(&rates, &Change::NONE)?.ok_or_else(unforeseen)?;
     let knobs = knobs(&model, &rates, &outlook, bits)?;
@@ -73,17 +75,17 @@ fn available() -> u64 {
     room.saturating_add(resident_bytes().unwrap_or(0))
 }
 
-/// The file that most weights would be read from, the model's own or a packed one, if they are in files.
-fn streamed(model: &Model) -> Option<Arc<Path>> {
+/// The file that most weights would be read from, the model's own or a packed one, if they are in files, and where they lie.
+fn streamed(model: &Model) -> Option<(Arc<Path>, Vec<Range<u64>>)> {
     model.networks().into_iter().find_map(|network| network.residence()?.main_file())
 }
 
-/// The speed of the disk where a file is, if it can be read.
-fn disk(file: &Path) -> Option<f64> {
+/// The speed of the disk where a file is, read as it will be, if it can be.
+fn disk(file: &Path, ranges: &[Range<u64>]) -> Option<f64> {
     let failed = |error: &io::Error| {
         say(Style::Plain, format_args!("{}: {error}; taken to come at once", file.display()));
     };
-    disk_bandwidth(file, DISK).inspect_err(failed).ok()
+    disk_bandwidth(file, ranges, DISK).inspect_err(failed).ok()
 }
 
 /// What other limits, fewer bits and a shorter context buy.

@@ -14,6 +14,7 @@ mod pages;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -434,17 +435,19 @@ impl Residence {
         cached.map(|(path, _)| path.clone()).chain(swap).collect()
     }
 
-    /// The file that most of the weights come from, if any come and go.
-    pub fn main_file(&self) -> Option<Arc<Path>> {
+    /// The file that most of the weights come from, if any come and go, and where in it they lie.
+    pub fn main_file(&self) -> Option<(Arc<Path>, Vec<Range<u64>>)> {
         let state = self.lock();
-        let mut bytes = vec![0; state.files.len()];
+        let mut lie = vec![Vec::new(); state.files.len()];
         for kept in &state.blobs {
-            if let Lies::File { file, .. } = kept.lies {
-                bytes[file] += kept.len;
+            if let Lies::File { file, at, .. } = kept.lies {
+                lie[file].push(at..at + kept.len);
             }
         }
-        let most = (0..bytes.len()).max_by_key(|file| bytes[*file])?;
-        Some(state.files[most].0.clone())
+        let bytes =
+            |ranges: &Vec<Range<u64>>| ranges.iter().map(|range| range.end - range.start).sum::<u64>();
+        let files = state.files.iter().zip(lie);
+        files.max_by_key(|(_, ranges)| bytes(ranges)).map(|((path, _), ranges)| (path.clone(), ranges))
     }
 
     /// What was counted against the host's limit, if a pass has begun.

@@ -1,6 +1,7 @@
 //! Which blob lies where in one tier's memory, and which of them must go to make room for another.
 
 use std::cmp::Reverse;
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use crate::{BlobId, Tick};
@@ -45,8 +46,55 @@ impl Segment {
     }
 }
 
+/// Segments one after another, while room is looked for: kept to save allocations.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Run {
+    /// Of each the bytes that would have to go, and those of them that must be written before.
+    bytes: VecDeque<[u64; 2]>,
+    leaving: u64,
+    dirty: u64,
+    /// How many segments the run has left behind.
+    passed: usize,
+    /// Which segments are wanted earlier than all behind them, and when.
+    minima: VecDeque<(usize, Tick)>,
+}
+
+impl Run {
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.minima.clear();
+        (self.leaving, self.dirty, self.passed) = (0, 0, 0);
+    }
+
+    fn push(&mut self, leaving: u64, rank: Rank) {
+        let dirty = if rank.dirty { leaving } else { 0 };
+        while self.minima.back().is_some_and(|(_, wanted)| *wanted >= rank.wanted) {
+            self.minima.pop_back();
+        }
+        self.minima.push_back((self.passed + self.bytes.len(), rank.wanted));
+        self.bytes.push_back([leaving, dirty]);
+        self.leaving += leaving;
+        self.dirty += dirty;
+    }
+
+    fn pop(&mut self) {
+        let Some([leaving, dirty]) = self.bytes.pop_front() else { return };
+        self.leaving -= leaving;
+        self.dirty -= dirty;
+        if self.minima.front().is_some_and(|(at, _)| *at == self.passed) {
+            self.minima.pop_front();
+        }
+        self.passed += 1;
+    }
+
+    /// When the first of them is wanted.
+    fn wanted(&self) -> Tick {
+        self.minima.front().map_or(Tick::MAX, |(_, wanted)| *wanted)
+    }
+}
+
 /// A range of bytes as blobs and what is free between them. Finding room looks at all of it: a few hundred blobs
-/// take a microsecond, and no call allocates once the list has grown.
+/// take some microseconds, and no call allocates once the lists have grown.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     len: u64,
@@ -77,66 +125,53 @@ impl Layout {
     /// The best place for `len` bytes within a region. `rank` says how readily a blob leaves; nothing if it must not.
     ///
     /// The best place is the one whose blobs are wanted latest; of such, the one with fewest dirty bytes, then the one
-    /// with fewest bytes that must go, then the one nearest to the region's end.
+    /// with fewest bytes that must go, then the one nearest to the region's end. Each blob is ranked once: the shortest run
+    /// with room from one segment on ends no earlier than that from the segment before.
     pub(crate) fn find(
         &self,
         len: u64,
         region: Range<u64>,
         end: End,
+        run: &mut Run,
         rank: impl Fn(BlobId) -> Option<Rank>,
     ) -> Option<Window> {
         let mut best: Option<(_, Window)> = None;
-        let first = self.segments.partition_point(|segment| segment.end() <= region.start);
-        for start in first..self.segments.len() {
-            if self.segments[start].offset >= region.end {
-                break;
-            }
-            let Some((window, dirty, leaving)) = self.window(start, len, &region, end, &rank) else {
-                continue;
-            };
-            let place = match end {
-                End::Low => Reverse(window.offset),
-                End::High => Reverse(u64::MAX - window.offset),
-            };
-            let score = (window.wanted, Reverse(dirty), Reverse(leaving), place);
-            if best.as_ref().is_none_or(|(found, _)| score > *found) {
-                best = Some((score, window));
-            }
-        }
-        best.map(|(_, window)| window)
-    }
-
-    /// The shortest run of segments from `start` on with room for `len` bytes; its dirty bytes, and those that go.
-    fn window(
-        &self,
-        start: usize,
-        len: u64,
-        region: &Range<u64>,
-        end: End,
-        rank: &impl Fn(BlobId) -> Option<Rank>,
-    ) -> Option<(Window, u64, u64)> {
-        let from = self.segments[start].offset.max(region.start);
-        let (mut wanted, mut dirty, mut leaving) = (Tick::MAX, 0, 0);
-        for segment in &self.segments[start..] {
-            if segment.offset >= region.end {
-                return None;
-            }
-            if let Some(owner) = segment.owner {
-                let rank = rank(owner)?;
-                wanted = wanted.min(rank.wanted);
-                leaving += segment.len;
-                dirty += if rank.dirty { segment.len } else { 0 };
-            }
-            let to = segment.end().min(region.end);
-            if to - from >= len {
+        let mut start = self.segments.partition_point(|segment| segment.end() <= region.start);
+        let mut next = start;
+        run.clear();
+        loop {
+            let from = self.segments.get(start).map_or(region.end, |first| first.offset.max(region.start));
+            let to = if next > start { self.segments[next - 1].end().min(region.end) } else { from };
+            if next > start && to - from >= len {
                 let offset = match end {
                     End::Low => from,
                     End::High => to - len,
                 };
-                return Some((Window { offset, len, wanted }, dirty, leaving));
+                let place = match end {
+                    End::Low => Reverse(offset),
+                    End::High => Reverse(u64::MAX - offset),
+                };
+                let score = (run.wanted(), Reverse(run.dirty), Reverse(run.leaving), place);
+                if best.as_ref().is_none_or(|(found, _)| score > *found) {
+                    best = Some((score, Window { offset, len, wanted: run.wanted() }));
+                }
+                run.pop();
+                start += 1;
+                continue;
+            }
+            let Some(segment) = self.segments.get(next).filter(|segment| segment.offset < region.end) else {
+                return best.map(|(_, window)| window);
+            };
+            next += 1;
+            let free = Rank { wanted: Tick::MAX, dirty: false };
+            match segment.owner.map_or(Some(free), &rank) {
+                Some(rank) => run.push(if segment.owner.is_some() { segment.len } else { 0 }, rank),
+                None => {
+                    run.clear();
+                    start = next;
+                }
             }
         }
-        None
     }
 
     /// Gives bytes that are free to a blob.
@@ -186,3 +221,7 @@ impl Layout {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "../tests/layout/mod.rs"]
+mod tests;

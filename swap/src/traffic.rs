@@ -7,7 +7,7 @@
 mod ahead;
 mod room;
 
-use crate::layout::Layout;
+use crate::layout::{Layout, Run};
 use crate::policy::{Candidate, Policy};
 use crate::{Agenda, Blob, BlobId, Budget, Ledger, SwapError, Tick, Tier};
 
@@ -104,6 +104,8 @@ pub struct Traffic {
     paused: bool,
     /// Who is to leave; kept to save allocations.
     leaving: Vec<BlobId>,
+    /// What room is looked for with; likewise.
+    run: Run,
 }
 
 impl Traffic {
@@ -129,6 +131,7 @@ impl Traffic {
             bytes_before: vec![0],
             paused: false,
             leaving: Vec::new(),
+            run: Run::default(),
         }
     }
 

@@ -79,8 +79,7 @@ impl Traffic {
         guard: Option<Tick>,
     ) -> Result<Made, SwapError> {
         let (len, tier) = (self.stand(blob).len, self.pools[at].tier);
-        let found = self.window(at, blob, guard.is_none());
-        let Some(window) = found.filter(|window| guard.is_none_or(|used| window.wanted > used)) else {
+        let Some(window) = self.window(at, blob, guard) else {
             return match guard {
                 Some(_) => Ok(Made::Blocked),
                 None if self.in_flight > 0 => Ok(Made::Wait),
@@ -188,28 +187,32 @@ impl Traffic {
         Ok(())
     }
 
-    /// Where a blob would lie. What stays and what comes and goes have their own parts of memory, unless somebody
-    /// waits and there is no other room.
-    fn window(&self, at: usize, blob: BlobId, anywhere: bool) -> Option<Window> {
+    /// Where a blob would lie, if what is used up to the tick `guard` is to stay. What stays and what comes and goes have
+    /// their own parts of memory, unless somebody waits (then there is no such tick) and there is no other room.
+    fn window(&mut self, at: usize, blob: BlobId, guard: Option<Tick>) -> Option<Window> {
+        let mut run = std::mem::take(&mut self.run);
         let (pool, stand) = (&self.pools[at], self.stand(blob));
         let (region, end) = match stand.stays[pool.tier.index()] {
             true => (0..pool.border, End::Low),
             false => (pool.border..pool.layout.len(), End::High),
         };
-        let find = |region: Range<u64>| {
+        let rank =
+            |blob| self.rank(at, blob).filter(|rank| guard.is_none_or(|guarded| rank.wanted > guarded));
+        let mut find = |region: Range<u64>| {
             let pieces = region.start / pool.piece..region.end.div_ceil(pool.piece);
             let inside = |piece: u64| {
                 let (start, end) = (piece * pool.piece, (piece + 1).saturating_mul(pool.piece));
                 region.start.max(start)..region.end.min(end)
             };
-            let found = |piece| pool.layout.find(stand.len, inside(piece), end, |blob| self.rank(at, blob));
+            let found = |piece| pool.layout.find(stand.len, inside(piece), end, &mut run, rank);
             pieces.filter_map(found).max_by_key(|window| window.wanted)
         };
-        let found = find(region);
-        if found.is_some() || !anywhere {
-            return found;
-        }
-        find(0..pool.layout.len())
+        let found = match find(region) {
+            None if guard.is_none() => find(0..pool.layout.len()),
+            found => found,
+        };
+        self.run = run;
+        found
     }
 
     /// How readily a blob leaves the tier of the pool at `at`; nothing if it must stay.
