@@ -55,6 +55,63 @@ fn what_streams_is_foreseen_to_the_byte_a_token() {
     assert!(passes >= 1.0 && (each / read - 1.0).abs() < 0.1, "foreseen {read}, read {each}: {short} {long}");
 }
 
+/// What is missing, as an error says it, in MB.
+fn missing(said: &str) -> f64 {
+    let number = said.split("error: ").nth(1).and_then(|rest| rest.split(" MB are missing").next());
+    number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{said}"))
+}
+
+/// Weights of a vocabulary, a tokenizer and kernels take as much here as what streams.
+#[test]
+fn a_model_with_a_real_vocabulary_is_foreseen() {
+    const MODEL: &str = "smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
+    let Some(model) = support::asset(MODEL) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let flags = ["-t", "1", "-c", "800", "--backend", "cpu"];
+    let number = |of: &Value, name: &str| of[name].as_f64().unwrap_or_else(|| panic!("{name}: {of}"));
+    // Most of the context is used, and chunks of a prompt.
+    let prompt = "The sea is wide and deep and blue. ".repeat(60);
+    let own = ["run", &model, "--raw", "-p", &prompt, "--ignore-eos", "--temp", "0", "--json"];
+    let run = |limit: &str, tokens: &str, guesses: &str| {
+        let more = ["--mem-limit", limit, "-n", tokens, "--spec-type", guesses];
+        json_of(folder.path(), &[&own[..], &flags, &more].concat())
+    };
+    for limit in ["175MB", "200MB"] {
+        let plan = ["plan", &model, "--json", "--mem-limit", limit];
+        let plan = json_of(folder.path(), &[&plan[..], &flags].concat());
+        let (short, long) = (run(limit, "8", "none"), run(limit, "40", "none"));
+        let more = |name: &str| number(&long["memory"], name) - number(&short["memory"], name);
+        let (foreseen, read) = (number(&plan, "weights_read"), more("bytes_read") / more("passes"));
+        println!("{limit}: {foreseen} a pass foreseen, {read} read; {plan} {}", long["memory"]);
+        assert!((read / foreseen - 1.0).abs() < 0.08, "{limit}: {foreseen} foreseen, {read} read");
+        // Whoever shares the machine makes it slow.
+        let foreseen = number(&plan, "tokens_per_s");
+        let measured = number(&long["timings"], "predicted_per_second");
+        println!("{limit}: {foreseen} tokens a second foreseen, {measured} run");
+        assert!((0.2..5.0).contains(&(measured / foreseen)), "{foreseen} foreseen, {measured} run");
+        // With guesses all plans are used, and the context is nearly full.
+        let full = run(limit, "220", "auto");
+        if full["memory"]["peak_resident"].is_u64() {
+            let (foreseen, peak) = (number(&plan, "peak"), number(&full["memory"], "peak_resident"));
+            println!("{limit}: {foreseen} bytes at the most foreseen, {peak} held");
+            assert!((peak / foreseen - 1.0).abs() < 0.05, "{limit}: {foreseen} foreseen, {peak} held");
+        }
+    }
+    // What is missing is the same for both; with a little more, both go.
+    let say = |command: &[&str], limit: &str| {
+        let arguments = [command, &flags, &["--mem-limit", limit]].concat();
+        jtllm(&arguments).env("JTLLM_CACHE", folder.path()).output().unwrap()
+    };
+    let commands = [&["plan", &model][..], &["run", &model, "-p", "x", "-n", "1"]];
+    let [plan, run] = commands.map(|command| missing(&stderr(&say(command, "100MB"))));
+    assert!((plan - run).abs() < 4.0, "{plan} MB are missing to the plan, {run} to the run");
+    let enough = format!("{}MB", (100.0 + plan.max(run) + 4.0).ceil());
+    for command in commands {
+        let output = say(command, &enough);
+        assert!(output.status.success(), "{enough}: {}", stderr(&output));
+    }
+}
+
 #[test]
 fn what_fits_reads_nothing_and_is_bound_by_memory() {
     let folder = tempfile::tempdir().unwrap();

@@ -43,6 +43,16 @@ pub(crate) fn isolate(command: &mut Command) {
     command.env_remove("NO_COLOR").env_remove("RUST_BACKTRACE");
 }
 
+/// The path of a fetched model (`tests/fetch-assets.sh`); `None`, said aloud, where it was not fetched.
+pub(crate) fn asset(name: &str) -> Option<String> {
+    let path = std::env::var_os("JTLLM_TEST_ASSETS").map(|folder| Path::new(&folder).join(name));
+    let found = path.filter(|path| path.exists()).map(|path| path.to_str().unwrap().to_owned());
+    if found.is_none() {
+        println!("skipped: {name} is not in JTLLM_TEST_ASSETS (tests/fetch-assets.sh DIR fetches it)");
+    }
+    found
+}
+
 pub(crate) fn run(arguments: &[&str]) -> Output {
     jtllm(arguments).output().unwrap()
 }
