@@ -347,6 +347,24 @@ impl Residence {
         state.retire()
     }
 
+    /// Says that so much else is in memory now: blobs stay where they are if that leaves them neither less nor more.
+    ///
+    /// # Errors
+    /// As [`Residence::retire`].
+    pub(crate) fn own_for_a_while(&self, own: Own) -> Result<(), Error> {
+        let mut state = self.lock();
+        state.own = own;
+        let counted = state.tally(self.limit.most);
+        let left = |counted: &Counted| counted.left().ok();
+        match &mut state.counted {
+            Some(before) if left(before) == left(&counted) => {
+                *before = counted;
+                Ok(())
+            }
+            _ => state.retire(),
+        }
+    }
+
     /// Says what else is in the device's own memory, or is going to be.
     pub(crate) fn own_apart(&self, own: Own) {
         if let Some(apart) = &mut self.lock().apart {

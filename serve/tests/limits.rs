@@ -259,7 +259,8 @@ fn what_a_caller_takes_for_a_while_is_left_to_it_or_refused() {
     let expected = bits(&mut engine).unwrap();
     let buffers =
         |engine: &Engine| engine.model().networks()[0].residence().unwrap().counted().unwrap().own.buffers;
-    let none = buffers(&engine);
+    let read = |engine: &Engine| engine.model().networks()[0].residence().unwrap().traffic().bytes_read;
+    let (none, before) = (buffers(&engine), read(&engine));
     let error = engine.make_room(LIMIT).unwrap_err();
     assert!(matches!(error, EngineError::Runtime(Error::Limit(_))), "{error}");
     assert_eq!(bits(&mut engine).unwrap(), expected);
@@ -270,6 +271,8 @@ fn what_a_caller_takes_for_a_while_is_left_to_it_or_refused() {
     engine.make_room(0).unwrap();
     assert_eq!(bits(&mut engine).unwrap(), expected);
     assert_eq!(buffers(&engine), none);
+    // All of it fitted beside the weights, which stayed.
+    assert_eq!(read(&engine), before);
 }
 
 #[test]

@@ -24,7 +24,7 @@ impl Network {
     }
 
     /// Says how many bytes of the host's memory whoever runs it keeps for it, or is going to take: images, their rows, texts
-    /// that are tokenised. Weights and what else comes and goes leave room for them now.
+    /// that are tokenised. Weights and what else comes and goes leave room for them now, if the limit has not so much left.
     ///
     /// # Errors
     /// The limit does not hold them: then as many are kept as before. Else as [`Network::tell_own`].
@@ -34,20 +34,17 @@ impl Network {
             // What was kept for them is free, but not the system's yet.
             os::trim_heap();
         }
-        if bytes > before
-            && let Err(error) = self.check_own()
-        {
-            self.beside = before;
-            return Err(error);
-        }
-        if before == bytes { Ok(()) } else { self.tell_own(0) }
-    }
-
-    /// Fails if the limits do not hold what plans have and what is kept beside them.
-    fn check_own(&self) -> Result<(), Error> {
-        let Some(residence) = self.residence() else { return Ok(()) };
+        let Some(residence) = self.residence().filter(|_| bytes != before) else { return Ok(()) };
         let [host, apart] = self.own_shares(residence);
-        residence.foresee(host, apart, &[])
+        let outcome = match bytes > before {
+            true => residence.foresee(host, apart, &[]),
+            false => Ok(()),
+        };
+        let outcome = outcome.and_then(|()| residence.own_for_a_while(host));
+        if outcome.is_err() {
+            self.beside = before;
+        }
+        outcome
     }
 
     fn own_shares(&self, residence: &Residence) -> [Own; 2] {
