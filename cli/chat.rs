@@ -13,7 +13,7 @@ use rustyline::error::ReadlineError;
 
 use crate::args::RunArgs;
 use crate::failure::{Interrupted, told};
-use crate::run::{Speaker, full, nobody_reads, pace, tokenising};
+use crate::run::{Speaker, full, nobody_reads, pace};
 use crate::terminal::{Style, bytes, say};
 use crate::{interrupt, memory};
 
@@ -96,10 +96,8 @@ fn line(
     dialogue: &mut dyn Dialogue,
     text: &str,
 ) -> anyhow::Result<Option<Timings>> {
-    memory::make_room(&mut speaker.engine, &tokenising(text), dialogue.bytes_to_ask(text))?;
-    let asked = dialogue.ask(&speaker.language, text, &speaker.sampling);
-    speaker.engine.make_room(0)?;
-    let turn = match asked? {
+    make_room(speaker, dialogue.bytes_to_ask(text))?;
+    let turn = match dialogue.ask(&speaker.language, text, &speaker.sampling)? {
         Asked::Answer(turn) => turn,
         Asked::Note(note) => {
             say(Style::Plain, format_args!("{note}"));
@@ -128,6 +126,21 @@ fn line(
     let ended = matches!(answer.finish, Finish::EndOfSequence | Finish::Stop(_));
     dialogue.answered(&speaker.language, &answer.ids, &answer.text, ended)?;
     Ok(Some(answer.timings))
+}
+
+/// Has memory for the whole conversation while it is tokenised, which each line does: the room is kept, and grows by a half at
+/// least, since weights may have to leave for it.
+fn make_room(speaker: &mut Speaker, takes: u64) -> anyhow::Result<()> {
+    let kept = speaker.engine.room();
+    if takes <= kept {
+        return Ok(());
+    }
+    let what = "tokenising the conversation";
+    match kept {
+        0 => memory::make_room(&mut speaker.engine, &what, takes),
+        _ => memory::make_room(&mut speaker.engine, &what, takes.max(kept + kept / 2))
+            .or_else(|_| memory::make_room(&mut speaker.engine, &what, takes)),
+    }
 }
 
 fn stats(speaker: &Speaker, last: Option<&Timings>) {

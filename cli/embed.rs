@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::args::{CacheType, ComputeName, EmbedArgs, MachineArgs, PoolingName};
 use crate::failure::Usage;
 use crate::run::{FILE_MAX, tokenising};
-use crate::terminal::{print, print_json};
+use crate::terminal::print;
 use crate::{load, memory};
 
 /// Prints the vector of each text: one a line as soon as it is known, or all in one object.
@@ -31,7 +31,7 @@ pub(crate) fn embed(args: &EmbedArgs) -> anyhow::Result<()> {
     };
     let mut engine = Engine::new(load::model(checkpoint, &machine)?, None);
     let positions = engine.context();
-    let (mut vectors, mut count) = (Vec::new(), 0);
+    let (mut index, mut count) = (0, 0);
     for text in texts(args) {
         let text = text?;
         memory::make_room(&mut engine, &tokenising(&text), bytes_to_encode(&text))?;
@@ -39,10 +39,12 @@ pub(crate) fn embed(args: &EmbedArgs) -> anyhow::Result<()> {
         engine.make_room(0)?;
         let vector: Value = engine.embed(&tokens, &how)?.into_iter().map(shortest).collect();
         match args.json {
+            // As it comes, for there may be many.
             true => {
                 count += tokens.len();
-                let index = vectors.len();
-                vectors.push(json!({ "object": "embedding", "index": index, "embedding": vector }));
+                let entry = json!({ "object": "embedding", "index": index, "embedding": vector });
+                print(&format!("{}{entry}", if index == 0 { "{\"data\":[\n" } else { ",\n" }))?;
+                index += 1;
             }
             false => print(&format!("{vector}\n"))?,
         }
@@ -50,12 +52,9 @@ pub(crate) fn embed(args: &EmbedArgs) -> anyhow::Result<()> {
     if !args.json {
         return Ok(());
     }
-    print_json(&json!({
-        "object": "list",
-        "data": vectors,
-        "model": args.model,
-        "usage": { "prompt_tokens": count, "total_tokens": count },
-    }))
+    let (model, usage) = (json!(args.model), json!({ "prompt_tokens": count, "total_tokens": count }));
+    let begin = if index == 0 { "{\"data\":[" } else { "" };
+    print(&format!("{begin}\n],\"model\":{model},\"object\":\"list\",\"usage\":{usage}}}\n"))
 }
 
 /// A number with no more digits than tell it from its neighbours.

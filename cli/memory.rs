@@ -52,7 +52,7 @@ const UNCOUNTED: u64 = 4 << 20;
 pub(crate) fn make_room(engine: &mut Engine, what: &dyn fmt::Display, takes: u64) -> anyhow::Result<()> {
     if takes > UNCOUNTED {
         // Within a limit weights make room for it.
-        if limited(engine.model()).next().is_none() {
+        if !limited(engine.model()).any(Residence::limits_host) {
             check_room(what, takes, None)?;
         }
         engine.make_room(takes).with_context(|| needs(what, takes))?;
@@ -68,15 +68,20 @@ pub(crate) fn check_before(flags: &MemoryArgs, what: &dyn fmt::Display, takes: u
     Ok(check_room(what, takes, environment::host(flags.mem_limit)?.and_then(size::Limit::bytes))?)
 }
 
-/// Fails if there are not so many bytes within a limit for the process, or in the machine.
+/// Fails if there are not so many bytes within a limit for the process; without one says so if the machine has fewer.
 fn check_room(what: &dyn fmt::Display, takes: u64, limit: Option<u64>) -> Result<(), NoRoom> {
-    let within = limit.map(|most| most.saturating_sub(resident_bytes().unwrap_or(0)));
-    let there = Machine::probe().memory.available_bytes;
-    match within.into_iter().chain(there).min() {
-        Some(left) if left < takes => {
-            Err(NoRoom(format!("{}, and {} are left", needs(what, takes), bytes(left))))
+    let left = match limit {
+        Some(most) => Some(most.saturating_sub(resident_bytes().unwrap_or(0))),
+        None => Machine::probe().memory.available_bytes,
+    };
+    let Some(left) = left.filter(|left| *left < takes) else { return Ok(()) };
+    let told = format!("{}, and {} are left", needs(what, takes), bytes(left));
+    match limit {
+        Some(_) => Err(NoRoom(told)),
+        None => {
+            say(Style::Plain, format_args!("{told}"));
+            Ok(())
         }
-        _ => Ok(()),
     }
 }
 

@@ -8,8 +8,8 @@
 mod base;
 mod statistics;
 
-use std::fs::File;
-use std::io::{Read, Write};
+use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -21,7 +21,6 @@ use serde_json::json;
 
 use crate::args::{MemoryArgs, PerplexityArgs};
 use crate::failure::Usage;
-use crate::run::FILE_MAX;
 use crate::terminal::{print, print_json};
 use crate::{load, memory};
 use base::{Reader, Writer};
@@ -59,12 +58,9 @@ impl Text {
             ))
             .into());
         }
-        let mut bytes = Vec::new();
-        let file = File::open(path).with_context(|| format!("{shown} cannot be read"))?;
-        file.take(FILE_MAX + 1).read_to_end(&mut bytes).with_context(|| format!("{shown} cannot be read"))?;
-        if bytes.len() as u64 > FILE_MAX {
-            return Err(Usage(format!("{shown} has more than {FILE_MAX} bytes")).into());
-        }
+        let len = fs::metadata(path).map_or(0, |found| found.len());
+        memory::check_before(limits, &format_args!("reading {shown}"), len)?;
+        let bytes = fs::read(path).with_context(|| format!("{shown} cannot be read"))?;
         let text = String::from_utf8(bytes).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
             anyhow::anyhow!("{shown} is no text in UTF-8: byte {at} is none of it")

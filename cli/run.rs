@@ -63,7 +63,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     if prompt.as_ref().is_some_and(|prompt| prompt.is_empty()) {
         return Err(Usage("the prompt is empty".to_owned()).into());
     }
-    let pictures = pictures_of(&args.prompt.image)?;
+    let pictures = args.prompt.image.iter().map(|path| Picture::of(path)).collect::<Result<_, _>>()?;
     let mut speaker = speaker(args)?;
     load::announce(&speaker.engine);
     if args.speculation.spec_type == SpecType::NgramSimple && !speaker.engine.can_speculate() {
@@ -91,7 +91,7 @@ fn given_prompt(args: &PromptArgs) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// The most bytes of a file that a flag names, and of stdin: a device may have no end.
+/// The most bytes of a file that a flag names, and of a prompt on stdin: a device may have no end.
 pub(crate) const FILE_MAX: u64 = 64 << 20;
 
 /// All of a file that a flag names.
@@ -113,40 +113,44 @@ fn text_of(flag: &str, file: &Path) -> Result<String, Usage> {
 
 /// A file that holds an image, which is decoded when the model looks at it.
 struct Picture {
-    name: String,
-    file: Vec<u8>,
-    /// Bytes of memory that decoding it takes.
+    path: PathBuf,
+    /// The file's bytes, if it can be read only once.
+    kept: Option<Vec<u8>>,
+    /// Bytes of memory that decoding it takes, the file included.
     takes: u64,
 }
 
 impl Picture {
-    fn wrong(name: &str, error: &ImageError) -> Usage {
-        Usage(format!("--image {name}: {error}"))
+    /// Looks at its header.
+    fn of(path: &Path) -> Result<Picture, Usage> {
+        let file = bytes_of("--image", path)?;
+        let takes = Image::bytes_to_decode(&file).map_err(|error| Picture::wrong(path, &error))?;
+        let is_file = path.metadata().is_ok_and(|found| found.is_file());
+        let takes = takes + file.len() as u64;
+        Ok(Picture { path: path.to_owned(), kept: (!is_file).then_some(file), takes })
+    }
+
+    fn decode(self) -> Result<Image, Usage> {
+        let file = self.kept.map_or_else(|| bytes_of("--image", &self.path), Ok)?;
+        Image::decode(&file).map_err(|error| Picture::wrong(&self.path, &error))
+    }
+
+    fn wrong(path: &Path, error: &ImageError) -> Usage {
+        Usage(format!("--image {}: {error}", path.display()))
     }
 }
 
-/// The images that flags name.
-fn pictures_of(files: &[PathBuf]) -> Result<Vec<Picture>, Usage> {
-    let picture = |path: &PathBuf| {
-        let name = path.display().to_string();
-        let file = bytes_of("--image", path)?;
-        let takes = Image::bytes_to_decode(&file).map_err(|error| Picture::wrong(&name, &error))?;
-        Ok(Picture { name, file, takes })
-    };
-    files.iter().map(picture).collect()
-}
-
 fn piped_prompt() -> anyhow::Result<String> {
-    Ok(without_last_newline(piped("the prompt")?))
+    Ok(without_last_newline(piped("the prompt", FILE_MAX)?))
 }
 
-/// All of stdin, which is text.
-pub(crate) fn piped(what: &str) -> anyhow::Result<String> {
+/// All of stdin, which is text of at most so many bytes.
+pub(crate) fn piped(what: &str, most: u64) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
-    let read = std::io::stdin().take(FILE_MAX + 1).read_to_end(&mut bytes);
+    let read = std::io::stdin().take(most.saturating_add(1)).read_to_end(&mut bytes);
     read.with_context(|| format!("cannot read {what} from stdin"))?;
-    if bytes.len() as u64 > FILE_MAX {
-        return Err(Usage(format!("{what} from stdin: more than {FILE_MAX} bytes")).into());
+    if bytes.len() as u64 > most {
+        return Err(Usage(format!("{what} from stdin: more than {most} bytes")).into());
     }
     let wrong = |error: FromUtf8Error| Usage(format!("{what} from stdin: {}", error.utf8_error()));
     Ok(String::from_utf8(bytes).map_err(wrong)?)
@@ -216,11 +220,11 @@ fn speaker(args: &RunArgs) -> anyhow::Result<Speaker> {
 impl Speaker {
     /// Looks at images, one after another: of each no more than its vectors stay in memory.
     fn look(&mut self, pictures: Vec<Picture>) -> anyhow::Result<()> {
-        for Picture { name, file, takes } in pictures {
+        for picture in pictures {
             let begin = Instant::now();
-            memory::make_room(&mut self.engine, &format_args!("decoding {name}"), takes)?;
-            let image = Image::decode(&file).map_err(|error| Picture::wrong(&name, &error))?;
-            drop(file);
+            let name = picture.path.display().to_string();
+            memory::make_room(&mut self.engine, &format_args!("decoding {name}"), picture.takes)?;
+            let image = picture.decode()?;
             self.engine.make_room(0)?;
             let seen = self.engine.see(&image)?;
             let (time, tokens) = (begin.elapsed().as_secs_f64(), seen.tokens());

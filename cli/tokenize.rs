@@ -13,7 +13,7 @@ pub(crate) fn tokenize(args: &TokenizeArgs) -> anyhow::Result<()> {
     let language = Language::of(&load::checkpoint(Some(&args.model))?)?;
     let text = match &args.text {
         Some(text) => text.clone(),
-        None => piped("the text")?,
+        None => piped("the text", u64::MAX)?,
     };
     let special = if args.no_parse_special { Special::Text } else { Special::Parse };
     let ids = language.prompt(&text, special)?;

@@ -19,6 +19,9 @@ const ASPECT_MAX: u32 = 200;
 /// The most memory that decoding one image may take.
 const DECODED_MAX: u64 = 512 << 20;
 
+/// The most memory that is taken before an image's size is known.
+const HEADER_MAX: u64 = 1 << 20;
+
 /// Bytes that decoders take for a pixel beside what they give: coefficients of a progressive JPEG are three numbers of 16
 /// bits.
 const PER_PIXEL: u64 = 6;
@@ -50,18 +53,17 @@ fn wrong(error: &dyn fmt::Display) -> ImageError {
     ImageError(format!("not an image that can be read: {error}"))
 }
 
-/// What reads an image whose size is one that is read.
-fn decoder(file: &[u8]) -> Result<impl ImageDecoder + '_, ImageError> {
+/// What reads an image whose size is one that is read, and the most bytes of memory that it takes beside the file.
+fn decoder(file: &[u8]) -> Result<(impl ImageDecoder + '_, u64), ImageError> {
     let mut reader =
         ImageReader::new(Cursor::new(file)).with_guessed_format().map_err(|error| wrong(&error))?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(SIDE_MAX);
     limits.max_image_height = Some(SIDE_MAX);
-    limits.max_alloc = Some(DECODED_MAX);
+    // What a header brings with it besides: profiles of colours, which are compressed.
+    limits.max_alloc = Some(HEADER_MAX);
     reader.limits(limits.clone());
     let mut decoder = reader.into_decoder().map_err(|error| wrong(&error))?;
-    limits.reserve(decoder.total_bytes()).map_err(|error| wrong(&error))?;
-    decoder.set_limits(limits).map_err(|error| wrong(&error))?;
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
         return Err(wrong(&"it has no pixels"));
@@ -70,14 +72,22 @@ fn decoder(file: &[u8]) -> Result<impl ImageDecoder + '_, ImageError> {
         let what = format!("{width} x {height} pixels, one side more than {ASPECT_MAX} times the other");
         return Err(wrong(&what));
     }
-    Ok(decoder)
+    limits.max_alloc = Some(DECODED_MAX);
+    limits.reserve(decoder.total_bytes()).map_err(|error| wrong(&error))?;
+    let pixels = u64::from(width) * u64::from(height);
+    // The numbers of the file, once more in the order of their pixels, and in three bytes each; one decoder copies the file.
+    let takes = 2 * decoder.total_bytes() + pixels * (3 + PER_PIXEL);
+    limits.max_alloc = Some(takes);
+    decoder.set_limits(limits).map_err(|error| wrong(&error))?;
+    // A buffer that grows is copied.
+    Ok((decoder, takes + 2 * HEADER_MAX + file.len() as u64))
 }
 
 impl Image {
     /// Reads a PNG, JPEG, GIF, WebP or BMP file. Transparency is dropped, not blended, as Pillow's conversion
     /// to RGB drops it; of an animation the first picture is taken.
     pub fn decode(file: &[u8]) -> Result<Image, ImageError> {
-        let decoder = decoder(file)?;
+        let (decoder, _) = decoder(file)?;
         let decoded = DynamicImage::from_decoder(decoder).map_err(|error| wrong(&error))?.into_rgb8();
         let (width, height) = (decoded.width() as usize, decoded.height() as usize);
         Ok(Image { width, height, bytes: decoded.into_raw() })
@@ -85,11 +95,7 @@ impl Image {
 
     /// The most bytes of memory that [`Image::decode`] takes beside the file, by what its header says.
     pub fn bytes_to_decode(file: &[u8]) -> Result<u64, ImageError> {
-        let decoder = decoder(file)?;
-        let (width, height) = decoder.dimensions();
-        let pixels = u64::from(width) * u64::from(height);
-        // The numbers of the file, once more in the order of their pixels, and in three bytes each.
-        Ok(2 * decoder.total_bytes() + pixels * (3 + PER_PIXEL))
+        decoder(file).map(|(_, takes)| takes)
     }
 
     /// The most bytes of memory that [`Image::resize`] takes from a size, width and height, to another.

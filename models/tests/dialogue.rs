@@ -179,3 +179,29 @@ fn a_system_prompt_begins_the_conversation_and_other_models_take_no_commands() {
         Asked::Note(note) => panic!("{note}"),
     }
 }
+
+/// A line may be refused before anybody asks: then there is nothing to take back.
+#[test]
+fn only_a_question_without_an_answer_is_withdrawn() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/qwen2-gqa-untied-tiny");
+    let language = Language::of(&Checkpoint::open(&folder).unwrap()).unwrap();
+    let sampling = language.family.sampling(&language.tokenizer, false);
+    let mut dialogue = language.dialogue(Some("Be brief."), 0).unwrap();
+    let ask = |dialogue: &mut Box<dyn Dialogue>, line: &str| match dialogue
+        .ask(&language, line, &sampling)
+        .unwrap()
+    {
+        Asked::Answer(turn) => turn.prompt,
+        Asked::Note(note) => panic!("{note}"),
+    };
+    let first = [Message::new("system", "Be brief."), Message::new("user", "Hello")];
+    dialogue.withdraw();
+    assert_eq!(ask(&mut dialogue, "Hello"), language.chat(&first).unwrap());
+    dialogue.answered(&language, &[], "Yes?", true).unwrap();
+    dialogue.withdraw();
+    let rest = [Message::new("assistant", "Yes?"), Message::new("user", "More")];
+    let all = [&first[..], &rest].concat();
+    assert_eq!(ask(&mut dialogue, "More"), language.chat(&all).unwrap());
+    dialogue.withdraw();
+    assert_eq!(ask(&mut dialogue, "More"), language.chat(&all).unwrap());
+}

@@ -4,7 +4,8 @@
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use image::{ColorType, DynamicImage, ImageFormat};
+use image::codecs::png::PngEncoder;
+use image::{ColorType, DynamicImage, ImageEncoder, ImageFormat};
 use jtllm_fuzz::for_seconds;
 use jtllm_models::image::Image;
 use jtllm_models::{Checkpoint, arch};
@@ -117,6 +118,30 @@ fn what_decoding_takes_is_foreseen() {
         println!("{name}: {peak} of {foreseen}");
         assert!(peak <= foreseen + OWN, "{name}: {peak} of {foreseen}");
         assert!(image.bytes.len() >= 800 * 600 * 3, "{name}: {} x {}", image.width, image.height);
+    }
+}
+
+/// Headers that promise little, and files that want much.
+#[test]
+fn what_hostile_files_take_is_foreseen_too() {
+    // A screen of one pixel and a picture of four million on it.
+    let mut frame = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff".to_vec();
+    frame.extend(b"\x2c\0\0\0\0\xd0\x07\xd0\x07\0\x02\x02\x44\x01\0\x3b");
+    // A profile of colours that is 64 MiB of zeros.
+    let mut profile = Vec::new();
+    let mut encoder = PngEncoder::new(&mut profile);
+    encoder.set_icc_profile(vec![0; 64 << 20]).unwrap();
+    encoder.write_image(&[0; 3], 1, 1, ColorType::Rgb8.into()).unwrap();
+    // What stands behind the end of an image.
+    let mut tail = file(10, 10, ImageFormat::Jpeg, ColorType::Rgb8);
+    tail.resize(tail.len() + (8 << 20), 0);
+    for (name, file) in [("frame", frame), ("profile", profile), ("tail", tail)] {
+        let (takes, first) = allocated::peak(|| Image::bytes_to_decode(&file));
+        let takes = takes.unwrap();
+        let (image, peak) = allocated::peak(|| Image::decode(&file).map(|image| image.width));
+        println!("{name}: {first} for the header, {peak} of {takes}, {image:?}");
+        assert!(first <= 2 * OWN + file.len() as u64, "{name}: {first} for the header");
+        assert!(peak <= takes + OWN, "{name}: {peak} of {takes}");
     }
 }
 

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jtllm_swap::file::SwapFile;
+use jtllm_swap::policy::SMALL_BYTES;
 use jtllm_swap::reader::{FileId, Sums};
 use jtllm_swap::store::{BLOCK_BYTES, FileStore, Store};
 use jtllm_swap::{Agenda, BlobId, Options, Origin, Policy, Residency, SwapError, Tick};
@@ -267,7 +268,7 @@ impl Residence {
     }
 
     /// Whether files are read past the page cache, which a limit of the host's memory may count.
-    pub(crate) fn limits_host(&self) -> bool {
+    pub fn limits_host(&self) -> bool {
         self.limit.most != Most::Unlimited
     }
 
@@ -453,7 +454,8 @@ impl Residence {
         cached.map(|(path, _)| path.clone()).chain(swap).collect()
     }
 
-    /// The file that most of the weights come from, if any come and go, and where in it they lie.
+    /// The file that most of the weights come from, if any come and go, and where in it those lie that are not so short that
+    /// they stay before all others.
     pub fn main_file(&self) -> Option<(Arc<Path>, Vec<Range<u64>>)> {
         let state = self.lock();
         let mut lie = vec![Vec::new(); state.files.len()];
@@ -461,6 +463,10 @@ impl Residence {
             if let Lies::File { file, at, .. } = kept.lies {
                 lie[file].push(at..at + kept.len);
             }
+        }
+        let is_long = |range: &Range<u64>| range.end - range.start >= SMALL_BYTES;
+        for ranges in lie.iter_mut().filter(|ranges| ranges.iter().any(is_long)) {
+            ranges.retain(is_long);
         }
         let bytes =
             |ranges: &Vec<Range<u64>>| ranges.iter().map(|range| range.end - range.start).sum::<u64>();

@@ -282,6 +282,11 @@ impl Engine {
         Ok(())
     }
 
+    /// Bytes that a limit leaves to the caller now.
+    pub fn room(&self) -> u64 {
+        self.room
+    }
+
     /// Bytes of images in the conversation, and of those that were looked at for it.
     fn kept(&self) -> u64 {
         sight::bytes(&self.images) + self.looked

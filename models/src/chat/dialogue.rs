@@ -47,7 +47,7 @@ pub trait Dialogue {
         ended: bool,
     ) -> Result<(), LanguageError>;
 
-    /// What was asked for last got no answer, and never was.
+    /// What was asked for last, if it got no answer, never was.
     fn withdraw(&mut self);
 
     /// Begins anew.
@@ -105,7 +105,10 @@ impl Dialogue for Turns {
     }
 
     fn withdraw(&mut self) {
-        self.messages.pop();
+        // A line that was refused before anybody asked is not there.
+        if self.messages.len() > self.first && self.messages.last().is_some_and(|last| last.role == "user") {
+            self.messages.pop();
+        }
     }
 
     fn clear(&mut self) {
